@@ -1,0 +1,29 @@
+"""fp8scope: where FP8 would hurt an LLM on your traffic, layer by layer, with evidence.
+
+Names are imported on first use: `import fp8scope` alone loads neither torch nor h5py.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "scan": "fp8scope.observe.api",
+    "open_profile": "fp8scope.profile.reader",
+    "read_profile": "fp8scope.profile.reader",
+    "merge_profiles": "fp8scope.profile.merge",
+    "Profile": "fp8scope.profile.record",
+    "Fp8scopeError": "fp8scope.errors",
+}
+__all__ = ["__version__", *_WHERE]  # noqa: PLE0604  (the names come from the table)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'fp8scope' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,68 @@
+"""Every way fp8scope can refuse, with its exit code.
+
+An error is one line for a person: what is wrong and where, then what to do about it.
+The command line prints that line on stderr and exits with `exit_code`.
+"""
+
+
+class Fp8scopeError(Exception):
+    """Base of all refusals. `what` says what is wrong and where, `remedy` what to do."""
+
+    exit_code = 2
+
+    def __init__(self, what: str, remedy: str = "") -> None:
+        self.what = what
+        self.remedy = remedy
+        super().__init__(f"{what} → {remedy}" if remedy else what)
+
+
+class BadInput(Fp8scopeError):
+    """The user gave something that cannot be worked on (exit 2)."""
+
+
+class BadModel(BadInput):
+    """The model cannot be loaded, or its numbers are broken (exit 2)."""
+
+
+class BadText(BadInput):
+    """The calibration text is missing, empty or unreadable (exit 2)."""
+
+
+class OutputExists(BadInput):
+    """The output is already there and `--force` was not given (exit 2)."""
+
+
+class CannotWrite(BadInput):
+    """The output could not be written: disk full, no permission (exit 2)."""
+
+
+class NotAProfile(BadInput):
+    """The file was not written by fp8scope (exit 2)."""
+
+
+class ProfileVersion(BadInput):
+    """The profile is ours, but of a version this release does not read (exit 2)."""
+
+
+class DamagedProfile(BadInput):
+    """The profile is ours, but truncated, corrupt or unfinished (exit 2)."""
+
+
+class CannotMerge(BadInput):
+    """Two profiles do not describe the same model in the same way (exit 2)."""
+
+
+class CannotResume(BadInput):
+    """The kept partial belongs to another scan (exit 2)."""
+
+
+class Missing(Fp8scopeError):
+    """A package, a device or a network is missing on this machine (exit 3)."""
+
+    exit_code = 3
+
+
+class Interrupted(Fp8scopeError):
+    """Ctrl-C: what was done is kept, and the message says how to go on (exit 130)."""
+
+    exit_code = 130

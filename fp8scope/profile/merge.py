@@ -1,0 +1,186 @@
+"""Merge profiles of one model: counts, amax and top lists exactly, float sums by addition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fp8scope.core.sites import Site
+from fp8scope.core.top import merge_top
+from fp8scope.errors import CannotMerge
+from fp8scope.profile import layout
+from fp8scope.profile.record import Profile, SiteRecord, Table
+
+
+def merge_profiles(profiles: Sequence[Profile]) -> Profile:
+    """One profile that equals a scan of all the text of its parts.
+
+    Samples keep the order of the arguments, or, where all parts come from one plan of text
+    (job arrays), the order of that plan. Raises CannotMerge: fewer than two parts, another
+    model, dtype or `--record`, or a sequence that two parts both hold.
+    """
+    if len(profiles) < 2:
+        raise CannotMerge("only one profile was given", "give two or more")
+    return reduce(_merge_two, profiles)
+
+
+def _merge_two(a: Profile, b: Profile) -> Profile:
+    _check_same_model(a, b)
+    _check_no_sequence_twice(a, b)
+    tags = tuple(dict.fromkeys((*a.tags, *b.tags)))
+    sources = (*a.sources, *b.sources)
+    order = _sample_order(a, b)
+    samples = _join_samples(a, b, tags, order)
+    # old sample number -> number in the merged profile, for a's samples and for b's
+    number = np.argsort(order)
+    numbers = number[: len(a.samples["index"])], number[len(a.samples["index"]) :]
+    sites = {site: _merge_sites(site, a, b, tags, numbers) for site in a.sites}
+    return replace(
+        a,
+        settings=_join_settings(a, b),
+        tags=tags,
+        sources=sources,
+        samples=samples,
+        batches=_join_batches(a, b, numbers),
+        sites=sites,
+        weights=dict(a.weights),
+        excerpts=_join_excerpts(a, b, numbers, sites),
+        notes=tuple(dict.fromkeys((*a.notes, *b.notes))),
+        batches_done=a.batches_done + b.batches_done,
+    )
+
+
+def _check_same_model(a: Profile, b: Profile) -> None:
+    for what, x, y in (
+        ("weights", a.model["weights_hash"], b.model["weights_hash"]),
+        ("config", a.model["config_hash"], b.model["config_hash"]),
+        ("dtype", a.settings["dtype"], b.settings["dtype"]),
+        ("--record", a.settings["record"], b.settings["record"]),
+        ("recorded sites", set(a.sites), set(b.sites)),
+        ("shared inputs", dict(a.aliases), dict(b.aliases)),
+    ):
+        if x != y:
+            shown = f": {x} and {y}" if isinstance(x, str) else ""
+            raise CannotMerge(
+                f"the profiles differ in {what}{shown}", "merge scans of one model, made alike"
+            )
+
+
+def _check_no_sequence_twice(a: Profile, b: Profile) -> None:
+    twice = np.intersect1d(a.samples["digest"], b.samples["digest"])
+    if len(twice):
+        raise CannotMerge(
+            f"{len(twice)} sequences are in both profiles and would count twice",
+            "merge scans of different text",
+        )
+
+
+def _sample_order(a: Profile, b: Profile) -> NDArray[np.intp]:
+    index = np.concatenate((a.samples["index"], b.samples["index"]))
+    if a.settings["text_digest"] == b.settings["text_digest"]:
+        return np.argsort(index, kind="stable")
+    return np.arange(len(index))
+
+
+def _join_samples(a: Profile, b: Profile, tags: tuple[str, ...], order: NDArray[np.intp]) -> Table:
+    joined = {}
+    for name in layout.SAMPLE_COLUMNS:
+        first, second = a.samples[name], b.samples[name]
+        if name == "tag":
+            second = np.array([tags.index(tag) for tag in b.tags], np.int32)[second]
+        elif name == "source":
+            second = second + np.int32(len(a.sources))
+        joined[name] = np.concatenate((first, second))[order]
+    return joined
+
+
+def _join_settings(a: Profile, b: Profile) -> dict[str, Any]:
+    settings = dict(a.settings)
+    digests = [a.settings["text_digest"], b.settings["text_digest"]]
+    settings["text_digest"] = "+".join(dict.fromkeys(digests))
+    settings["samples"] = len(a.samples["index"]) + len(b.samples["index"])
+    return settings
+
+
+def _join_batches(a: Profile, b: Profile, numbers: tuple[NDArray[Any], ...]) -> Table:
+    shift = int(a.batches["batch"].max(initial=-1)) + 1
+    return {
+        "batch": np.concatenate((a.batches["batch"], b.batches["batch"] + np.int32(shift))),
+        "sample": np.concatenate(
+            [n[p.batches["sample"]] for n, p in zip(numbers, (a, b), strict=True)]
+        ).astype(np.int32),
+    }
+
+
+def _merge_sites(
+    site: Site, a: Profile, b: Profile, tags: tuple[str, ...], numbers: tuple[NDArray[Any], ...]
+) -> SiteRecord:
+    records = a.sites[site], b.sites[site]
+    merged = SiteRecord.empty(
+        records[0].encoding,
+        tags=len(tags),
+        samples=sum(map(len, numbers)),
+        channels=records[0].channel_amax.shape[1],
+        heads=records[0].heads,
+        errors=records[0].error_per_token is not None,
+    )
+    for profile, record, number in zip((a, b), records, numbers, strict=True):
+        where = np.array([tags.index(tag) for tag in profile.tags])
+        _add(merged, record, where, number)
+    return merged
+
+
+def _add(total: SiteRecord, part: SiteRecord, tags: NDArray[Any], number: NDArray[Any]) -> None:
+    """Add `part` to `total`: its tag i is tag `tags[i]` there, its sample s `number[s]`."""
+    for name, field in layout.SITE_FIELDS.items():
+        source, target = getattr(part, name), getattr(total, name)
+        if source is None or field.combine is layout.Combine.TOP:
+            continue
+        where = tags if "tag" in field.dims else slice(None)
+        if field.combine is layout.Combine.SUM:
+            target[where] += source
+        elif field.combine is layout.Combine.MAX:
+            target[where] = np.maximum(target[where], source)
+        else:
+            target[number] = source
+    for old, new in enumerate(tags):
+        for which in range(len(layout.TOP_LISTS)):
+            theirs = part.top(old, which)
+            moved = replace(theirs, sample=number[theirs.sample].astype(np.int32))
+            total.put_top(new, which, merge_top(total.top(new, which), moved, layout.TOP_K))
+
+
+def _join_excerpts(
+    a: Profile, b: Profile, numbers: tuple[NDArray[Any], ...], sites: dict[Site, SiteRecord]
+) -> Table:
+    """Both parts' excerpts, without those whose values are no longer in any top list."""
+    joined = {
+        name: np.concatenate((a.excerpts[name], b.excerpts[name]))
+        for name in layout.EXCERPT_COLUMNS
+    }
+    joined["sample"] = np.concatenate(
+        [n[p.excerpts["sample"]] for n, p in zip(numbers, (a, b), strict=True)]
+    ).astype(np.int32)
+    kept = top_tokens(sites.values())
+    rows = [i for i, at in enumerate(_coordinates(joined)) if at in kept]
+    return {name: column[rows] for name, column in joined.items()}
+
+
+def top_tokens(records: Any) -> set[tuple[int, int]]:
+    """(sample, position) of every value in the top lists of these records."""
+    found: set[tuple[int, int]] = set()
+    for record in records:
+        used = record.top_sample >= 0
+        found.update(
+            zip(record.top_sample[used].tolist(), record.top_position[used].tolist(), strict=True)
+        )
+    return found
+
+
+def _coordinates(table: Table) -> list[tuple[int, int]]:
+    return list(zip(table["sample"].tolist(), table["position"].tolist(), strict=True))

@@ -1,0 +1,203 @@
+"""A profile in memory: what the recorder fills, the writer stores and the reader returns.
+
+Arrays follow the tables in `layout.py`: same names, same axes, same dtypes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fp8scope.core.histogram import Histogram
+from fp8scope.core.magnitude import Encoding
+from fp8scope.core.sites import Site
+from fp8scope.core.structure import Structure
+from fp8scope.core.top import Top, merge_top
+from fp8scope.profile import layout
+
+Int64 = NDArray[np.int64]
+Int32 = NDArray[np.int32]
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+
+@dataclass
+class SiteRecord:
+    """Statistics of one activation site. `head` has length 1 except for K and V.
+
+    Shapes: see `layout.SITE_FIELDS`. In the top lists, `top_sample` is -1 where unused.
+    `error_per_*` exist under `--record full` for linear inputs.
+    """
+
+    encoding: Encoding
+    elements: Int64
+    zeros: Int64
+    nonfinite: Int64
+    histogram: Int64
+    amax: Float32
+    channel_amax: Float32
+    channel_sum_squares: Float64
+    token_amax: Int64
+    sequence_amax: Float32
+    sequence_binades: NDArray[np.uint32]
+    top_value: Float32
+    top_sample: Int32
+    top_position: Int32
+    top_channel: Int32
+    error_per_token: Float64 | None = None
+    error_per_block: Float64 | None = None
+
+    @classmethod
+    def empty(
+        cls,
+        encoding: Encoding,
+        *,
+        tags: int,
+        samples: int,
+        channels: int,
+        heads: int = 1,
+        errors: bool = False,
+    ) -> SiteRecord:
+        """All zero, nothing seen."""
+        dims = layout.fixed_dims(encoding) | {
+            "tag": tags,
+            "sample": samples,
+            "channel": channels,
+            "head": heads,
+        }
+        arrays = empty_arrays(layout.SITE_FIELDS, dims, full=errors)
+        arrays["top_sample"] -= 1
+        return cls(encoding, **arrays)
+
+    @property
+    def tags(self) -> int:
+        """Number of tags."""
+        return len(self.amax)
+
+    @property
+    def heads(self) -> int:
+        """KV heads; 1 for any other role."""
+        return int(self.amax.shape[1])
+
+    def magnitudes(self, tag: int | None = None, head: int | None = None) -> Histogram:
+        """Histogram of one tag (default: all) and one head (default: all)."""
+        tags = slice(None) if tag is None else slice(tag, tag + 1)
+        heads = slice(None) if head is None else slice(head, head + 1)
+        return Histogram(
+            self.encoding,
+            self.histogram[tags, heads].sum(axis=(0, 1)),
+            int(self.zeros[tags, heads].sum()),
+            float(self.amax[tags, heads].max(initial=0)),
+        )
+
+    def top(self, tag: int, which: int) -> Top:
+        """Largest values of a tag: list 0 at the first token, 1 at the others."""
+        used = np.flatnonzero(self.top_sample[tag, which] >= 0)
+        return Top(
+            self.top_value[tag, which],
+            self.top_sample[tag, which],
+            self.top_position[tag, which],
+            self.top_channel[tag, which],
+        ).take(used)
+
+    def put_top(self, tag: int, which: int, top: Top) -> None:
+        """Replace one list; at most `TOP_K` entries."""
+        n = len(top)
+        for name in ("value", "sample", "position", "channel"):
+            column = getattr(self, f"top_{name}")[tag, which]
+            column[:n] = getattr(top, name)
+            column[n:] = -1 if name == "sample" else 0
+
+    def best(self) -> Top:
+        """The `TOP_K` largest values over all tags and both lists."""
+        best = Top.empty()
+        for tag in range(self.tags):
+            for which in range(len(layout.TOP_LISTS)):
+                best = merge_top(best, self.top(tag, which), layout.TOP_K)
+        return best
+
+
+@dataclass
+class WeightRecord:
+    """Statistics of one weight matrix W [rows = out, columns = in]. See `layout`."""
+
+    encoding: Encoding
+    elements: Int64
+    zeros: Int64
+    nonfinite: Int64
+    histogram: Int64
+    amax: Float32
+    row_amax: Float32
+    row_sum_squares: Float64
+    column_amax: Float32
+    column_sum_squares: Float64
+    top_value: Float32
+    top_row: Int32
+    top_column: Int32
+    error_per_channel: Float64 | None = None
+    error_per_block: Float64 | None = None
+
+    def magnitudes(self) -> Histogram:
+        """Histogram of the whole matrix."""
+        return Histogram(self.encoding, self.histogram, int(self.zeros[0]), float(self.amax[0]))
+
+
+Table = dict[str, NDArray[Any]]
+"""Columns of equal length by name."""
+
+
+@dataclass
+class Profile:
+    """Everything that a scan recorded.
+
+    `model`, `settings` and `environment` hold scalars and strings by name. `samples`,
+    `excerpts` and `batches` are tables (columns in `layout`). `aliases` maps a site to the
+    site that saw the very same tensor and holds its record (k_proj's input → q_proj's).
+    `complete` is False in a kept partial.
+    """
+
+    model: dict[str, Any]
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    config: dict[str, Any]
+    structure: Structure
+    tags: tuple[str, ...]
+    sources: tuple[dict[str, Any], ...]
+    samples: Table
+    batches: Table
+    sites: Mapping[Site, SiteRecord]
+    weights: Mapping[str, WeightRecord]
+    aliases: Mapping[Site, Site]
+    excerpts: Table = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    batches_done: int = 0
+    complete: bool = False
+
+    def site(self, site: Site) -> SiteRecord:
+        """Record of a site, through its alias if it shares another's tensor."""
+        return self.sites[self.aliases.get(site, site)]
+
+    def sharers(self, site: Site) -> tuple[str, ...]:
+        """Modules that read the tensor recorded at `site`, itself first."""
+        others = (alias.module for alias, owner in self.aliases.items() if owner == site)
+        return (site.module, *others)
+
+
+def empty_arrays(
+    fields: Mapping[str, layout.Field], dims: Mapping[str, int], *, full: bool
+) -> dict[str, NDArray[Any]]:
+    """Zeroed arrays for a table of fields; `full` adds those of `--record full`."""
+    return {
+        name: np.zeros([dims[dim] for dim in field.dims], field.dtype)
+        for name, field in fields.items()
+        if full or not field.full_only
+    }
+
+
+def empty_table(columns: Mapping[str, str]) -> Table:
+    """A table without rows."""
+    return {name: np.empty(0, dtype) for name, dtype in columns.items()}

@@ -1,0 +1,150 @@
+"""Write a profile: plain HDF5, compressed, checksummed, and whole or not at all.
+
+The file is built in memory and lands by fsync + rename, so that a crash or a full disk
+leaves either the old file or the new one, never half of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from fp8scope.core.sites import Role, Site
+from fp8scope.errors import CannotWrite
+from fp8scope.profile import layout
+from fp8scope.profile.record import Profile, SiteRecord, Table, WeightRecord
+
+
+def write_profile(profile: Profile, path: Path, compression: int = 4) -> None:
+    """Write to `path` atomically. Raises CannotWrite (disk full, no permission)."""
+    write_atomically(path, profile_bytes(profile, compression))
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Put `data` at `path` by a temporary file, fsync and rename. Raises CannotWrite."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _fsync_folder(path.parent)
+    except OSError as error:
+        raise CannotWrite(
+            f"cannot write {path} ({len(data) / 1e6:.1f} MB): {error.strerror}",
+            "free space there or choose another place with -o",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def profile_bytes(profile: Profile, compression: int = 4) -> bytes:
+    """The HDF5 file as bytes."""
+    # v110 object headers carry checksums, so attributes and links are covered as well
+    with h5py.File(
+        "profile", "w", driver="core", backing_store=False, libver=("v110", "v110")
+    ) as file:
+        _Writer(file, compression).write(profile)
+        file.flush()
+        return bytes(file.id.get_file_image())
+
+
+class _Writer:
+    def __init__(self, file: h5py.File, compression: int) -> None:
+        self.file = file
+        self.compression = compression
+
+    def write(self, profile: Profile) -> None:
+        root = self.file.attrs
+        root[layout.FORMAT_ATTR] = layout.FORMAT
+        root[layout.VERSION_ATTR] = layout.VERSION
+        root[layout.COMPLETE_ATTR] = profile.complete
+        root[layout.BATCHES_DONE_ATTR] = profile.batches_done
+        self.attributes(layout.MODEL, profile.model)
+        self.attributes(layout.SETTINGS, profile.settings)
+        self.attributes(layout.ENVIRONMENT, profile.environment)
+        self.json(layout.CONFIG, profile.config)
+        self.json(layout.STRUCTURE, profile.structure.to_json())
+        self.json(layout.NOTES, list(profile.notes))
+        self.json(layout.TAGS, list(profile.tags))
+        self.json(layout.SOURCES, list(profile.sources))
+        self.table(layout.SAMPLES, profile.samples)
+        self.table(layout.BATCHES, profile.batches)
+        self.table(layout.EXCERPTS, profile.excerpts)
+        for site, record in profile.sites.items():
+            self.record(site, record, layout.SITE_FIELDS)
+        for module, weight in profile.weights.items():
+            self.record(Site(module, Role.WEIGHT), weight, layout.WEIGHT_FIELDS)
+        for alias, owner in profile.aliases.items():
+            self.file[site_path(alias)] = h5py.SoftLink("/" + site_path(owner))
+
+    def attributes(self, path: str, values: Mapping[str, Any]) -> None:
+        attrs = self.file.require_group(path).attrs
+        for name, value in values.items():
+            attrs[name] = value
+
+    def json(self, path: str, value: Any) -> None:
+        text = json.dumps(value, ensure_ascii=False).encode()
+        self.dataset(path, np.frombuffer(text, np.uint8))
+
+    def table(self, path: str, table: Table) -> None:
+        for name, column in table.items():
+            self.dataset(f"{path}/{name}", column)
+
+    def record(
+        self,
+        site: Site,
+        record: SiteRecord | WeightRecord,
+        fields: Mapping[str, layout.Field],
+    ) -> None:
+        path = site_path(site)
+        self.file.require_group(path).attrs[layout.ENCODING_ATTR] = record.encoding.name
+        for name, field in fields.items():
+            array = getattr(record, name)
+            if array is None:
+                continue
+            if field.windowed:
+                self.windowed(f"{path}/{name}", array)
+            else:
+                self.dataset(f"{path}/{name}", np.asarray(array))
+
+    def windowed(self, path: str, array: NDArray[Any]) -> None:
+        used = np.flatnonzero(array.any(axis=tuple(range(array.ndim - 1))))
+        first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
+        dataset = self.dataset(path, array[..., first:last])
+        dataset.attrs[layout.FIRST_BIN_ATTR] = first
+        dataset.attrs[layout.BINS_ATTR] = array.shape[-1]
+
+    def dataset(self, path: str, array: NDArray[Any]) -> h5py.Dataset:
+        if array.size == 0:  # cannot be chunked
+            return self.file.create_dataset(path, data=array)
+        return self.file.create_dataset(
+            path,
+            data=array,
+            chunks=array.shape if array.nbytes <= 1 << 20 else True,
+            shuffle=True,
+            compression="gzip",
+            compression_opts=self.compression,
+            fletcher32=True,
+        )
+
+
+def site_path(site: Site) -> str:
+    """Path of a site's group: `sites/model.layers.0.mlp.down_proj/input`."""
+    return f"{layout.SITES}/{site.module}/{site.role}"

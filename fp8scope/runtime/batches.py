@@ -1,0 +1,79 @@
+"""Sequences of a calibration, in the micro-batches a forward pass takes.
+
+The plan depends on the calibration alone, so that a resumed scan sees the same micro-batches in
+the same order, and its float sums come out bit-identical.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain, zip_longest
+
+import numpy as np
+import torch
+
+from fp8scope.errors import BadInput
+from fp8scope.runtime.text import Calibration
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences of one tag, right-padded to the longest.
+
+    `tag` is an index into `Calibration.tags`, `samples` holds the `Sample.index` of each row,
+    `input_ids` is int64 [B, T], `lengths` the tokens of each row that are text.
+
+    Padding on the right needs no attention mask in a causal model: no token sees a later one, so
+    the text before the padding computes what it would alone. The padding itself gives numbers
+    too: statistics must ignore positions ≥ length.
+    """
+
+    tag: int
+    samples: tuple[int, ...]
+    input_ids: torch.Tensor = field(compare=False)
+    lengths: tuple[int, ...]
+
+
+def plan_batches(calibration: Calibration, batch_tokens: int = 4096) -> tuple[tuple[int, ...], ...]:
+    """Group the samples into micro-batches: tuples of `Sample.index`, each sample exactly once.
+
+    A batch holds samples of one tag and at most `batch_tokens` positions, padding included; a
+    longer sample is a batch by itself. Samples are sorted by length, longest first, so that
+    little is padded. The tags take turns, so that a scan cut short has seen all of them.
+    """
+    if batch_tokens < 1:
+        raise BadInput(f"a batch of {batch_tokens} tokens holds nothing", "give 1 or more")
+    lengths = [len(sample.tokens) for sample in calibration.samples]
+    by_tag: list[list[tuple[int, ...]]] = []
+    for tag in range(len(calibration.tags)):
+        mine = [sample.index for sample in calibration.samples if sample.tag == tag]
+        mine.sort(key=lambda index: -lengths[index])  # stable: equal lengths stay in text order
+        batches: list[tuple[int, ...]] = []
+        start = 0
+        while start < len(mine):
+            rows = max(1, batch_tokens // lengths[mine[start]])
+            batches.append(tuple(mine[start : start + rows]))
+            start += rows
+        by_tag.append(batches)
+    turns = zip_longest(*by_tag, fillvalue=())
+    return tuple(batch for batch in chain.from_iterable(turns) if batch)
+
+
+def make_batch(calibration: Calibration, indices: Sequence[int], pad_id: int) -> Batch:
+    """Build one planned batch on the CPU. `pad_id` must be a token of the model's vocabulary.
+
+    Raises ValueError when there are no samples, or samples of several tags.
+    """
+    samples = [calibration.samples[index] for index in indices]
+    tags = {sample.tag for sample in samples}
+    if len(tags) != 1:
+        raise ValueError(f"a batch has samples of one tag, not of {len(tags)}")
+    lengths = tuple(len(sample.tokens) for sample in samples)
+    input_ids = np.full((len(samples), max(lengths)), pad_id, dtype=np.int64)
+    for row, sample in zip(input_ids, samples, strict=True):
+        row[: len(sample.tokens)] = sample.tokens
+    return Batch(
+        tag=tags.pop(),
+        samples=tuple(sample.index for sample in samples),
+        input_ids=torch.from_numpy(input_ids),
+        lengths=lengths,
+    )

@@ -1,0 +1,200 @@
+"""Every fold that a family offers keeps the function, and a slip in it would be seen."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fp8scope.core.structure import Fold
+from fp8scope.runtime.families.registry import BY_MODEL_TYPE
+from fp8scope.runtime.linears import weight_matrix
+from fp8scope.runtime.structure import discover
+from tests import models
+
+
+def _factors(fold: Fold, seed: int = 0) -> Tensor:
+    """Random powers of two from 1/8 to 8, one per foldable channel, [n] in fp32."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.exp2(torch.randint(-3, 4, (fold.channels,), generator=generator).float())
+
+
+@torch.no_grad()
+def _scale_producer(model: nn.Module, fold: Fold, factors: Tensor, *, bias: bool = True) -> None:
+    module = model.get_submodule(fold.producer)
+    rows = list(fold.producer_rows())
+    if fold.kind == "linear":
+        weight_matrix(module)[rows] *= factors[:, None]
+    elif fold.kind == "norm":
+        module.get_parameter("weight")[rows] *= factors
+    else:
+        weight = module.get_parameter("weight")
+        weight[rows] = ((1 + weight[rows].float()) * factors - 1).to(weight.dtype)
+    if bias and isinstance(getattr(module, "bias", None), Tensor):
+        module.get_parameter("bias")[rows] *= factors
+
+
+@torch.no_grad()
+def _scale_consumers(model: nn.Module, fold: Fold, factors: Tensor) -> None:
+    columns = factors[fold.consumer_channels()]
+    for name in fold.consumers:
+        weight_matrix(model.get_submodule(name)).div_(columns)
+
+
+def _folded(model: nn.Module, fold: Fold, seed: int = 0) -> nn.Module:
+    model, factors = copy.deepcopy(model), _factors(fold, seed)
+    _scale_producer(model, fold, factors)
+    _scale_consumers(model, fold, factors)
+    return model
+
+
+def _relative(got: Tensor, want: Tensor) -> float:
+    return float((got - want).abs().max() / want.abs().max())
+
+
+@pytest.mark.parametrize("name", models.KNOWN)
+def test_every_fold_keeps_the_logits(name: str) -> None:
+    model, ids = models.build(name), models.token_ids()
+    want = models.logits(model, ids)
+    folds = discover(model).folds
+    assert folds
+    for fold in folds:
+        got = models.logits(_folded(model, fold), ids)
+        if fold.kind == "norm_plus_one":
+            # (1 + w) * s - 1 rounds in fp32, so equality to the bit cannot be had.
+            assert _relative(got, want) < 1e-5, fold
+        else:
+            assert torch.equal(got, want), fold
+
+
+@pytest.mark.parametrize("name", models.KNOWN)
+def test_all_folds_together_keep_the_logits(name: str) -> None:
+    model, ids = models.build(name), models.token_ids()
+    want = models.logits(model, ids)
+    folded: nn.Module = model
+    folds = discover(model).folds
+    for seed, fold in enumerate(folds):
+        folded = _folded(folded, fold, seed)
+    got = models.logits(folded, ids)
+    if any(fold.kind == "norm_plus_one" for fold in folds):
+        assert _relative(got, want) < 1e-5
+    else:
+        assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("name", models.KNOWN)
+def test_factors_on_the_wrong_columns_change_the_logits(name: str) -> None:
+    model, ids = models.build(name), models.token_ids()
+    want = models.logits(model, ids)
+    for fold in discover(model).folds:
+        wrong, factors = copy.deepcopy(model), _factors(fold)
+        _scale_producer(wrong, fold, factors)
+        _scale_consumers(wrong, fold, factors.roll(1))
+        assert _relative(models.logits(wrong, ids), want) > 1e-3, fold
+
+
+@pytest.mark.parametrize("name", models.KNOWN)
+def test_a_consumer_left_out_changes_the_logits(name: str) -> None:
+    model, ids = models.build(name), models.token_ids()
+    want = models.logits(model, ids)
+    for fold in discover(model).folds:
+        for left_out in fold.consumers:
+            consumers = tuple(other for other in fold.consumers if other != left_out)
+            wrong = _folded(model, replace(fold, consumers=consumers))
+            assert _relative(models.logits(wrong, ids), want) > 1e-3, (fold, left_out)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt_neox", "gpt2", "opt"])
+def test_a_bias_left_out_changes_the_logits(name: str) -> None:
+    model, ids = models.build(name), models.token_ids()
+    want = models.logits(model, ids)
+    with_bias = [
+        fold
+        for fold in discover(model).folds
+        if getattr(model.get_submodule(fold.producer), "bias", None) is not None
+    ]
+    assert with_bias
+    for fold in with_bias:
+        wrong, factors = copy.deepcopy(model), _factors(fold)
+        _scale_producer(wrong, fold, factors, bias=False)
+        _scale_consumers(wrong, fold, factors)
+        assert _relative(models.logits(wrong, ids), want) > 1e-3, fold
+
+
+GELU = Fold("transformer.h.0.mlp.c_fc", "linear", ((0, 48),), ("transformer.h.0.mlp.c_proj",), 48)
+POST_NORM_OPT = Fold(  # the norm feeds the residual stream too
+    "model.decoder.layers.0.self_attn_layer_norm",
+    "norm",
+    ((0, 32),),
+    ("model.decoder.layers.0.fc1",),
+    32,
+)
+GEMMA_POST_NORM = Fold(  # adds into the residual stream
+    "model.layers.0.post_attention_layernorm",
+    "norm_plus_one",
+    ((0, 32),),
+    ("model.layers.0.mlp.gate_proj", "model.layers.0.mlp.up_proj"),
+    32,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "fold"),
+    [("gpt2", GELU), ("opt_post_norm", POST_NORM_OPT), ("gemma2", GEMMA_POST_NORM)],
+)
+def test_folds_that_are_not_offered_do_not_hold(name: str, fold: Fold) -> None:
+    model, ids = models.build(name), models.token_ids()
+    assert fold not in discover(model).folds
+    got = models.logits(_folded(model, fold), ids)
+    assert _relative(got, models.logits(model, ids)) > 1e-3
+
+
+def test_llama_offers_exactly_four_folds_per_block() -> None:
+    folds = [f for f in discover(models.build("llama")).folds if "layers.0." in f.producer]
+    block = "model.layers.0"
+    qkv = tuple(f"{block}.self_attn.{part}_proj" for part in "qkv")
+    gate_up = (f"{block}.mlp.gate_proj", f"{block}.mlp.up_proj")
+    assert folds == [
+        Fold(f"{block}.input_layernorm", "norm", ((0, 32),), qkv, 32),
+        Fold(f"{block}.post_attention_layernorm", "norm", ((0, 32),), gate_up, 32),
+        Fold(qkv[2], "linear", ((0, 24),), (f"{block}.self_attn.o_proj",), 12, repeat=2),
+        Fold(gate_up[1], "linear", ((0, 48),), (f"{block}.mlp.down_proj",), 48),
+    ]
+
+
+def test_fused_rows_of_the_values() -> None:
+    phi3, gpt2 = (discover(models.build(name)).folds for name in ("phi3", "gpt2"))
+    neox = discover(models.build("gpt_neox")).folds
+    assert phi3[2].rows == ((32 + 16, 32 + 32),)
+    assert gpt2[2].rows == ((64, 96),)
+    assert neox[2].rows == ((16, 24), (40, 48), (64, 72), (88, 96))
+
+
+def test_post_norm_opt_offers_no_norm_folds() -> None:
+    folds = discover(models.build("opt_post_norm")).folds
+    assert [fold.kind for fold in folds] == ["linear"] * 4
+
+
+def test_opt_norms_without_weight_are_not_folded() -> None:
+    model = models.build("opt", layer_norm_elementwise_affine=False)
+    assert {fold.kind for fold in discover(model).folds} == {"linear"}
+
+
+def test_opt_with_gelu_does_not_fold_fc1() -> None:
+    model = models.build("opt", activation_function="gelu")
+    assert not any(fold.producer.endswith("fc1") for fold in discover(model).folds)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3_text"])
+def test_gemma_says_that_its_norms_are_one_plus_weight(name: str) -> None:
+    folds = discover(models.build(name)).folds
+    norms = {f.producer.rpartition(".")[2]: f.kind for f in folds if f.kind != "linear"}
+    assert norms == dict.fromkeys(("input_layernorm", "pre_feedforward_layernorm"), "norm_plus_one")
+
+
+def test_no_model_type_belongs_to_two_families() -> None:
+    assert len(BY_MODEL_TYPE) == sum(len(f.model_types) for f in set(BY_MODEL_TYPE.values()))
+    assert {"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"} <= set(BY_MODEL_TYPE)
