@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers import PreTrainedConfig
 
 from fp8scope.core.structure import Fold, FusedGroup, KVLayer, Linear, Structure
+from fp8scope.runtime.checkpoint_names import CheckpointNames
 from fp8scope.runtime.families.family import BlockContext, Family, Heads
 from fp8scope.runtime.families.registry import family_of
 from fp8scope.runtime.linears import is_transposed, named_linears, weight_matrix
@@ -34,7 +32,7 @@ def discover(
     the meta device included; its weights are not read.
     """
     modules = named_linears(model)
-    linears = _linears(model, modules, _CheckpointNames(model, tensor_names or {}))
+    linears = _linears(model, modules, CheckpointNames(model, tensor_names or {}))
     known = _known_blocks(model, linears)
     if known is None:
         groups = tuple(FusedGroup(name, (name,)) for name in linears)
@@ -147,7 +145,7 @@ def _applies(fold: Fold, linears: Mapping[str, Linear]) -> bool:
 
 
 def _linears(
-    model: nn.Module, modules: Mapping[str, nn.Module], names: _CheckpointNames
+    model: nn.Module, modules: Mapping[str, nn.Module], names: CheckpointNames
 ) -> dict[str, Linear]:
     aliases = _aliases(model)
     return {
@@ -157,7 +155,7 @@ def _linears(
 
 
 def _linear(
-    name: str, module: nn.Module, aliases: tuple[str, ...], names: _CheckpointNames
+    name: str, module: nn.Module, aliases: tuple[str, ...], names: CheckpointNames
 ) -> Linear:
     matrix = weight_matrix(module)
     stored = tuple(reversed(matrix.shape)) if is_transposed(module) else tuple(matrix.shape)
@@ -187,51 +185,3 @@ def _memory(parameter: Tensor) -> object:
     if parameter.is_meta or parameter.numel() == 0:
         return id(parameter)
     return parameter.device, parameter.data_ptr(), tuple(parameter.shape)
-
-
-@dataclass(frozen=True)
-class _CheckpointNames:
-    """Runtime parameter names looked up among the tensors of the files."""
-
-    model: nn.Module
-    shapes: Mapping[str, tuple[int, ...]]
-
-    def find(self, names: Iterable[str], shape: tuple[int, ...]) -> str | None:
-        """First tensor of exactly `shape` that the model loads into any of `names`."""
-        names = tuple(names)
-        plain = [spelling for name in names for spelling in self._spellings(name)]
-        found = [name for name in plain if self._holds(name, shape)]
-        if not found and self.shapes:
-            sources = [self._renamed[name] for name in names if name in self._renamed]
-            found = [name for name in sources if self._holds(name, shape)]
-        return found[0] if found else None
-
-    def _holds(self, name: str, shape: tuple[int, ...]) -> bool:
-        return name in self.shapes and tuple(self.shapes[name]) == shape
-
-    def _spellings(self, name: str) -> tuple[str, ...]:
-        """The name, and with the base model's prefix stripped or added (GPT-2, OPT)."""
-        prefix = getattr(self.model, "base_model_prefix", "")
-        if not prefix:
-            return (name,)
-        stripped = name.removeprefix(f"{prefix}.")
-        return (name, stripped) if stripped != name else (name, f"{prefix}.{name}")
-
-    @cached_property
-    def _renamed(self) -> dict[str, str]:
-        """Runtime name → file name by the renamings that transformers applies on loading.
-
-        Only renamings: tensors that are merged, split or transposed have no single source.
-        """
-        if not isinstance(self.model, PreTrainedModel):
-            return {}
-        transforms = get_model_conversion_mapping(self.model)
-        renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
-        converters = [t for t in transforms if isinstance(t, WeightConverter)]
-        found: dict[str, str] = {}
-        for name in self.shapes:
-            runtime, converted = rename_source_key(name, renamings, converters)
-            if converted is None:
-                for spelling in self._spellings(runtime):
-                    found.setdefault(spelling, name)
-        return found

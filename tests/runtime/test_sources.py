@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from fp8scope.errors import BadText, Missing
+from fp8scope.runtime.documents import Document
 from fp8scope.runtime.sources import (
-    Document,
     Source,
     parse_source,
     read_documents,

@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fp8scope.errors import BadInput, BadModel, BadText
-from fp8scope.runtime import text as text_module
+from fp8scope.runtime import tokenizing
+from fp8scope.runtime.sampling import share_out
 from fp8scope.runtime.sources import Source
-from fp8scope.runtime.text import Calibration, build_calibration, cut_windows, share_out
+from fp8scope.runtime.text import Calibration, build_calibration
+from fp8scope.runtime.windows import cut_windows
 from tests.tokenizers import byte_tokenizer
 
 PROSE = "It is a truth universally acknowledged, that a single man must be in want of a wife. "
@@ -159,7 +161,7 @@ def test_a_long_text_is_tokenized_in_pieces(
 ) -> None:
     source = write(tmp_path / "a.txt", (CODE + PROSE + "x" * 150) * 10)
     whole = build([source], samples=1000)
-    monkeypatch.setattr(text_module, "_PIECE_CHARACTERS", 100)
+    monkeypatch.setattr(tokenizing, "_PIECE_CHARACTERS", 100)
     pieces = build([source], samples=1000)
     decode = byte_tokenizer().decode
     texts = [

@@ -1,0 +1,5 @@
+"""`python -m fp8scope`."""
+
+from fp8scope.cli.app import main
+
+main()

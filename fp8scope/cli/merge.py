@@ -1,0 +1,34 @@
+"""`fp8scope merge`: profiles of one model → one profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fp8scope.cli.show import check_output, print_json, say
+
+
+@click.command(name="merge", short_help="Merge profiles of one model.")
+@click.argument("profiles", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Overwrite -o.")
+@click.option("--json", "as_json", is_flag=True, help="The merged profile's summary as JSON.")
+def command(profiles: tuple[Path, ...], output: Path, force: bool, as_json: bool) -> None:
+    """Merge profiles of one model over different text: counts, amax and top lists exactly.
+
+    \b
+    fp8scope merge monday.h5 tuesday.h5 -o week.h5
+    """
+    from fp8scope.profile.merge import merge_profiles
+    from fp8scope.profile.reader import read_profile
+    from fp8scope.profile.writer import write_profile
+    from fp8scope.report.rows import profile_summary
+
+    check_output(output, force)
+    merged = merge_profiles([read_profile(path) for path in profiles])
+    write_profile(merged, output)
+    if as_json:
+        print_json({"profile": str(output), **profile_summary(merged)})
+    sequences = len(merged.samples["index"])
+    say(f"wrote {output}: {sequences} sequences, tags {', '.join(merged.tags)}")

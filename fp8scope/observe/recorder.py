@@ -1,0 +1,201 @@
+"""The recorder: hooks on a model's linears, blocks and KV cache that fill site records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from fp8scope.core.formats import E4M3
+from fp8scope.core.sites import Role, Site
+from fp8scope.core.structure import Structure
+from fp8scope.errors import BadModel
+from fp8scope.observe.accumulate import Rows, accumulate
+from fp8scope.observe.kvcache import ObservedCache
+from fp8scope.observe.quantized import error_by_binade
+from fp8scope.observe.rows import Workers, tensor_encoding
+from fp8scope.observe.sharing import SharedInputs
+from fp8scope.profile.record import SiteRecord
+from fp8scope.runtime.batches import Batch
+from fp8scope.runtime.linears import named_linears
+
+ERROR_TOKEN_STRIDE = 32  # --record full looks at one token in 32, starting at sample % 32
+ERROR_BLOCK = 128
+
+
+class Recorder:
+    """Records every forward of `model` between `with` and its end; the hooks always go.
+
+    `sites` and `aliases` are what has been seen so far (those of a partial, to go on with it).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        structure: Structure,
+        tags: tuple[str, ...],
+        samples: int,
+        workers: Workers,
+        full: bool = False,
+    ) -> None:
+        self.sites: dict[Site, SiteRecord] = {}
+        self.aliases: dict[Site, Site] = {}
+        self.notes: dict[str, None] = {}
+        self._model = model
+        self._structure = structure
+        self._tags = tags
+        self._samples = samples
+        self._workers = workers
+        self._full = full
+        self._shared = SharedInputs()
+        self._batch: Batch | None = None
+        self._handles: list[RemovableHandle] = []
+        self._attention = _attention_names(model, structure)
+
+    def __enter__(self) -> Recorder:
+        for name, module in named_linears(self._model).items():
+            self._handles.append(
+                module.register_forward_pre_hook(self._input_hook(name), with_kwargs=True)
+            )
+            if self._full:
+                self._handles.append(
+                    module.register_forward_hook(self._output_hook(Site(name, Role.OUTPUT)))
+                )
+        for name in self._structure.blocks:
+            block = self._model.get_submodule(name)
+            self._handles.append(
+                block.register_forward_hook(self._output_hook(Site(name, Role.RESIDUAL)))
+            )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def run(self, batch: Batch, device: torch.device) -> None:
+        """One forward over a micro-batch. Raises BadModel at the first inf or NaN."""
+        self._batch = batch
+        self._shared.forget()
+        arguments: dict[str, Any] = {"use_cache": False}
+        if getattr(self._model, "config", None) is not None:
+            cache = ObservedCache(self._observe_kv, self._model.config)
+            arguments = {"use_cache": True, "past_key_values": cache}
+        with torch.no_grad():
+            self._model(input_ids=batch.input_ids.to(device), **arguments)
+
+    def never_ran(self) -> list[str]:
+        """Linears whose input no forward has shown."""
+        seen = {site.module for site in (*self.sites, *self.aliases) if site.role is Role.INPUT}
+        return [linear.name for linear in self._structure.linears if linear.name not in seen]
+
+    def _input_hook(self, name: str) -> Callable[..., None]:
+        site = Site(name, Role.INPUT)
+
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            tensor = args[0] if args else next(iter(kwargs.values()))
+            owner = Site(self._shared.owner(tensor, name), Role.INPUT)
+            if self._is_alias(site, owner):
+                return
+            self._observe(site, tensor)
+
+        return hook
+
+    def _is_alias(self, site: Site, owner: Site) -> bool:
+        seen = site in self.sites or site in self.aliases
+        if seen and self.aliases.get(site, site) != owner:
+            raise BadModel(
+                f"{site.module} shares its input with another layer than in the batch before",
+                "a model that changes its wiring between batches cannot be profiled",
+            )
+        if owner != site:
+            self.aliases[site] = owner
+        return owner != site
+
+    def _output_hook(self, site: Site) -> Callable[..., None]:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            self._observe(site, output[0] if isinstance(output, tuple) else output)
+
+        return hook
+
+    def _observe_kv(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        module = self._attention.get(layer, f"kv_cache.{layer}")
+        for role, tensor in ((Role.K, keys), (Role.V, values)):
+            heads = tensor.shape[1]
+            self._observe(Site(module, role), tensor.transpose(1, 2).flatten(2), heads)
+
+    def _observe(self, site: Site, tensor: Tensor, heads: int = 1) -> None:
+        batch = self._batch
+        if batch is None:  # a forward that is not ours
+            return
+        sequences = _sequences(tensor, batch)
+        if sequences is None:
+            self.notes[f"{site} is not recorded: its shape {list(tensor.shape)} has no tokens"] = (
+                None
+            )
+            return
+        record = self.sites.get(site)
+        if record is None:
+            record = self.sites[site] = SiteRecord.empty(
+                tensor_encoding(tensor),
+                tags=len(self._tags),
+                samples=self._samples,
+                channels=tensor.shape[-1],
+                heads=heads,
+                errors=self._full and site.role is Role.INPUT,
+            )
+        try:
+            accumulate(record, batch.tag, sequences, self._workers)
+        except BadModel as error:
+            raise BadModel(
+                f"the {site.role} of {site.module} holds {error.what}, tag {self._tags[batch.tag]}",
+                "the forward overflows: try --dtype bfloat16 or float32",
+            ) from error
+        if record.error_per_token is not None and record.error_per_block is not None:
+            sampled = _sampled_tokens(sequences)
+            if len(sampled):
+                per_token = error_by_binade(sampled, E4M3, (1, sampled.shape[1]))
+                record.error_per_token[batch.tag] += per_token
+                per_block = error_by_binade(sampled, E4M3, (1, ERROR_BLOCK))
+                record.error_per_block[batch.tag] += per_block
+
+
+def _sequences(tensor: Tensor, batch: Batch) -> list[Rows] | None:
+    """The rows of each sequence, padding left out; None if the tensor is not one of tokens."""
+    count, length = batch.input_ids.shape
+    if tensor.dim() < 2 or tensor.shape[:-1].numel() != count * length:
+        return None
+    values = tensor.detach().reshape(count, length, tensor.shape[-1])
+    return [
+        Rows(sample, values[row, :used])
+        for row, (sample, used) in enumerate(zip(batch.samples, batch.lengths, strict=True))
+    ]
+
+
+def _sampled_tokens(sequences: list[Rows]) -> Tensor:
+    parts = [
+        rows.values[rows.sample % ERROR_TOKEN_STRIDE :: ERROR_TOKEN_STRIDE] for rows in sequences
+    ]
+    return torch.cat(parts)
+
+
+def _attention_names(model: nn.Module, structure: Structure) -> dict[int, str]:
+    """Attention module of each layer index; for an unknown architecture, by `layer_idx`."""
+    if structure.kv_layers:
+        return {layer.layer: layer.attention for layer in structure.kv_layers}
+    names: dict[int, str] = {}
+    for name, module in model.named_modules():  # the innermost module that knows its layer
+        index = getattr(module, "layer_idx", None)
+        if isinstance(index, (int, np.integer)):
+            names[int(index)] = name
+    return names

@@ -1,0 +1,211 @@
+"""A scan: weights, then micro-batch after micro-batch, with partials kept on the way.
+
+The order of work is fixed by the calibration, all state is in the profile, and sums are taken
+sequence by sequence in that order: going on from a partial gives, bit for bit, what an
+uninterrupted scan gives.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from fp8scope.core.structure import Structure
+from fp8scope.errors import CannotResume, Interrupted
+from fp8scope.observe.provenance import batch_table, environment, excerpt_table, sample_table
+from fp8scope.observe.recorder import ERROR_TOKEN_STRIDE, Recorder
+from fp8scope.observe.rows import Workers
+from fp8scope.observe.weights import record_weights
+from fp8scope.profile.layout import EXCERPT_COLUMNS, TOP_K
+from fp8scope.profile.partial import Partials
+from fp8scope.profile.record import Profile, empty_table
+from fp8scope.runtime.batches import make_batch, plan_batches
+from fp8scope.runtime.text import Calibration
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is scanned: the model with its tokenizer (None: no excerpts), text and identity."""
+
+    model: nn.Module
+    tokenizer: Any
+    config: dict[str, Any]
+    identity: dict[str, Any]
+    structure: Structure
+    calibration: Calibration
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """`record` is `standard` or `full`; `batch_tokens` bounds a micro-batch, padding included;
+    a partial is written every `keep_every` seconds, or more rarely where writing is slow.
+    """
+
+    record: str = "standard"
+    batch_tokens: int = 4096
+    keep_every: float = 30.0
+
+
+@dataclass
+class Events:
+    """How a scan talks to whoever started it. `stop()` is asked between micro-batches."""
+
+    weights: Callable[[int, int], None] = lambda done, total: None
+    batch: Callable[[int, int, int], None] = lambda done, total, tokens: None
+    stop: Callable[[], bool] = lambda: False
+
+
+@dataclass
+class Scan:
+    """One scan, fresh or going on from a partial."""
+
+    subject: Subject
+    options: ScanOptions = field(default_factory=ScanOptions)
+    events: Events = field(default_factory=Events)
+    partials: Partials | None = None
+
+    def run(self, resume: Profile | None = None) -> Profile:
+        """The finished profile.
+
+        Raises BadModel (inf or NaN, layer and sample named), Interrupted (a partial is kept),
+        CannotWrite, and CannotResume if `resume` belongs to another scan.
+        """
+        started, subject = time.monotonic(), self.subject
+        batches = plan_batches(subject.calibration, self.options.batch_tokens)
+        profile = self._new_profile(batches)
+        if resume is not None:
+            _check_same_scan(profile, resume)
+            profile = resume
+        with Workers() as workers:
+            if not profile.weights:
+                full = self.options.record == "full"
+                profile.weights = record_weights(
+                    subject.model, workers, full, self._weights_progress
+                )
+            self._forward(profile, batches, workers)
+        profile.excerpts = excerpt_table(profile, subject.calibration, subject.tokenizer)
+        profile.environment["seconds"] += time.monotonic() - started
+        profile.complete = True
+        return profile
+
+    def _forward(
+        self, profile: Profile, batches: Sequence[tuple[int, ...]], workers: Workers
+    ) -> None:
+        subject, pad = self.subject, _pad_id(self.subject.model)
+        device = next(subject.model.parameters()).device
+        recorder = Recorder(
+            subject.model,
+            subject.structure,
+            profile.tags,
+            len(subject.calibration.samples),
+            workers,
+            full=self.options.record == "full",
+        )
+        recorder.sites, recorder.aliases = dict(profile.sites), dict(profile.aliases)
+        profile.sites, profile.aliases = recorder.sites, recorder.aliases
+        clock = _Clock(self.options.keep_every)
+        with recorder:
+            for number in range(profile.batches_done, len(batches)):
+                batch = make_batch(subject.calibration, batches[number], pad)
+                recorder.run(batch, device)
+                profile.batches_done = number + 1
+                self.events.batch(number + 1, len(batches), sum(batch.lengths))
+                last = number + 1 == len(batches)
+                if not last and self.events.stop():
+                    self._keep(profile)
+                    raise Interrupted(f"stopped after {number + 1} of {len(batches)} batches")
+                if not last and self.partials and clock.due():
+                    self.partials.save(profile)
+                    clock.written()
+        never = recorder.never_ran()
+        if never:
+            recorder.notes[f"{len(never)} linears never ran, e.g. {never[0]}"] = None
+        profile.notes = tuple(dict.fromkeys((*profile.notes, *recorder.notes)))
+
+    def _weights_progress(self, done: int, total: int) -> None:
+        self.events.weights(done, total)
+        if self.events.stop():
+            raise Interrupted("stopped while reading weights; nothing is kept of that")
+
+    def _keep(self, profile: Profile) -> None:
+        if self.partials:
+            self.partials.save(profile)
+
+    def _new_profile(self, batches: Sequence[tuple[int, ...]]) -> Profile:
+        subject, text = self.subject, self.subject.calibration
+        dtype = next(subject.model.parameters()).dtype
+        notes = list(text.notes)
+        if subject.structure.family is None:
+            notes.append(
+                f"architecture {subject.identity['architecture']} is not known: each linear is "
+                "its own group, and nothing is foldable"
+            )
+        return Profile(
+            model=dict(subject.identity),
+            settings={
+                "dtype": str(dtype).removeprefix("torch."),
+                "record": self.options.record,
+                "samples": len(text.samples),
+                "seq_len": text.seq_len,
+                "samples_asked": text.requested[0],
+                "seq_len_asked": text.requested[1],
+                "seed": text.seed,
+                "batch_tokens": self.options.batch_tokens,
+                "text_digest": text.digest,
+                "top_k": TOP_K,
+                "error_token_stride": ERROR_TOKEN_STRIDE,
+            },
+            environment=environment(subject.model),
+            config=subject.config,
+            structure=subject.structure,
+            tags=text.tags,
+            sources=tuple(vars(source) for source in text.sources),
+            samples=sample_table(text),
+            batches=batch_table(batches),
+            sites={},
+            weights={},
+            aliases={},
+            excerpts=empty_table(EXCERPT_COLUMNS),
+            notes=tuple(notes),
+        )
+
+
+class _Clock:
+    """When to write a partial: every `every` seconds, but not over a twentieth of the time."""
+
+    def __init__(self, every: float) -> None:
+        self.every = every
+        self.asked = self.last = time.monotonic()
+
+    def due(self) -> bool:
+        self.asked = time.monotonic()
+        return self.asked - self.last >= self.every
+
+    def written(self) -> None:
+        self.last = time.monotonic()
+        self.every = max(self.every, 20 * (self.last - self.asked))
+
+
+def _check_same_scan(wanted: Profile, kept: Profile) -> None:
+    for what in ("model", "settings"):
+        mine, theirs = getattr(wanted, what), getattr(kept, what)
+        keys = mine.keys() | theirs.keys()
+        different = sorted(key for key in keys if mine.get(key) != theirs.get(key))
+        if different:
+            key = different[0]
+            raise CannotResume(
+                f"the kept partial is of another scan: {what} {', '.join(different)} differ "
+                f"({key}: {theirs.get(key)} then, {mine.get(key)} now)",
+                "repeat the first command, or start again with --force",
+            )
+
+
+def _pad_id(model: nn.Module) -> int:
+    """Any token that the model has: what it computes at padding is not recorded."""
+    config = getattr(model, "config", None)
+    found = getattr(config, "pad_token_id", None)
+    return found if isinstance(found, int) and found >= 0 else 0

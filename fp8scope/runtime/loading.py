@@ -1,0 +1,232 @@
+"""Load a causal language model and its tokenizer, and refuse what is unsafe or not BF16-like."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from fp8scope.checkpoint.identity import config_hash, weights_hash
+from fp8scope.checkpoint.inventory import Inventory, read_inventory
+from fp8scope.errors import BadModel, Missing
+
+DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """`dtype` None keeps the checkpoint's; the two flags allow code from the model's folder
+    and pickled weights, both of which can run anything on this machine.
+    """
+
+    dtype: str | None = None
+    device: str = "cpu"
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to scan. `identity` is what the profile's `model` group holds."""
+
+    model: nn.Module
+    tokenizer: Any
+    config: dict[str, Any]
+    identity: dict[str, Any]
+    tensor_shapes: dict[str, tuple[int, ...]] | None
+
+
+def load(reference: str, options: LoadOptions) -> LoadedModel:
+    """Load a folder or a hub id.
+
+    Raises BadModel (no such folder, no weights or tokenizer, pickled weights, remote code,
+    already quantized, checkpoint incomplete) or Missing (the hub cannot be reached).
+    """
+    folder = _resolve(reference, options)
+    config = _read_config(folder)
+    _refuse_remote_code(folder, config, options)
+    _refuse_quantized(folder, config)
+    inventory = None if _pickled(folder, options) else read_inventory(folder)
+    tokenizer = _load_tokenizer(folder, options)
+    model = _load_weights(folder, options)
+    return LoadedModel(
+        model,
+        tokenizer,
+        config,
+        model_identity(reference, model, config_hash(folder), inventory),
+        dict(inventory.shapes()) if inventory else None,
+    )
+
+
+def model_identity(
+    name: str, model: nn.Module, config_digest: str, inventory: Inventory | None
+) -> dict[str, Any]:
+    """Name, architecture, hashes and size, as plain values."""
+    config = getattr(model, "config", None)
+    return {
+        "name": name,
+        "architecture": type(model).__name__,
+        "model_type": str(getattr(config, "model_type", "")),
+        "config_hash": config_digest,
+        "weights_hash": weights_hash(inventory) if inventory else memory_hash(model),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def memory_hash(model: nn.Module) -> str:
+    """sha256 over names, dtypes, shapes and sampled bytes of a model's parameters in memory.
+
+    It identifies the same weights again, but differs from the hash of the files.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        flat = parameter.detach().reshape(-1)
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+        step = max(1, flat.numel() // 4096)
+        digest.update(flat[::step].contiguous().view(torch.uint8).cpu().numpy().tobytes())
+    return f"memory:{digest.hexdigest()}"
+
+
+def _resolve(reference: str, options: LoadOptions) -> Path:
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise BadModel(f"{reference} is a file", "give the folder that holds config.json")
+    if reference.startswith((".", "/", "~")) or reference.count("/") != 1:
+        raise BadModel(
+            f"there is no folder {reference}",
+            "give a model folder, a hub id (org/name) or `demo`",
+        )
+    return _download(reference, options)
+
+
+def _download(hub_id: str, options: LoadOptions) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    wanted += ["*.py"] if options.trust_remote_code else []
+    wanted += ["*.bin"] if options.allow_pickle else []
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        cause = " ".join(str(error).split())[:160]
+        raise Missing(
+            f"{hub_id} is neither a folder here nor to be had from the hub ({cause})",
+            "check the spelling and the network, or give a local folder",
+        ) from error
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise BadModel(f"{folder} has no config.json", "give a model folder") from None
+    except (OSError, ValueError) as error:
+        raise BadModel(f"cannot read {path}: {error}", "restore the file") from None
+    if not isinstance(config, dict):
+        raise BadModel(f"{path} is not a JSON object", "restore the file")
+    return config
+
+
+def _refuse_remote_code(folder: Path, config: dict[str, Any], options: LoadOptions) -> None:
+    if config.get("auto_map") and not options.trust_remote_code:
+        raise BadModel(
+            f"{folder} wants to run its own code (auto_map in config.json)",
+            "read that code, then allow it with --trust-remote-code",
+        )
+
+
+def _refuse_quantized(folder: Path, config: dict[str, Any]) -> None:
+    quantized = config.get("quantization_config")
+    if quantized or (folder / "hf_quant_config.json").exists():
+        method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else ""
+        raise BadModel(
+            f"{folder} is already quantized ({method or 'hf_quant_config.json'})",
+            "scan the BF16, FP16 or FP32 model that it was made from",
+        )
+
+
+def _pickled(folder: Path, options: LoadOptions) -> bool:
+    """Are the weights pickles, and allowed to be?"""
+    return options.allow_pickle and not any(folder.glob("*.safetensors"))
+
+
+def _load_tokenizer(folder: Path, options: LoadOptions) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=options.trust_remote_code)
+    except Exception as error:  # tokenizers raise whatever they like on foreign files
+        cause = " ".join(str(error).split())[:120]
+        raise BadModel(
+            f"{folder} has no tokenizer that loads ({cause})",
+            "copy tokenizer.json and tokenizer_config.json of the model there",
+        ) from error
+
+
+def _load_weights(folder: Path, options: LoadOptions) -> nn.Module:
+    loader: Any = AutoModelForCausalLM  # typed as if output_loading_info did not exist
+    try:
+        model, info = loader.from_pretrained(
+            folder,
+            dtype=DTYPES[options.dtype] if options.dtype else "auto",
+            trust_remote_code=options.trust_remote_code,
+            use_safetensors=not _pickled(folder, options),
+            output_loading_info=True,
+        )
+    except Exception as error:  # a foreign config or file can fail anywhere inside transformers
+        cause = " ".join(str(error).split())[:200]
+        raise BadModel(
+            f"transformers cannot load {folder}: {cause}", "check that the folder is complete"
+        ) from error
+    _refuse_incomplete(folder, info)
+    return to_device(model.eval(), options.device)
+
+
+def _refuse_incomplete(folder: Path, info: dict[str, Any]) -> None:
+    missing = sorted(info.get("missing_keys", ())) + sorted(
+        str(row[0]) for row in info.get("mismatched_keys", ())
+    )
+    if missing:
+        raise BadModel(
+            f"{len(missing)} tensors of the model are not in {folder} or have another shape, "
+            f"e.g. {missing[0]}: they would be random",
+            "restore the checkpoint",
+        )
+
+
+def to_device(model: nn.Module, device: str) -> nn.Module:
+    """Move the model. Raises Missing where the device cannot be used."""
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        cause = " ".join(str(error).split())[:160]
+        raise Missing(f"cannot use device {device}: {cause}", "use --device cpu") from error
+
+
+def context_length(model: nn.Module) -> int | None:
+    """Longest sequence the model takes (max_position_embeddings), None if it states none."""
+    found = getattr(_text_config(model), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def vocabulary_size(model: nn.Module) -> int | None:
+    """Rows of the embedding, None if the config states none."""
+    found = getattr(_text_config(model), "vocab_size", None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def _text_config(model: nn.Module) -> Any:
+    config: Any = getattr(model, "config", None)
+    return config.get_text_config() if config is not None else None

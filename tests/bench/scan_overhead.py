@@ -1,0 +1,151 @@
+"""How much a scan adds to a plain forward, with ModelOpt's calibrators beside it.
+
+    python tests/bench/scan_overhead.py [--dtype bfloat16] [--rounds 7]
+
+A random Llama (58M parameters), 8×512 tokens a forward. All contenders take turns within one
+run, so that a machine that speeds up or slows down does so for all; the median of the ratios
+to the plain forward of the same round is printed. Peak memory: RSS over that of the forward,
+each contender in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from fp8scope.core.structure import Structure
+from fp8scope.observe.recorder import Recorder
+from fp8scope.observe.rows import Workers
+from fp8scope.runtime.batches import Batch
+from fp8scope.runtime.structure import discover
+
+ROWS, LENGTH = 8, 512
+CONTENDERS = ("plain", "standard", "full", "modelopt-max", "modelopt-histogram")
+
+
+def build(dtype: torch.dtype) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=512,
+        intermediate_size=1376,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        vocab_size=32000,
+        max_position_embeddings=2048,
+    )
+    model: Any = LlamaForCausalLM(config)
+    return model.to(dtype).eval()  # type: ignore[no-any-return]
+
+
+def plain(model: LlamaForCausalLM, ids: torch.Tensor) -> Callable[[], None]:
+    def step() -> None:
+        with torch.no_grad():
+            model(input_ids=ids, use_cache=False)
+
+    return step
+
+
+def scan(model: LlamaForCausalLM, ids: torch.Tensor, full: bool) -> Callable[[], None]:
+    structure: Structure = discover(model)
+    workers = Workers().__enter__()
+    recorder = Recorder(model, structure, ("text",), ROWS, workers, full=full)
+    batch = Batch(0, tuple(range(ROWS)), ids, (LENGTH,) * ROWS)
+
+    def step() -> None:
+        with recorder:
+            recorder.run(batch, torch.device("cpu"))
+
+    return step
+
+
+def modelopt(dtype: torch.dtype, ids: torch.Tensor, calibrator: str) -> Callable[[], None]:
+    """A model with ModelOpt's quantizers, collecting and not quantizing."""
+    import modelopt.torch.quantization as mtq
+    from modelopt.torch.quantization.nn import TensorQuantizer
+
+    model = build(dtype)
+    mtq.quantize(model, {**mtq.FP8_DEFAULT_CFG, "algorithm": None})
+    for module in model.modules():
+        if isinstance(module, TensorQuantizer):
+            if calibrator == "histogram" and module._if_quant:
+                from modelopt.torch.quantization.calib import HistogramCalibrator
+
+                module._calibrator = HistogramCalibrator(num_bits=(4, 3), axis=None)
+            if module._if_quant:
+                module.disable_quant()
+                module.enable_calib()
+    for name, module in model.named_modules():
+        if name.endswith("weight_quantizer"):
+            module.disable()
+    return plain(model, ids)
+
+
+def contender(name: str, model: LlamaForCausalLM, ids: torch.Tensor) -> Callable[[], None]:
+    if name == "plain":
+        return plain(model, ids)
+    if name in ("standard", "full"):
+        return scan(model, ids, full=name == "full")
+    return modelopt(next(model.parameters()).dtype, ids, name.removeprefix("modelopt-"))
+
+
+def time_ratios(dtype: torch.dtype, rounds: int, names: tuple[str, ...]) -> dict[str, Any]:
+    model, ids = build(dtype), torch.randint(0, 32000, (ROWS, LENGTH))
+    steps = {name: contender(name, model, ids) for name in names}
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds + 1):
+        for name, step in steps.items():
+            started = time.perf_counter()
+            step()
+            if turn:  # the first turn warms up
+                times[name].append(time.perf_counter() - started)
+    return {
+        name: {
+            "seconds": statistics.median(taken),
+            "ratio": statistics.median(t / p for t, p in zip(taken, times["plain"], strict=True)),
+        }
+        for name, taken in times.items()
+    }
+
+
+def peak_memory(dtype: str, name: str) -> float:
+    """Peak RSS in MB of three forwards in a fresh process."""
+    command = [sys.executable, __file__, "--dtype", dtype, "--peak", name]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", nargs="*", default=list(CONTENDERS))
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    dtype = getattr(torch, arguments.dtype)
+    if arguments.peak:
+        model, ids = build(dtype), torch.randint(0, 32000, (ROWS, LENGTH))
+        step = contender(arguments.peak, model, ids)
+        for _ in range(3):
+            step()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    result = time_ratios(dtype, arguments.rounds, tuple(arguments.only))
+    base = peak_memory(arguments.dtype, "plain")
+    for name in ("standard", "full"):
+        if name in result:
+            result[name]["memory_mb"] = peak_memory(arguments.dtype, name) - base
+    print(json.dumps({"dtype": arguments.dtype, **result}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
