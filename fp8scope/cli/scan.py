@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -120,7 +120,10 @@ def _run(arguments: _Arguments) -> None:
             "--resume goes on with it, --force starts again",
         )
     if arguments.samples < 1 or arguments.batch_tokens < 1 or arguments.keep_every < 0:
-        raise BadInput("--samples and --batch-tokens must be at least 1, --keep-every 0", "")
+        raise BadInput(
+            "--samples, --batch-tokens or --keep-every is too small",
+            "give at least 1, 1 and 0",
+        )
     with tempfile.TemporaryDirectory(prefix="fp8scope-demo-") as folder:
         subject = _load(arguments, Path(folder))
         kept = partials.load() if arguments.resume else None
@@ -156,8 +159,9 @@ def _load(arguments: _Arguments, demo_folder: Path) -> Subject:
 
 def _quiet_transformers() -> None:
     """Its bars and advice are about loading; our own refusals say what matters."""
-    from transformers.utils import logging
+    from transformers.utils import logging as untyped
 
+    logging: Any = untyped
     logging.disable_progress_bar()
     logging.set_verbosity_error()
 

@@ -16,7 +16,7 @@ from fp8scope.core.magnitude import Encoding
 BODY_QUANTILE = 0.9
 # RMS of a standard normal truncated at its .9 quantile of |x| (z = 1.6449):
 # sqrt(1 - 2 z φ(z) / .9), the variance of a doubly truncated normal.
-GAUSSIAN_BODY_RMS = 0.7892
+GAUSSIAN_BODY_RMS = 0.7893
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Histogram:
         cumulative = np.cumsum(self.nonzero_counts())
         if cumulative[-1] == 0:
             return -1
-        return int(np.searchsorted(cumulative, q * cumulative[-1]))
+        return int(np.searchsorted(cumulative, max(1, q * cumulative[-1])))
 
     def quantile(self, q: float) -> float:
         """The q-quantile of the finite non-zero magnitudes (lower edge of its bin); 0 if none."""

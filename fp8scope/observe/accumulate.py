@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from fp8scope.core.top import Top, merge_top
 from fp8scope.errors import BadModel
-from fp8scope.observe.rows import RowStats, Workers, pattern_counts, row_stats
+from fp8scope.observe.rows import RowStats, pattern_counts, row_stats
 from fp8scope.profile.layout import TOP_K
 from fp8scope.profile.record import SiteRecord
 
@@ -19,72 +20,88 @@ FIRST, OTHERS = 0, 1  # the two top lists: values at the first token, and at the
 
 
 @dataclass(frozen=True)
-class Rows:
-    """The tokens of one sequence at one site: values [tokens, channels]."""
+class Tokens:
+    """The tokens of some sequences at one site, one sequence after the other.
 
-    sample: int
+    values [tokens, channels]; `samples` and `lengths` of the sequences.
+    """
+
     values: Tensor
+    samples: tuple[int, ...]
+    lengths: tuple[int, ...]
+
+    def sequences(self) -> Iterator[tuple[int, slice]]:
+        """Each sample with its rows."""
+        start = 0
+        for sample, length in zip(self.samples, self.lengths, strict=True):
+            yield sample, slice(start, start + length)
+            start += length
 
 
-def accumulate(record: SiteRecord, tag: int, sequences: list[Rows], workers: Workers) -> None:
-    """Add the sequences, all of one tag, in their order.
+def accumulate(record: SiteRecord, tag: int, tokens: Tokens) -> None:
+    """Add sequences of one tag, in their order.
 
     Raises BadModel at the first inf or NaN, naming sample and token, with the record unchanged:
     such a tensor has no amax, so no scale.
     """
-    stats = workers.map(row_stats, [rows.values for rows in sequences])
-    for rows, one in zip(sequences, stats, strict=True):
-        if one.nonfinite:
-            position = int(np.flatnonzero(~np.isfinite(one.row_amax))[0])
-            raise BadModel(f"{one.nonfinite} inf or NaN (sample {rows.sample}, token {position})")
-    for rows, one in zip(sequences, stats, strict=True):
-        _add_sequence(record, tag, rows, one)
-    _add_token_amax(record, tag, stats)
+    stats = row_stats(tokens.values, tokens.lengths)
+    if stats.nonfinite:
+        raise BadModel(_first_nonfinite(tokens, stats))
+    np.maximum(record.channel_amax[tag], stats.column_amax, out=record.channel_amax[tag])
+    record.channel_sum_squares += stats.column_sum_squares
+    record.token_amax[tag] += _patterns_of(stats.row_amax, record)
+    histograms = torch.from_numpy(stats.histograms)
+    binades = histograms.view(len(histograms), record.encoding.binades, -1).sum(2).numpy()
+    for number, (sample, rows) in enumerate(tokens.sequences()):
+        amax = stats.row_amax[rows]
+        # a module that runs twice in a forward (shared weights) adds to the same sequence
+        record.sequence_amax[sample] = max(record.sequence_amax[sample], amax.max())
+        record.sequence_binades[sample] += binades[number].astype(np.uint32)
+        sequence = tokens.values[rows]
+        _offer(record, (tag, FIRST), sample, sequence[:1], amax[:1], 0)
+        _offer(record, (tag, OTHERS), sample, sequence[1:], amax[1:], 1)
     if record.heads == 1:
-        record.histogram[tag, 0] += sum(one.histogram for one in stats)
-        record.zeros[tag, 0] += sum(one.zeros for one in stats)
+        record.histogram[tag, 0] += histograms.sum(0).numpy()
+        record.zeros[tag, 0] += stats.zeros.sum()
         record.amax[tag, 0] = record.channel_amax[tag].max()
     else:
-        _add_heads(record, tag, sequences, workers)
-    record.elements[tag] = record.histogram[tag].sum(axis=-1)
+        _add_heads(record, tag, tokens.values)
+    record.elements[tag] += tokens.values.numel() // record.heads
 
 
-def _add_sequence(record: SiteRecord, tag: int, rows: Rows, one: RowStats) -> None:
-    np.maximum(record.channel_amax[tag], one.column_amax, out=record.channel_amax[tag])
-    record.channel_sum_squares += one.column_sum_squares
-    # a module that runs twice in a forward (shared weights) adds to the same sequence
-    before = record.sequence_amax[rows.sample]
-    record.sequence_amax[rows.sample] = max(before, one.row_amax.max())
-    binades = one.histogram.reshape(one.encoding.binades, -1).sum(axis=1)
-    record.sequence_binades[rows.sample] += binades.astype(np.uint32)
-    _offer(record, (tag, FIRST), rows, one.row_amax, 0, 1)
-    _offer(record, (tag, OTHERS), rows, one.row_amax, 1, len(one.row_amax))
+def _first_nonfinite(tokens: Tokens, stats: RowStats) -> str:
+    row = int(np.flatnonzero(~np.isfinite(stats.row_amax))[0])
+    sample, rows = next(pair for pair in tokens.sequences() if row < pair[1].stop)
+    return f"{stats.nonfinite} inf or NaN (sample {sample}, token {row - rows.start})"
+
+
+def _patterns_of(amax: NDArray[np.float32], record: SiteRecord) -> NDArray[np.int64]:
+    return pattern_counts(torch.from_numpy(amax).to(getattr(torch, record.encoding.name)))
 
 
 def _offer(
     record: SiteRecord,
     which: tuple[int, int],
-    rows: Rows,
+    sample: int,
+    values: Tensor,
     row_amax: NDArray[np.float32],
-    start: int,
-    stop: int,
+    first_position: int,
 ) -> None:
-    """Let the values at tokens start..stop-1 compete for a place in a top list."""
-    row_amax = row_amax[start:stop]
+    """Let the values [tokens, channels] of one sequence compete for a place in a top list."""
     largest = row_amax.max(initial=0)
     if largest == 0:
         return
     worst_sample = record.top_sample[which][-1]
     if worst_sample >= 0:  # the list is full
         worst = abs(record.top_value[which][-1])
-        if largest < worst or (largest == worst and rows.sample > worst_sample):
+        if largest < worst or (largest == worst and sample > worst_sample):
             return
-    tokens = np.sort(np.argsort(-row_amax, kind="stable")[:TOP_K])
-    best = largest_values(rows.values[torch.from_numpy(tokens + start)], TOP_K)
+    rows = np.sort(np.argsort(-row_amax, kind="stable")[:TOP_K])
+    best = largest_values(values[torch.from_numpy(rows)], TOP_K)
     offered = Top(
         best.value,
-        np.full(len(best), rows.sample, np.int32),
-        (tokens[best.position] + start).astype(np.int32),
+        np.full(len(best), sample, np.int32),
+        (rows[best.position] + first_position).astype(np.int32),
         best.channel,
     )
     record.put_top(*which, merge_top(record.top(*which), offered, TOP_K))
@@ -111,22 +128,14 @@ def largest_values(matrix: Tensor, k: int) -> Top:
     )
 
 
-def _add_token_amax(record: SiteRecord, tag: int, stats: list[RowStats]) -> None:
-    amax = torch.from_numpy(np.concatenate([one.row_amax for one in stats]))
-    exact = amax.to(getattr(torch, record.encoding.name))
-    record.token_amax[tag] += pattern_counts(exact)
-
-
-def _add_heads(record: SiteRecord, tag: int, sequences: list[Rows], workers: Workers) -> None:
+def _add_heads(record: SiteRecord, tag: int, values: Tensor) -> None:
     """K and V: a histogram per KV head, over the whole micro-batch."""
-    whole = torch.cat([rows.values for rows in sequences])
-    heads = list(whole.view(len(whole), record.heads, -1).unbind(1))
-    amax = record.channel_amax[tag].reshape(record.heads, -1).max(axis=1)
-    record.amax[tag] = amax
-    counted = workers.map(pattern_counts, heads)
-    for head, (values, counts) in enumerate(zip(heads, counted, strict=True)):
+    by_head = values.view(len(values), record.heads, -1).unbind(1)
+    record.amax[tag] = record.channel_amax[tag].reshape(record.heads, -1).max(axis=1)
+    for head, part in enumerate(by_head):
+        counts = pattern_counts(part)
         record.histogram[tag, head] += counts
         zeros = int(counts[0])
         if zeros and not record.encoding.exact:
-            zeros = values.numel() - int(torch.count_nonzero(values))
+            zeros = part.numel() - int(torch.count_nonzero(part))
         record.zeros[tag, head] += zeros

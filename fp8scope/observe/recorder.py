@@ -15,16 +15,16 @@ from fp8scope.core.formats import E4M3
 from fp8scope.core.sites import Role, Site
 from fp8scope.core.structure import Structure
 from fp8scope.errors import BadModel
-from fp8scope.observe.accumulate import Rows, accumulate
+from fp8scope.observe.accumulate import Tokens, accumulate
 from fp8scope.observe.kvcache import ObservedCache
 from fp8scope.observe.quantized import error_by_binade
-from fp8scope.observe.rows import Workers, tensor_encoding
+from fp8scope.observe.rows import tensor_encoding
 from fp8scope.observe.sharing import SharedInputs
 from fp8scope.profile.record import SiteRecord
 from fp8scope.runtime.batches import Batch
 from fp8scope.runtime.linears import named_linears
 
-ERROR_TOKEN_STRIDE = 32  # --record full looks at one token in 32, starting at sample % 32
+ERROR_TOKEN_STRIDE = 128  # --record full tries FP8 on tokens s, s+128, … with s = sample % 128
 ERROR_BLOCK = 128
 
 
@@ -40,7 +40,6 @@ class Recorder:
         structure: Structure,
         tags: tuple[str, ...],
         samples: int,
-        workers: Workers,
         full: bool = False,
     ) -> None:
         self.sites: dict[Site, SiteRecord] = {}
@@ -50,7 +49,6 @@ class Recorder:
         self._structure = structure
         self._tags = tags
         self._samples = samples
-        self._workers = workers
         self._full = full
         self._shared = SharedInputs()
         self._batch: Batch | None = None
@@ -62,7 +60,7 @@ class Recorder:
             self._handles.append(
                 module.register_forward_pre_hook(self._input_hook(name), with_kwargs=True)
             )
-            if self._full:
+            if self._full and self._in_block(name):
                 self._handles.append(
                     module.register_forward_hook(self._output_hook(Site(name, Role.OUTPUT)))
                 )
@@ -98,6 +96,11 @@ class Recorder:
         """Linears whose input no forward has shown."""
         seen = {site.module for site in (*self.sites, *self.aliases) if site.role is Role.INPUT}
         return [linear.name for linear in self._structure.linears if linear.name not in seen]
+
+    def _in_block(self, name: str) -> bool:
+        """The output of lm_head, the logits, is never cast: recording it would only cost."""
+        blocks = self._structure.blocks
+        return not blocks or any(name.startswith(f"{block}.") for block in blocks)
 
     def _input_hook(self, name: str) -> Callable[..., None]:
         site = Site(name, Role.INPUT)
@@ -138,8 +141,8 @@ class Recorder:
         batch = self._batch
         if batch is None:  # a forward that is not ours
             return
-        sequences = _sequences(tensor, batch)
-        if sequences is None:
+        tokens = _tokens(tensor, batch)
+        if tokens is None:
             self.notes[f"{site} is not recorded: its shape {list(tensor.shape)} has no tokens"] = (
                 None
             )
@@ -155,14 +158,14 @@ class Recorder:
                 errors=self._full and site.role is Role.INPUT,
             )
         try:
-            accumulate(record, batch.tag, sequences, self._workers)
+            accumulate(record, batch.tag, tokens)
         except BadModel as error:
             raise BadModel(
                 f"the {site.role} of {site.module} holds {error.what}, tag {self._tags[batch.tag]}",
                 "the forward overflows: try --dtype bfloat16 or float32",
             ) from error
         if record.error_per_token is not None and record.error_per_block is not None:
-            sampled = _sampled_tokens(sequences)
+            sampled = _sampled_tokens(tokens)
             if len(sampled):
                 per_token = error_by_binade(sampled, E4M3, (1, sampled.shape[1]))
                 record.error_per_token[batch.tag] += per_token
@@ -170,21 +173,22 @@ class Recorder:
                 record.error_per_block[batch.tag] += per_block
 
 
-def _sequences(tensor: Tensor, batch: Batch) -> list[Rows] | None:
-    """The rows of each sequence, padding left out; None if the tensor is not one of tokens."""
+def _tokens(tensor: Tensor, batch: Batch) -> Tokens | None:
+    """The tokens without the padding; None if the tensor is not one row per token."""
     count, length = batch.input_ids.shape
     if tensor.dim() < 2 or tensor.shape[:-1].numel() != count * length:
         return None
-    values = tensor.detach().reshape(count, length, tensor.shape[-1])
-    return [
-        Rows(sample, values[row, :used])
-        for row, (sample, used) in enumerate(zip(batch.samples, batch.lengths, strict=True))
-    ]
+    values = tensor.detach().reshape(count * length, tensor.shape[-1])
+    if any(used != length for used in batch.lengths):
+        padded = values.view(count, length, -1)
+        values = torch.cat([padded[row, :used] for row, used in enumerate(batch.lengths)])
+    return Tokens(values, batch.samples, batch.lengths)
 
 
-def _sampled_tokens(sequences: list[Rows]) -> Tensor:
+def _sampled_tokens(tokens: Tokens) -> Tensor:
     parts = [
-        rows.values[rows.sample % ERROR_TOKEN_STRIDE :: ERROR_TOKEN_STRIDE] for rows in sequences
+        tokens.values[rows][sample % ERROR_TOKEN_STRIDE :: ERROR_TOKEN_STRIDE]
+        for sample, rows in tokens.sequences()
     ]
     return torch.cat(parts)
 

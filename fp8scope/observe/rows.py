@@ -1,18 +1,14 @@
 """Read a matrix once and count everything: the inner loop of a scan.
 
-A matrix is [rows, channels]: the tokens of one sequence, or the output rows of a weight. It is
+A matrix is [rows, channels]: the tokens of a micro-batch, or the output rows of a weight. It is
 walked in chunks that stay in cache, since large temporaries, not arithmetic, are what costs.
-Each worker thread has its own scratch buffers and works on one matrix at a time, so the
-result never depends on how many threads there are.
+Every reduction runs in an order that does not depend on the number of threads.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,21 +19,19 @@ from fp8scope.core.magnitude import BINS, Encoding, encoding
 
 CHUNK_ELEMENTS = 1 << 18  # 512 KiB of bf16: two chunks fit in a core's L2
 
-A = TypeVar("A")
-B = TypeVar("B")
-
 
 @dataclass(frozen=True)
 class RowStats:
-    """Statistics of one matrix [rows, channels].
+    """Statistics of a matrix [rows, channels] whose rows fall into consecutive parts.
 
-    histogram [32768] int64; row_amax [rows] and column_amax [channels] float32, exact, inf or
-    NaN where the row or column holds one; column_sum_squares [channels] float64.
+    histograms [parts, 32768] int64, zeros [parts] int64; row_amax [rows] and
+    column_amax [channels] float32, exact, inf or NaN where the row or column holds one;
+    column_sum_squares [channels] float64.
     """
 
     encoding: Encoding
-    histogram: NDArray[np.int64]
-    zeros: int
+    histograms: NDArray[np.int64]
+    zeros: NDArray[np.int64]
     row_amax: NDArray[np.float32]
     column_amax: NDArray[np.float32]
     column_sum_squares: NDArray[np.float64]
@@ -45,7 +39,7 @@ class RowStats:
     @property
     def nonfinite(self) -> int:
         """Elements that are inf or NaN."""
-        return int(self.histogram[self.encoding.first_nonfinite :].sum())
+        return int(self.histograms[:, self.encoding.first_nonfinite :].sum())
 
 
 def tensor_encoding(tensor: Tensor) -> Encoding:
@@ -53,34 +47,51 @@ def tensor_encoding(tensor: Tensor) -> Encoding:
     return encoding(str(tensor.dtype).removeprefix("torch."))
 
 
-def row_stats(matrix: Tensor) -> RowStats:
-    """Statistics of a matrix [rows, channels] in bf16, fp16 or fp32. The matrix is only read."""
-    rows, channels = matrix.shape
+def row_stats(matrix: Tensor, parts: Sequence[int]) -> RowStats:
+    """Statistics of a matrix [rows, channels] in bf16, fp16 or fp32, which is only read.
+
+    parts: lengths of consecutive runs of rows (sequences), adding up to `rows`, none zero.
+    """
+    channels = matrix.shape[1]
     kind = tensor_encoding(matrix)
     scratch = _scratch(matrix.device, kind.exact)
-    counts = np.zeros(BINS, np.int64)
-    row_bits, column_bits = [], None
+    histograms = np.zeros((len(parts), BINS), np.int64)
+    row_bits: list[Tensor] = []
+    column_bits: list[Tensor] = []
     squares = np.zeros(channels)
-    step = max(1, CHUNK_ELEMENTS // max(1, channels))
-    for start in range(0, rows, step):
-        chunk = matrix[start : start + step]
+    for part, chunk in _chunks(matrix, parts):
         bits, patterns = scratch.magnitude_bits(chunk)
-        counts += torch.bincount(patterns.reshape(-1), minlength=BINS).cpu().numpy()
+        histograms[part] += torch.bincount(patterns.reshape(-1), minlength=BINS).cpu().numpy()
         row_bits.append(bits.amax(1))
-        top = bits.amax(0)
-        column_bits = top if column_bits is None else torch.maximum(column_bits, top)
+        column_bits.append(bits.amax(0))
         squares += scratch.column_sum_squares(chunk)
-    zeros = int(counts[0])
-    if zeros and not kind.exact:  # bin 0 of fp32 also holds values under 2^-133
-        zeros = matrix.numel() - int(torch.count_nonzero(matrix))
     return RowStats(
         kind,
-        counts,
-        zeros,
+        histograms,
+        _zeros(matrix, parts, histograms[:, 0], kind),
         _bits_to_float32(torch.cat(row_bits), matrix.dtype),
-        _bits_to_float32(_some(column_bits), matrix.dtype),
+        _bits_to_float32(torch.stack(column_bits).amax(0), matrix.dtype),
         squares,
     )
+
+
+def _chunks(matrix: Tensor, parts: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+    step = max(1, CHUNK_ELEMENTS // max(1, matrix.shape[1]))
+    start = 0
+    for part, rows in enumerate(parts):
+        for at in range(start, start + rows, step):
+            yield part, matrix[at : min(at + step, start + rows)]
+        start += rows
+
+
+def _zeros(
+    matrix: Tensor, parts: Sequence[int], lowest: NDArray[np.int64], kind: Encoding
+) -> NDArray[np.int64]:
+    """Exact zeros of each part; bin 0 of fp32 also holds values under 2^-133."""
+    if kind.exact or not lowest.any():
+        return lowest.copy()
+    pieces = matrix.split(list(parts))  # type: ignore[no-untyped-call]
+    return np.array([p.numel() - int(torch.count_nonzero(p)) for p in pieces], np.int64)
 
 
 def pattern_counts(matrix: Tensor) -> NDArray[np.int64]:
@@ -94,35 +105,8 @@ def pattern_counts(matrix: Tensor) -> NDArray[np.int64]:
     return total
 
 
-class Workers:
-    """Threads that each run torch single-threaded: one matrix each beats one after another."""
-
-    def __init__(self) -> None:
-        self.threads = torch.get_num_threads()
-        self._pool: ThreadPoolExecutor | None = None
-
-    def __enter__(self) -> Workers:
-        if self.threads > 1:
-            self._pool = ThreadPoolExecutor(
-                self.threads, "fp8scope", initializer=torch.set_num_threads, initargs=(1,)
-            )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool:
-            self._pool.shutdown()
-            torch.set_num_threads(self.threads)
-
-    def map(self, function: Callable[[A], B], items: Iterable[A]) -> list[B]:
-        """Results in the order of the items. Exceptions of the function pass through."""
-        work = list(items)
-        if self._pool is None or len(work) < 2:
-            return [function(item) for item in work]
-        return list(self._pool.map(function, work))
-
-
-class _Scratch(threading.local):
-    """Reused buffers of one thread, one device and one kind of dtype."""
+class _Scratch:
+    """Reused buffers of one device and one kind of dtype."""
 
     def __init__(self, device: torch.device, exact: bool) -> None:
         self.device = device
@@ -168,9 +152,3 @@ def _scratch(device: torch.device, exact: bool) -> _Scratch:
 
 def _bits_to_float32(bits: Tensor, dtype: torch.dtype) -> NDArray[np.float32]:
     return bits.view(dtype).float().cpu().numpy()
-
-
-def _some(tensor: Tensor | None) -> Tensor:
-    if tensor is None:
-        raise ValueError("a matrix without rows has no statistics")
-    return tensor

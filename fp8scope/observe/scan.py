@@ -18,7 +18,6 @@ from fp8scope.core.structure import Structure
 from fp8scope.errors import CannotResume, Interrupted
 from fp8scope.observe.provenance import batch_table, environment, excerpt_table, sample_table
 from fp8scope.observe.recorder import ERROR_TOKEN_STRIDE, Recorder
-from fp8scope.observe.rows import Workers
 from fp8scope.observe.weights import record_weights
 from fp8scope.profile.layout import EXCERPT_COLUMNS, TOP_K
 from fp8scope.profile.partial import Partials
@@ -80,21 +79,16 @@ class Scan:
         if resume is not None:
             _check_same_scan(profile, resume)
             profile = resume
-        with Workers() as workers:
-            if not profile.weights:
-                full = self.options.record == "full"
-                profile.weights = record_weights(
-                    subject.model, workers, full, self._weights_progress
-                )
-            self._forward(profile, batches, workers)
+        if not profile.weights:
+            full = self.options.record == "full"
+            profile.weights = record_weights(subject.model, full, self._weights_progress)
+        self._forward(profile, batches)
         profile.excerpts = excerpt_table(profile, subject.calibration, subject.tokenizer)
         profile.environment["seconds"] += time.monotonic() - started
         profile.complete = True
         return profile
 
-    def _forward(
-        self, profile: Profile, batches: Sequence[tuple[int, ...]], workers: Workers
-    ) -> None:
+    def _forward(self, profile: Profile, batches: Sequence[tuple[int, ...]]) -> None:
         subject, pad = self.subject, _pad_id(self.subject.model)
         device = next(subject.model.parameters()).device
         recorder = Recorder(
@@ -102,7 +96,6 @@ class Scan:
             subject.structure,
             profile.tags,
             len(subject.calibration.samples),
-            workers,
             full=self.options.record == "full",
         )
         recorder.sites, recorder.aliases = dict(profile.sites), dict(profile.aliases)

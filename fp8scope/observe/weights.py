@@ -12,7 +12,7 @@ from fp8scope.core.formats import E4M3
 from fp8scope.errors import BadModel
 from fp8scope.observe.accumulate import largest_values
 from fp8scope.observe.quantized import error_by_binade
-from fp8scope.observe.rows import Workers, row_stats
+from fp8scope.observe.rows import row_stats
 from fp8scope.profile.layout import TOP_K
 from fp8scope.profile.record import WeightRecord
 from fp8scope.runtime.linears import named_linears, weight_matrix
@@ -21,7 +21,7 @@ BLOCK = 128
 
 
 def record_weights(
-    model: nn.Module, workers: Workers, full: bool, progress: Callable[[int, int], None]
+    model: nn.Module, full: bool, progress: Callable[[int, int], None]
 ) -> dict[str, WeightRecord]:
     """One record per linear, by module name. `progress(done, total)` counts linears.
 
@@ -30,37 +30,34 @@ def record_weights(
     linears = named_linears(model)
     records = {}
     for done, (name, module) in enumerate(linears.items()):
-        records[name] = _record(name, weight_matrix(module).detach(), workers, full)
+        records[name] = _record(name, weight_matrix(module).detach(), full)
         progress(done + 1, len(linears))
     return records
 
 
-def _record(name: str, weight: Tensor, workers: Workers, full: bool) -> WeightRecord:
-    # halves for the workers; a sum over halves in order does not depend on who ran them
-    parts = workers.map(row_stats, weight.chunk(2))
-    nonfinite = sum(part.nonfinite for part in parts)
-    if nonfinite:
+def _record(name: str, weight: Tensor, full: bool) -> WeightRecord:
+    stats = row_stats(weight, (len(weight),))
+    if stats.nonfinite:
         raise BadModel(
-            f"{name}.weight holds {nonfinite} inf or NaN",
+            f"{name}.weight holds {stats.nonfinite} inf or NaN",
             "repair the checkpoint: such a layer breaks the BF16 model as well",
         )
-    row_amax = np.concatenate([part.row_amax for part in parts])
-    rows = np.sort(np.argsort(-row_amax, kind="stable")[:TOP_K])
+    rows = np.sort(np.argsort(-stats.row_amax, kind="stable")[:TOP_K])
     top = largest_values(weight[torch.from_numpy(rows)], TOP_K)
     top_value, top_row, top_column = (np.zeros(TOP_K, t) for t in ("f4", "i4", "i4"))
     top_value[: len(top)], top_column[: len(top)] = top.value, top.channel
     top_row[: len(top)] = rows[top.position]
     return WeightRecord(
-        encoding=parts[0].encoding,
+        encoding=stats.encoding,
         elements=np.array([weight.numel()], np.int64),
-        zeros=np.array([sum(part.zeros for part in parts)], np.int64),
-        nonfinite=np.array([nonfinite], np.int64),
-        histogram=np.sum([part.histogram for part in parts], axis=0),
-        amax=np.array([row_amax.max()], np.float32),
-        row_amax=row_amax,
+        zeros=stats.zeros,
+        nonfinite=np.array([stats.nonfinite], np.int64),
+        histogram=stats.histograms[0],
+        amax=np.array([stats.row_amax.max()], np.float32),
+        row_amax=stats.row_amax,
         row_sum_squares=_row_sum_squares(weight),
-        column_amax=np.max([part.column_amax for part in parts], axis=0),
-        column_sum_squares=np.sum([part.column_sum_squares for part in parts], axis=0),
+        column_amax=stats.column_amax,
+        column_sum_squares=stats.column_sum_squares,
         top_value=top_value,
         top_row=top_row,
         top_column=top_column,

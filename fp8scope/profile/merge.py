@@ -33,9 +33,9 @@ def _merge_two(a: Profile, b: Profile) -> Profile:
     _check_same_model(a, b)
     _check_no_sequence_twice(a, b)
     tags = tuple(dict.fromkeys((*a.tags, *b.tags)))
-    sources = (*a.sources, *b.sources)
+    sources = (*a.sources, *(source for source in b.sources if source not in a.sources))
     order = _sample_order(a, b)
-    samples = _join_samples(a, b, tags, order)
+    samples = _join_samples(a, b, (tags, sources), order)
     # old sample number -> number in the merged profile, for a's samples and for b's
     number = np.argsort(order)
     numbers = number[: len(a.samples["index"])], number[len(a.samples["index"]) :]
@@ -87,14 +87,17 @@ def _sample_order(a: Profile, b: Profile) -> NDArray[np.intp]:
     return np.arange(len(index))
 
 
-def _join_samples(a: Profile, b: Profile, tags: tuple[str, ...], order: NDArray[np.intp]) -> Table:
+def _join_samples(
+    a: Profile, b: Profile, lists: tuple[Sequence[Any], Sequence[Any]], order: NDArray[np.intp]
+) -> Table:
+    tags, sources = lists
     joined = {}
     for name in layout.SAMPLE_COLUMNS:
         first, second = a.samples[name], b.samples[name]
         if name == "tag":
             second = np.array([tags.index(tag) for tag in b.tags], np.int32)[second]
         elif name == "source":
-            second = second + np.int32(len(a.sources))
+            second = np.array([sources.index(source) for source in b.sources], np.int32)[second]
         joined[name] = np.concatenate((first, second))[order]
     return joined
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fp8scope.errors import CannotResume, DamagedProfile
+from fp8scope.errors import BadInput, CannotResume
 from fp8scope.profile.reader import read_profile
 from fp8scope.profile.record import Profile
 from fp8scope.profile.writer import write_profile
@@ -37,13 +37,13 @@ class Partials:
         Raises CannotResume if some are kept but none is readable.
         """
         kept: list[tuple[int, int, Profile]] = []
-        damage: list[DamagedProfile] = []
+        damage: list[BadInput] = []
         for i, path in enumerate(self.paths):
             if not path.exists():
                 continue
             try:
                 profile = read_profile(path, unfinished=True)
-            except DamagedProfile as error:
+            except BadInput as error:  # damaged, cut to nothing, or of another version
                 damage.append(error)
             else:
                 kept.append((profile.batches_done, i, profile))

@@ -25,6 +25,11 @@ from fp8scope.profile.record import Profile, SiteRecord, Table, WeightRecord
 from fp8scope.profile.writer import site_path
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
+# what HDF5, JSON and our own decoding raise on a broken file
+BROKEN = (
+    *(OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError),
+    *(AttributeError, ArithmeticError, MemoryError, BadInput),
+)
 K = TypeVar("K")
 R = TypeVar("R")
 
@@ -74,9 +79,9 @@ def _check_signature(path: Path) -> None:
 
 def _check_header(path: Path, file: h5py.File) -> None:
     with _damage(path):
-        found = file.attrs.get(layout.FORMAT_ATTR)
-        version = file.attrs.get(layout.VERSION_ATTR)
-    if found != layout.FORMAT:
+        found = _plain(file.attrs.get(layout.FORMAT_ATTR))
+        version = _plain(file.attrs.get(layout.VERSION_ATTR))
+    if not (isinstance(found, str) and found == layout.FORMAT and isinstance(version, int)):
         raise NotAProfile(
             f"{path} is an HDF5 file but not an fp8scope profile",
             "give a file written by `fp8scope scan`",
@@ -93,11 +98,18 @@ def _damage(path: Path) -> Iterator[None]:
     """What HDF5 and our own decoding raise on a broken file, as one refusal."""
     try:
         yield
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError, BadInput) as error:
+    except BROKEN as error:
         cause = " ".join(str(error).split())[:160]
         raise DamagedProfile(
             f"{path} is truncated or corrupt ({cause})", "scan again, or restore it from a copy"
         ) from error
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as a Python string, number or bool."""
+    if isinstance(value, bytes):  # np.bytes_ too
+        return value.decode()
+    return value.item() if isinstance(value, np.generic) else value
 
 
 class _Reader:
@@ -145,8 +157,7 @@ class _Reader:
         return owners, aliases
 
     def attributes(self, path: str) -> dict[str, Any]:
-        values = self.file[path].attrs.items()
-        return {name: v.item() if isinstance(v, np.generic) else v for name, v in values}
+        return {name: _plain(value) for name, value in self.file[path].attrs.items()}
 
     def json(self, path: str) -> Any:
         return json.loads(self.file[path][()].tobytes())
@@ -157,7 +168,7 @@ class _Reader:
     def activation(self, site: Site, tags: int, samples: Table) -> SiteRecord:
         with _damage(self.path):
             group = self.file[site_path(site)]
-            kind = encoding(group.attrs[layout.ENCODING_ATTR])
+            kind = encoding(_plain(group.attrs[layout.ENCODING_ATTR]))
             arrays = self.arrays(group, layout.SITE_FIELDS)
             record = SiteRecord(kind, **arrays)
             if record.tags != tags or len(record.sequence_amax) != len(samples["index"]):
@@ -169,7 +180,7 @@ class _Reader:
     def weight(self, module: str) -> WeightRecord:
         with _damage(self.path):
             group = self.file[site_path(Site(module, Role.WEIGHT))]
-            kind = encoding(group.attrs[layout.ENCODING_ATTR])
+            kind = encoding(_plain(group.attrs[layout.ENCODING_ATTR]))
             return WeightRecord(kind, **self.arrays(group, layout.WEIGHT_FIELDS))
 
     def arrays(self, group: h5py.Group, fields: Mapping[str, layout.Field]) -> dict[str, Any]:

@@ -31,19 +31,20 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Put `data` at `path` by a temporary file, fsync and rename. Raises CannotWrite."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
         _fsync_folder(path.parent)
     except OSError as error:
         raise CannotWrite(
             f"cannot write {path} ({len(data) / 1e6:.1f} MB): {error.strerror}",
             "free space there or choose another place with -o",
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _fsync_folder(folder: Path) -> None:
@@ -72,10 +73,11 @@ class _Writer:
 
     def write(self, profile: Profile) -> None:
         root = self.file.attrs
-        root[layout.FORMAT_ATTR] = layout.FORMAT
+        root[layout.FORMAT_ATTR] = fixed_text(layout.FORMAT)
         root[layout.VERSION_ATTR] = layout.VERSION
         root[layout.COMPLETE_ATTR] = profile.complete
         root[layout.BATCHES_DONE_ATTR] = profile.batches_done
+        self.file.require_group(layout.SITES)
         self.attributes(layout.MODEL, profile.model)
         self.attributes(layout.SETTINGS, profile.settings)
         self.attributes(layout.ENVIRONMENT, profile.environment)
@@ -97,7 +99,7 @@ class _Writer:
     def attributes(self, path: str, values: Mapping[str, Any]) -> None:
         attrs = self.file.require_group(path).attrs
         for name, value in values.items():
-            attrs[name] = value
+            attrs[name] = fixed_text(value) if isinstance(value, str) else value
 
     def json(self, path: str, value: Any) -> None:
         text = json.dumps(value, ensure_ascii=False).encode()
@@ -114,7 +116,9 @@ class _Writer:
         fields: Mapping[str, layout.Field],
     ) -> None:
         path = site_path(site)
-        self.file.require_group(path).attrs[layout.ENCODING_ATTR] = record.encoding.name
+        self.file.require_group(path).attrs[layout.ENCODING_ATTR] = fixed_text(
+            record.encoding.name
+        )
         for name, field in fields.items():
             array = getattr(record, name)
             if array is None:
@@ -143,6 +147,12 @@ class _Writer:
             compression_opts=self.compression,
             fletcher32=True,
         )
+
+
+def fixed_text(text: str) -> NDArray[Any]:
+    """A string of fixed length: HDF5 keeps those of variable length where no checksum is."""
+    raw = text.encode()
+    return np.array(raw, h5py.string_dtype("utf-8", max(1, len(raw))))
 
 
 def site_path(site: Site) -> str:

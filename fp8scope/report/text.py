@@ -62,7 +62,9 @@ def largest_values(rows: Sequence[dict[str, Any]], count: int) -> Table:
 
 def percent(rate: float) -> str:
     """A rate in [0, 1] as per cent, with enough digits to see that it is not zero."""
-    return "0" if rate == 0 else f"{100 * rate:.2g}%"
+    if rate == 0:
+        return "0"
+    return f"{100 * rate:.2g}%" if rate < 0.1 else f"{100 * rate:.0f}%"
 
 
 def _name(row: SiteMeasures) -> str:

@@ -135,6 +135,33 @@ def build_calibration(
     )
 
 
+def calibration_of_tokens(tags: Sequence[str], sequences: Sequence[Tokens]) -> Calibration:
+    """A calibration of sequences that are tokens already, one tag each, in the given order.
+
+    `tags` and `sequences` are of one length; a sequence is int32 [length]. Raises BadText where
+    there is none, or one without tokens.
+    """
+    if not sequences or any(len(sequence) == 0 for sequence in sequences):
+        raise BadText("a batch without tokens was given", "give sequences of 1 token or more")
+    names = tuple(dict.fromkeys(tags))
+    grouped: list[list[Window]] = [[] for _ in names]
+    for number, (tag, tokens) in enumerate(zip(tags, sequences, strict=True), start=1):
+        grouped[names.index(tag)].append(Window(0, number, 0, tokens))
+    chosen = _number(grouped)
+    longest = max(map(len, sequences))
+    asked = (len(sequences), longest)
+    return Calibration(
+        tags=names,
+        sources=(SourceRecord("in memory", names[0], "", len(sequences)),),
+        samples=chosen,
+        seq_len=longest,
+        requested=asked,
+        seed=0,
+        notes=(),
+        digest=_digest_of_all(names, chosen, [*asked, longest, 0]),
+    )
+
+
 def _number(chosen: Sequence[Sequence[Window]]) -> tuple[Sample, ...]:
     samples: list[Sample] = []
     for tag, windows in enumerate(chosen):

@@ -2,7 +2,8 @@
 
     python tests/bench/scan_overhead.py [--dtype bfloat16] [--rounds 7]
 
-A random Llama (58M parameters), 8×512 tokens a forward. All contenders take turns within one
+A random Llama (55M parameters, four query heads a KV head), 8×512 tokens a forward. All
+contenders take turns within one
 run, so that a machine that speeds up or slows down does so for all; the median of the ratios
 to the plain forward of the same round is printed. Peak memory: RSS over that of the forward,
 each contender in a process of its own.
@@ -11,21 +12,22 @@ each contender in a process of its own.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import resource
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fp8scope.core.structure import Structure
 from fp8scope.observe.recorder import Recorder
-from fp8scope.observe.rows import Workers
 from fp8scope.runtime.batches import Batch
 from fp8scope.runtime.structure import discover
 
@@ -40,7 +42,7 @@ def build(dtype: torch.dtype) -> LlamaForCausalLM:
         intermediate_size=1376,
         num_hidden_layers=8,
         num_attention_heads=8,
-        num_key_value_heads=8,
+        num_key_value_heads=2,
         vocab_size=32000,
         max_position_embeddings=2048,
     )
@@ -48,60 +50,64 @@ def build(dtype: torch.dtype) -> LlamaForCausalLM:
     return model.to(dtype).eval()  # type: ignore[no-any-return]
 
 
-def plain(model: LlamaForCausalLM, ids: torch.Tensor) -> Callable[[], None]:
+def fresh_ids() -> torch.Tensor:
+    return torch.randint(0, 32000, (ROWS, LENGTH))
+
+
+def plain(model: LlamaForCausalLM) -> Callable[[], None]:
     def step() -> None:
         with torch.no_grad():
-            model(input_ids=ids, use_cache=False)
+            model(input_ids=fresh_ids(), use_cache=False)
 
     return step
 
 
-def scan(model: LlamaForCausalLM, ids: torch.Tensor, full: bool) -> Callable[[], None]:
+def scan(model: LlamaForCausalLM, full: bool) -> Callable[[], None]:
     structure: Structure = discover(model)
-    workers = Workers().__enter__()
-    recorder = Recorder(model, structure, ("text",), ROWS, workers, full=full)
-    batch = Batch(0, tuple(range(ROWS)), ids, (LENGTH,) * ROWS)
+    recorder = Recorder(model, structure, ("text",), 1000, full=full)
+    sample = itertools.count(step=ROWS)
 
     def step() -> None:
+        first = next(sample)
+        batch = Batch(0, tuple(range(first, first + ROWS)), fresh_ids(), (LENGTH,) * ROWS)
         with recorder:
             recorder.run(batch, torch.device("cpu"))
 
     return step
 
 
-def modelopt(dtype: torch.dtype, ids: torch.Tensor, calibrator: str) -> Callable[[], None]:
+def modelopt(dtype: torch.dtype, calibrator: str) -> Callable[[], None]:
     """A model with ModelOpt's quantizers, collecting and not quantizing."""
     import modelopt.torch.quantization as mtq
+    from modelopt.torch.quantization.calib import HistogramCalibrator
     from modelopt.torch.quantization.nn import TensorQuantizer
 
     model = build(dtype)
     mtq.quantize(model, {**mtq.FP8_DEFAULT_CFG, "algorithm": None})
-    for module in model.modules():
-        if isinstance(module, TensorQuantizer):
-            if calibrator == "histogram" and module._if_quant:
-                from modelopt.torch.quantization.calib import HistogramCalibrator
-
-                module._calibrator = HistogramCalibrator(num_bits=(4, 3), axis=None)
-            if module._if_quant:
-                module.disable_quant()
-                module.enable_calib()
     for name, module in model.named_modules():
-        if name.endswith("weight_quantizer"):
+        if not isinstance(module, TensorQuantizer) or not module.is_enabled:
+            continue
+        if not name.endswith("input_quantizer"):
             module.disable()
-    return plain(model, ids)
+            continue
+        if calibrator == "histogram":
+            module._calibrator = HistogramCalibrator(num_bits=(4, 3), axis=None)
+        module.disable_quant()
+        module.enable_calib()
+    return plain(model)
 
 
-def contender(name: str, model: LlamaForCausalLM, ids: torch.Tensor) -> Callable[[], None]:
+def contender(name: str, model: LlamaForCausalLM) -> Callable[[], None]:
     if name == "plain":
-        return plain(model, ids)
+        return plain(model)
     if name in ("standard", "full"):
-        return scan(model, ids, full=name == "full")
-    return modelopt(next(model.parameters()).dtype, ids, name.removeprefix("modelopt-"))
+        return scan(model, full=name == "full")
+    return modelopt(next(model.parameters()).dtype, name.removeprefix("modelopt-"))
 
 
 def time_ratios(dtype: torch.dtype, rounds: int, names: tuple[str, ...]) -> dict[str, Any]:
-    model, ids = build(dtype), torch.randint(0, 32000, (ROWS, LENGTH))
-    steps = {name: contender(name, model, ids) for name in names}
+    model = build(dtype)
+    steps = {name: contender(name, model) for name in names}
     times: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds + 1):
         for name, step in steps.items():
@@ -118,8 +124,27 @@ def time_ratios(dtype: torch.dtype, rounds: int, names: tuple[str, ...]) -> dict
     }
 
 
+def measure_peak(step: Callable[[], None]) -> float:
+    """Highest RSS in MB seen by a sampling thread during three steps (building has its own)."""
+    process, peak, running = psutil.Process(), 0, True
+
+    def watch() -> None:
+        nonlocal peak
+        while running:
+            peak = max(peak, process.memory_info().rss)
+            time.sleep(0.002)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for _ in range(3):
+        step()
+    running = False
+    watcher.join()
+    return peak / 1e6
+
+
 def peak_memory(dtype: str, name: str) -> float:
-    """Peak RSS in MB of three forwards in a fresh process."""
+    """`measure_peak` in a fresh process."""
     command = [sys.executable, __file__, "--dtype", dtype, "--peak", name]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -133,11 +158,7 @@ def main() -> None:
     arguments = parser.parse_args()
     dtype = getattr(torch, arguments.dtype)
     if arguments.peak:
-        model, ids = build(dtype), torch.randint(0, 32000, (ROWS, LENGTH))
-        step = contender(arguments.peak, model, ids)
-        for _ in range(3):
-            step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(measure_peak(contender(arguments.peak, build(dtype))))
         return
     result = time_ratios(dtype, arguments.rounds, tuple(arguments.only))
     base = peak_memory(arguments.dtype, "plain")

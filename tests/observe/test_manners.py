@@ -1,0 +1,183 @@
+"""A scan leaves the model as it was, and names the place where numbers break."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fp8scope
+from fp8scope.core.sites import Role, Site
+from fp8scope.errors import BadModel, BadText, OutputExists
+from tests import models
+from tests.observe import scans
+from tests.tokenizers import byte_tokenizer
+
+
+def _hooks(model: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+@pytest.mark.parametrize("record", ["standard", "full"])
+@pytest.mark.parametrize("name", models.CONFIGS)
+def test_the_model_is_left_as_it_was(name: str, record: str) -> None:
+    model, ids = scans.in_dtype(name, torch.bfloat16), models.token_ids(2, 20)
+    before, state = models.logits(model, ids), {k: v.clone() for k, v in model.state_dict().items()}
+    fp8scope.scan(model, [ids], record=record)
+    assert torch.equal(models.logits(model, ids), before)
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    assert _hooks(model) == 0
+
+
+def test_the_forward_under_a_scan_is_the_plain_one() -> None:
+    model, ids, seen = scans.in_dtype("llama", torch.bfloat16), models.token_ids(2, 20), []
+
+    def keep(_: nn.Module, __: Any, output: Tensor) -> None:
+        seen.append(output.clone())
+
+    handle = model.get_submodule("lm_head").register_forward_hook(keep)
+    fp8scope.scan(model, [ids])
+    handle.remove()
+    assert torch.equal(seen[0], models.logits(model, ids))
+
+
+def test_hooks_go_after_an_exception_in_the_forward() -> None:
+    model = scans.in_dtype("llama", torch.float32)
+
+    def explode(*_: Any) -> None:
+        raise RuntimeError("planted")
+
+    handle = model.get_submodule("model.layers.1.mlp").register_forward_pre_hook(explode)
+    model.train()
+    with pytest.raises(RuntimeError, match="planted"):
+        fp8scope.scan(model, [models.token_ids()])
+    handle.remove()
+    assert _hooks(model) == 0
+    assert all(module.training for module in model.modules())
+
+
+def test_the_mode_of_every_module_is_restored() -> None:
+    model = scans.in_dtype("llama", torch.float32)
+    model.get_submodule("model.layers.0").train()
+    before = [module.training for module in model.modules()]
+    fp8scope.scan(model, [models.token_ids()])
+    assert [module.training for module in model.modules()] == before
+
+
+@pytest.mark.parametrize(
+    ("record", "place"),
+    [("standard", "residual of model.layers.0"), ("full", "output of model.layers.0.mlp.down_proj")],
+)
+def test_an_overflow_names_layer_sample_and_tag(record: str, place: str) -> None:
+    model = scans.in_dtype("llama", torch.float16)
+    embedding = model.get_submodule("model.embed_tokens").get_parameter("weight")
+    with torch.no_grad():
+        model.get_submodule("model.layers.0.mlp.down_proj").get_parameter("weight")[5] = 6e4
+        embedding[7] *= 2  # whatever: the text decides which sample
+    with pytest.raises(BadModel) as caught:
+        scans.run(model, record=record)
+    said = str(caught.value)
+    assert place in said
+    assert "sample " in said
+    assert "tag prose" in said
+    assert "--dtype" in said
+    assert _hooks(model) == 0
+
+
+def test_an_overflow_in_a_later_sample_is_named_there() -> None:
+    """Token 50 alone overflows; it stands in the second row, at position 4, with padding."""
+    model = scans.in_dtype("llama", torch.float16)
+    with torch.no_grad():
+        model.get_submodule("model.embed_tokens").get_parameter("weight")[50] = torch.inf
+    ids = torch.full((2, 9), 5)
+    ids[1, 4] = 50
+    mask = torch.ones_like(ids)
+    mask[0, 6:] = 0
+    with pytest.raises(BadModel, match=r"sample 1, token 4\), tag mine"):
+        fp8scope.scan(model, [{"input_ids": ids, "attention_mask": mask, "tag": "mine"}])
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_broken_weight_names_its_layer(value: float) -> None:
+    model = scans.in_dtype("gpt2", torch.bfloat16)
+    with torch.no_grad():
+        model.get_submodule("transformer.h.1.mlp.c_proj").get_parameter("weight")[2, 3] = value
+    with pytest.raises(BadModel, match=r"transformer\.h\.1\.mlp\.c_proj\.weight holds 1 "):
+        fp8scope.scan(model, [models.token_ids()])
+
+
+def test_batches_are_tensors_or_mappings_with_a_tag() -> None:
+    model, ids = scans.in_dtype("qwen2", torch.float32), models.token_ids(2, 12)
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    profile = fp8scope.scan(
+        model, [ids, {"input_ids": ids.flip(0), "attention_mask": mask, "tag": "code"}]
+    )
+    assert profile.complete
+    assert profile.tags == ("text", "code")
+    assert profile.samples["length"].tolist() == [12, 12, 12, 5]
+    site = Site("lm_head", Role.INPUT)
+    assert profile.site(site).elements[:, 0].tolist() == [24 * models.HIDDEN, 17 * models.HIDDEN]
+
+
+def test_padding_on_the_left_is_refused() -> None:
+    model, ids = scans.in_dtype("llama", torch.float32), models.token_ids(2, 12)
+    mask = torch.ones_like(ids)
+    mask[0, :3] = 0
+    with pytest.raises(BadText, match="left"):
+        fp8scope.scan(model, [{"input_ids": ids, "attention_mask": mask}])
+    with pytest.raises(BadText, match="without tokens"):
+        fp8scope.scan(model, [])
+
+
+def test_a_tokenizer_gives_the_text_around_the_largest_values() -> None:
+    tokenizer = byte_tokenizer()
+    model = scans.in_dtype("llama", torch.float32, vocab_size=len(tokenizer))
+    text = "It is a truth universally acknowledged"
+    ids = torch.tensor([tokenizer.encode(text)])
+    profile = fp8scope.scan(model, [ids], tokenizer=tokenizer)
+    table = profile.excerpts
+    assert len(table["token"])
+    for i in range(len(table["token"])):
+        assert table["token_id"][i] == ids[0, table["position"][i]]
+        around = b"".join(table[name][i] for name in ("before", "token", "after")).decode()
+        assert around.removeprefix("<s>") in text
+    bare = fp8scope.scan(model, [ids])
+    assert len(bare.excerpts["token"]) == 0
+
+
+def test_output_is_written_and_not_overwritten(tmp_path: Path) -> None:
+    model, path = scans.in_dtype("llama", torch.float32), tmp_path / "p.h5"
+    profile = fp8scope.scan(model, [models.token_ids()], output=path)
+    scans.assert_identical(fp8scope.read_profile(path), profile)
+    written = path.read_bytes()
+    with pytest.raises(OutputExists, match="force=True"):
+        fp8scope.scan(model, [models.token_ids()], output=path)
+    assert path.read_bytes() == written
+    fp8scope.scan(model, [models.token_ids(3)], output=path, force=True)
+    assert len(fp8scope.open_profile(path).samples["index"]) == 3
+
+
+def test_the_number_of_threads_does_not_matter() -> None:
+    model = scans.in_dtype("llama", torch.float32, hidden_size=64, intermediate_size=96)
+    before, profiles = torch.get_num_threads(), []
+    matrix = torch.randn(5000, 67)
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            profiles.append(_stats(matrix))
+    finally:
+        torch.set_num_threads(before)
+    assert all(np.array_equal(a, b) for a, b in zip(*profiles, strict=True))
+    assert _hooks(model) == 0
+
+
+def _stats(matrix: Tensor) -> list[Any]:
+    from fp8scope.observe.rows import row_stats
+
+    stats = row_stats(matrix, (1, 3000, 1999))
+    return [stats.histograms, stats.row_amax, stats.column_amax, stats.column_sum_squares]
