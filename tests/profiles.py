@@ -59,7 +59,7 @@ def structure() -> Structure:
     )
 
 
-def site_record(  # noqa: PLR0914
+def site_record(
     sequences: Sequence[tuple[int, Array]], tags: int, heads: int = 1, full: bool = False
 ) -> SiteRecord:
     """Record of (tag, values [tokens, channels]) per sample."""
@@ -134,7 +134,7 @@ def invented_values(*seed: int, shape: tuple[int, int]) -> NDArray[np.float32]:
     return values
 
 
-def build(  # noqa: PLR0914
+def build(
     plan: str = "plan",
     indices: Iterable[int] = range(6),
     *,

@@ -12,7 +12,7 @@ from pathlib import Path
 from fp8scope.errors import BadInput, CannotResume
 from fp8scope.profile.reader import read_profile
 from fp8scope.profile.record import Profile
-from fp8scope.profile.writer import write_profile
+from fp8scope.profile.writer import temporary_path, write_profile
 
 
 class Partials:
@@ -59,6 +59,7 @@ class Partials:
         return profile
 
     def remove(self) -> None:
-        """Delete both."""
+        """Delete both, and what a killed writer left."""
         for path in self.paths:
             path.unlink(missing_ok=True)
+            temporary_path(path).unlink(missing_ok=True)

@@ -41,27 +41,37 @@ def open_profile(path: str | Path, *, unfinished: bool = False) -> Profile:
     partial unless `unfinished`), BadInput (no such file). Reading a site may raise
     DamagedProfile as well.
     """
-    path = Path(path)
-    _check_signature(path)
-    with _damage(path):
-        file = h5py.File(path, "r")
-    _check_header(path, file)
-    with _damage(path):
-        profile = _Reader(path, file).read()
-    if not (profile.complete or unfinished):
-        raise DamagedProfile(
-            f"{path} is the unfinished part of a scan",
-            "repeat that scan's command with --resume to finish it",
-        )
+    profile, _ = _open(Path(path), unfinished=unfinished)
     return profile
 
 
 def read_profile(path: str | Path, *, unfinished: bool = False) -> Profile:
     """Read a whole profile into memory. Raises as `open_profile`."""
-    profile = open_profile(path, unfinished=unfinished)
-    profile.sites = dict(profile.sites)
-    profile.weights = dict(profile.weights)
+    profile, file = _open(Path(path), unfinished=unfinished)
+    with file:
+        profile.sites = dict(profile.sites)
+        profile.weights = dict(profile.weights)
     return profile
+
+
+def _open(path: Path, *, unfinished: bool) -> tuple[Profile, h5py.File]:
+    """The profile and the open file that its sites are read from; closed if refused."""
+    _check_signature(path)
+    with _damage(path):
+        file = h5py.File(path, "r")
+    try:
+        _check_header(path, file)
+        with _damage(path):
+            profile = _Reader(path, file).read()
+        if not (profile.complete or unfinished):
+            raise DamagedProfile(
+                f"{path} is the unfinished part of a scan",
+                "repeat that scan's command with --resume to finish it",
+            )
+    except BaseException:
+        file.close()
+        raise
+    return profile, file
 
 
 def _check_signature(path: Path) -> None:

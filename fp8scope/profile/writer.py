@@ -29,7 +29,7 @@ def write_profile(profile: Profile, path: Path, compression: int = 4) -> None:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Put `data` at `path` by a temporary file, fsync and rename. Raises CannotWrite."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(path)
     try:
         try:
             with temporary.open("wb") as file:
@@ -45,6 +45,11 @@ def write_atomically(path: Path, data: bytes) -> None:
             f"cannot write {path} ({len(data) / 1e6:.1f} MB): {error.strerror}",
             "free space there or choose another place with -o",
         ) from error
+
+
+def temporary_path(path: Path) -> Path:
+    """Where a file is written before it gets its name; a killed writer leaves it behind."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 def _fsync_folder(folder: Path) -> None:
@@ -116,9 +121,7 @@ class _Writer:
         fields: Mapping[str, layout.Field],
     ) -> None:
         path = site_path(site)
-        self.file.require_group(path).attrs[layout.ENCODING_ATTR] = fixed_text(
-            record.encoding.name
-        )
+        self.file.require_group(path).attrs[layout.ENCODING_ATTR] = fixed_text(record.encoding.name)
         for name, field in fields.items():
             array = getattr(record, name)
             if array is None:

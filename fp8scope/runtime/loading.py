@@ -184,6 +184,7 @@ def _load_weights(folder: Path, options: LoadOptions) -> nn.Module:
             trust_remote_code=options.trust_remote_code,
             use_safetensors=not _pickled(folder, options),
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
         )
     except Exception as error:  # a foreign config or file can fail anywhere inside transformers
         cause = " ".join(str(error).split())[:200]

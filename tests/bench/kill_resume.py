@@ -24,13 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from fp8scope.cli.app import main as fp8scope
+from fp8scope.demo import make  # noqa: F401  (imported before the fork)
 from fp8scope.observe import scan
 from fp8scope.profile import partial, writer
 from fp8scope.profile.reader import read_profile
 from tests.observe.scans import arrays
 
 PHASES = ("loading", "weights", "batches", "partial", "profile", "end")
-WORDS = ["scan", "demo", "--samples", "15", "--seq-len", "24", "--batch-tokens", "24"]
+WORDS = ["scan", "demo", "--samples", "9", "--seq-len", "24", "--batch-tokens", "24"]
 WORDS += ["--keep-every", "0"]
 
 
@@ -65,13 +66,15 @@ class Child:
             os._exit(code)
 
     def _report_phases(self) -> None:
-        weights: Any = scan.record_weights
-        forward: Any = scan.Scan._forward
+        module: Any = scan
+        partials: Any = partial
+        weights: Any = module.record_weights
+        forward: Any = module.Scan._forward
         write: Any = writer.write_profile
-        scan._Clock.due = lambda _: True  # type: ignore[method-assign]
-        scan.record_weights = self._in("weights", weights)
-        scan.Scan._forward = self._in("batches", forward)  # type: ignore[method-assign]
-        partial.write_profile = self._in("partial", write)
+        module._Clock.due = lambda _: True
+        module.record_weights = self._in("weights", weights)
+        module.Scan._forward = self._in("batches", forward)
+        partials.write_profile = self._in("partial", write)
         writer.write_profile = self._in("profile", write)
 
     def _in(self, name: str, call: Any) -> Any:
@@ -166,7 +169,9 @@ def main() -> None:
                 got[name].tobytes() == array.tobytes() for name, array in want.items()
             )
             equal += same
-            leftovers += sum(".tmp" in p.name or "partial" in p.name for p in output.parent.iterdir())
+            leftovers += sum(
+                ".tmp" in p.name or "partial" in p.name for p in output.parent.iterdir()
+            )
     print(
         json.dumps(
             {

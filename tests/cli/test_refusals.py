@@ -85,9 +85,7 @@ def test_a_broken_model(name: str, fp8scope: Fp8scope, own_model: Path, tmp_path
     _refused(ran, output, "model", *words)
 
 
-def test_an_overflow_in_the_forward(
-    fp8scope: Fp8scope, own_model: Path, tmp_path: Path
-) -> None:
+def test_an_overflow_in_the_forward(fp8scope: Fp8scope, own_model: Path, tmp_path: Path) -> None:
     folders.edit_weights(own_model, WEIGHT, lambda t: t.fill_(3e38))
     output = tmp_path / "out.h5"
     ran = fp8scope(
@@ -199,17 +197,10 @@ def test_the_output_is_a_folder(scan: Fp8scope, tmp_path: Path) -> None:
 
 
 def test_the_disk_is_full(scan: Fp8scope, tmp_path: Path) -> None:
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("no /dev/full here")
-    from fp8scope.errors import CannotWrite
-    from fp8scope.profile import writer
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer.os, "fsync", _no_space)
+        patch.setattr("os.fsync", _no_space)
         ran = scan()
     _refused(ran, tmp_path / "out.h5", "cannot write", "No space left")
-    assert issubclass(CannotWrite, Exception)
 
 
 def _no_space(_: int) -> None:

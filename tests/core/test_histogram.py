@@ -29,9 +29,10 @@ def tensor(numbers: list[float], dtype: str = "bfloat16") -> Tensor:
 
 
 def same(a: Histogram, b: Histogram) -> bool:
-    return (
-        np.array_equal(a.counts, b.counts)
-        and (a.encoding, a.zeros, a.amax) == (b.encoding, b.zeros, b.amax)
+    return np.array_equal(a.counts, b.counts) and (a.encoding, a.zeros, a.amax) == (
+        b.encoding,
+        b.zeros,
+        b.amax,
     )
 
 

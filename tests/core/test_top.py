@@ -52,6 +52,6 @@ def test_merging_equals_brute_force_in_any_order(
 def test_value_keeps_its_sign_and_dtypes_survive() -> None:
     merged = merge_top(top([(-2.0, 0, 0, 0)]), top([(1.0, 0, 1, 0), (2.0, 1, 0, 0)]), 2)
     assert rows_of(merged) == [(-2.0, 0, 0, 0), (2.0, 1, 0, 0)]
-    assert (merged.value.dtype, merged.sample.dtype) == (np.float32, np.int32)
+    assert [str(c.dtype) for c in (merged.value, merged.sample)] == ["float32", "int32"]
     assert len(Top.empty()) == 0
     assert len(merge_top(Top.empty(), Top.empty(), 5)) == 0

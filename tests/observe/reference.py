@@ -72,8 +72,10 @@ def capture(
 def patterns(tensor: Tensor) -> Array:
     """The 15-bit magnitude pattern of each element, from the definition."""
     if tensor.dtype is torch.float16:
-        return np.abs(tensor.numpy()).view(np.uint16).astype(np.int64)
-    return (np.abs(tensor.float().numpy()).view(np.uint32) >> 16).astype(np.int64)
+        half: Array = np.abs(tensor.numpy()).view(np.uint16).astype(np.int64)
+        return half
+    upper: Array = np.abs(tensor.float().numpy()).view(np.uint32) >> 16
+    return upper.astype(np.int64)
 
 
 def counts(tensor: Tensor) -> Array:

@@ -70,7 +70,10 @@ def test_the_mode_of_every_module_is_restored() -> None:
 
 @pytest.mark.parametrize(
     ("record", "place"),
-    [("standard", "residual of model.layers.0"), ("full", "output of model.layers.0.mlp.down_proj")],
+    [
+        ("standard", "residual of model.layers.0"),
+        ("full", "output of model.layers.0.mlp.down_proj"),
+    ],
 )
 def test_an_overflow_names_layer_sample_and_tag(record: str, place: str) -> None:
     model = scans.in_dtype("llama", torch.float16)

@@ -83,9 +83,7 @@ def test_padding_is_not_recorded(name: str) -> None:
         other = alone.sites[site]
         np.testing.assert_array_equal(record.elements, other.elements)
         np.testing.assert_array_equal(record.token_amax.sum(1), other.token_amax.sum(1))
-        np.testing.assert_array_equal(
-            record.sequence_binades.sum(1), other.sequence_binades.sum(1)
-        )
+        np.testing.assert_array_equal(record.sequence_binades.sum(1), other.sequence_binades.sum(1))
         np.testing.assert_allclose(record.sequence_amax, other.sequence_amax, rtol=1e-4)
         np.testing.assert_allclose(
             record.channel_sum_squares, other.channel_sum_squares, rtol=1e-3, atol=1e-6
@@ -122,10 +120,11 @@ class _Readers(nn.Module):
 
     def forward(self, input_ids: Tensor, use_cache: bool = False) -> Tensor:
         hidden = self.embed(input_ids)
-        total = self.first(hidden)
+        total: Tensor = self.first(hidden)
         if self.change:
             hidden.mul_(3)
-        return total + self.second(input=hidden)  # by name, as some models do
+        total = total + self.second(input=hidden)  # by name, as some models do
+        return total
 
 
 @pytest.mark.parametrize("change", [False, True])
@@ -166,7 +165,9 @@ def test_weights(name: str, dtype: torch.dtype) -> None:
         np.testing.assert_allclose(record.row_sum_squares, squares.sum(1).numpy(), rtol=1e-6)
         np.testing.assert_allclose(record.column_sum_squares, squares.sum(0).numpy(), rtol=1e-6)
         rows = weight.float().tolist()
-        entries = sorted((-abs(v), r, c, v) for r, row in enumerate(rows) for c, v in enumerate(row))
+        entries = sorted(
+            (-abs(v), r, c, v) for r, row in enumerate(rows) for c, v in enumerate(row)
+        )
         got = zip(
             record.top_row.tolist(),
             record.top_column.tolist(),

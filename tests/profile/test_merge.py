@@ -63,9 +63,7 @@ def test_other_texts_add_as_by_hand() -> None:
             one, two = getattr(x, name), getattr(y, name)
             expected = np.stack((one[0], np.maximum(one[1], two[0]), two[1]))
             assert np.array_equal(getattr(z, name), expected), name
-        assert np.array_equal(
-            z.channel_sum_squares, x.channel_sum_squares + y.channel_sum_squares
-        )
+        assert np.array_equal(z.channel_sum_squares, x.channel_sum_squares + y.channel_sum_squares)
         for name in ("sequence_amax", "sequence_binades"):
             both = np.concatenate((getattr(x, name), getattr(y, name)))
             assert np.array_equal(getattr(z, name), both)

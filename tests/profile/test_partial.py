@@ -100,9 +100,7 @@ def test_remove_takes_both(output: Path) -> None:
 # ---- a full disk
 
 
-def test_a_failing_fsync_leaves_the_old_file(
-    output: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_fsync_leaves_the_old_file(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_profile(part(1), output)
     before = output.read_bytes()
 

@@ -1,0 +1,28 @@
+"""A few kills of the benchmark, so that it and what it shows stay true."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_killed_anywhere_and_resumed_is_bit_identical() -> None:
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "tests/bench/kill_resume.py"), "--kills", "4"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    assert ran.returncode == 0, ran.stderr
+    result = json.loads(ran.stdout)
+    assert result["kills"] == 4
+    assert result["equal"] == result["resumed"]
