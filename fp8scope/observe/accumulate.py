@@ -88,15 +88,17 @@ def _offer(
     first_position: int,
 ) -> None:
     """Let the values [tokens, channels] of one sequence compete for a place in a top list."""
+    floor = np.float32(0)
     largest = row_amax.max(initial=0)
-    if largest == 0:
-        return
     worst_sample = record.top_sample[which][-1]
     if worst_sample >= 0:  # the list is full
-        worst = abs(record.top_value[which][-1])
-        if largest < worst or (largest == worst and sample > worst_sample):
+        floor = abs(record.top_value[which][-1])
+        if largest < floor or (largest == floor and sample > worst_sample):
             return
-    rows = np.sort(np.argsort(-row_amax, kind="stable")[:TOP_K])
+    if largest == 0:
+        return
+    rows = np.flatnonzero(row_amax >= floor)
+    rows = np.sort(rows[np.argsort(-row_amax[rows], kind="stable")[:TOP_K]])
     best = largest_values(values[torch.from_numpy(rows)], TOP_K)
     offered = Top(
         best.value,

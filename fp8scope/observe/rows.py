@@ -56,21 +56,21 @@ def row_stats(matrix: Tensor, parts: Sequence[int]) -> RowStats:
     kind = tensor_encoding(matrix)
     scratch = _scratch(matrix.device, kind.exact)
     histograms = np.zeros((len(parts), BINS), np.int64)
-    row_bits: list[Tensor] = []
-    column_bits: list[Tensor] = []
+    row_amax: list[Tensor] = []
+    column_amax: list[Tensor] = []
     squares = np.zeros(channels)
     for part, chunk in _chunks(matrix, parts):
-        bits, patterns = scratch.magnitude_bits(chunk)
+        patterns, ordered = scratch.magnitudes(chunk)
         histograms[part] += torch.bincount(patterns.reshape(-1), minlength=BINS).cpu().numpy()
-        row_bits.append(bits.amax(1))
-        column_bits.append(bits.amax(0))
+        row_amax.append(ordered.amax(1))
+        column_amax.append(ordered.amax(0))
         squares += scratch.column_sum_squares(chunk)
     return RowStats(
         kind,
         histograms,
         _zeros(matrix, parts, histograms[:, 0], kind),
-        _bits_to_float32(torch.cat(row_bits), matrix.dtype),
-        _bits_to_float32(torch.stack(column_bits).amax(0), matrix.dtype),
+        _float32(torch.cat(row_amax), matrix.dtype),
+        _float32(torch.stack(column_amax).amax(0), matrix.dtype),
         squares,
     )
 
@@ -100,7 +100,7 @@ def pattern_counts(matrix: Tensor) -> NDArray[np.int64]:
     total = np.zeros(BINS, np.int64)
     flat = matrix.reshape(1, -1)
     for start in range(0, flat.shape[1], CHUNK_ELEMENTS):
-        _, patterns = scratch.magnitude_bits(flat[:, start : start + CHUNK_ELEMENTS])
+        patterns, _ = scratch.magnitudes(flat[:, start : start + CHUNK_ELEMENTS])
         total += torch.bincount(patterns.reshape(-1), minlength=BINS).cpu().numpy()
     return total
 
@@ -109,38 +109,40 @@ class _Scratch:
     """Reused buffers of one device and one kind of dtype."""
 
     def __init__(self, device: torch.device, exact: bool) -> None:
-        self.device = device
         self.exact = exact
-        self.bits = self._buffer(torch.int16 if exact else torch.int32)
-        self.patterns = self.bits if exact else self._buffer(torch.int16)
-        self.floats = self._buffer(torch.float32)
+        self._patterns = torch.empty(CHUNK_ELEMENTS, dtype=torch.int16, device=device)
+        self._floats = torch.empty(CHUNK_ELEMENTS, dtype=torch.float32, device=device)
 
-    def _buffer(self, dtype: torch.dtype, size: int = CHUNK_ELEMENTS) -> Tensor:
-        return torch.empty(size, dtype=dtype, device=self.device)
+    def _views(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        size = shape.numel()
+        if size > self._patterns.numel():  # a single row may be longer than a chunk
+            self._patterns = self._patterns.new_empty(size)
+            self._floats = self._floats.new_empty(size)
+        return self._patterns[:size].view(shape), self._floats[:size].view(shape)
 
-    def _take(self, name: str, shape: torch.Size) -> Tensor:
-        buffer: Tensor = getattr(self, name)
-        if shape.numel() > buffer.numel():
-            buffer = self._buffer(buffer.dtype, shape.numel())
-            setattr(self, name, buffer)
-        return buffer[: shape.numel()].view(shape)
+    def magnitudes(self, chunk: Tensor) -> tuple[Tensor, Tensor]:
+        """|x| of a chunk [r, c]: its upper 15 bits as int16, and what orders like |x| exactly.
 
-    def magnitude_bits(self, chunk: Tensor) -> tuple[Tensor, Tensor]:
-        """Bits of |x| (15, or 31 for fp32) and their upper 15, as integers [r, c]."""
-        bits = self._take("bits", chunk.shape)
+        The second is those bits again for bf16 and fp16, and float32 for fp32.
+        """
+        patterns, floats = self._views(chunk.shape)
         if self.exact:
-            torch.bitwise_and(chunk.view(torch.int16), 0x7FFF, out=bits)
-            return bits, bits
-        torch.bitwise_and(chunk.view(torch.int32), 0x7FFFFFFF, out=bits)
-        patterns = self._take("patterns", chunk.shape)
-        patterns.copy_(bits >> 16)
-        return bits, patterns
+            torch.bitwise_and(chunk.view(torch.int16), 0x7FFF, out=patterns)
+            return patterns, patterns
+        torch.abs(chunk, out=floats)
+        # the upper half of each float32, on a little-endian machine
+        patterns.copy_(floats.view(torch.int16).view(*chunk.shape, 2)[..., 1])
+        return patterns, floats
 
     def column_sum_squares(self, chunk: Tensor) -> NDArray[np.float64]:
-        """Sum of squares of each column: float32 within the chunk, float64 across chunks."""
-        values = self._take("floats", chunk.shape)
-        values.copy_(chunk).square_()
-        return values.sum(0).double().cpu().numpy()
+        """Sum of squares of each column: float32 within the chunk, float64 across chunks.
+
+        Follows `magnitudes` of the same chunk, whose float32 values it may use up.
+        """
+        _, floats = self._views(chunk.shape)
+        if self.exact:
+            floats.copy_(chunk)
+        return floats.square_().sum(0).double().cpu().numpy()
 
 
 _SCRATCH: dict[tuple[torch.device, bool], _Scratch] = {}
@@ -150,5 +152,5 @@ def _scratch(device: torch.device, exact: bool) -> _Scratch:
     return _SCRATCH.setdefault((device, exact), _Scratch(device, exact))
 
 
-def _bits_to_float32(bits: Tensor, dtype: torch.dtype) -> NDArray[np.float32]:
-    return bits.view(dtype).float().cpu().numpy()
+def _float32(ordered: Tensor, dtype: torch.dtype) -> NDArray[np.float32]:
+    return ordered.view(dtype).float().cpu().numpy()

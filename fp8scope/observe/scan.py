@@ -180,7 +180,8 @@ class _Clock:
 
     def written(self) -> None:
         self.last = time.monotonic()
-        self.every = max(self.every, 20 * (self.last - self.asked))
+        if self.every:  # 0 asks for a partial after every batch, whatever that costs
+            self.every = max(self.every, 20 * (self.last - self.asked))
 
 
 def _check_same_scan(wanted: Profile, kept: Profile) -> None:
