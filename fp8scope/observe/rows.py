@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fp8scope.core.magnitude import BINS, Encoding, encoding
+from fp8scope.core.magnitude import BF16, BINS, FP16, Encoding, encoding
+from fp8scope.observe.kernel import add_squares, count_magnitudes
 
 CHUNK_ELEMENTS = 1 << 18  # 512 KiB of bf16: two chunks fit in a core's L2
 
@@ -52,6 +54,41 @@ def row_stats(matrix: Tensor, parts: Sequence[int]) -> RowStats:
 
     parts: lengths of consecutive runs of rows (sequences), adding up to `rows`, none zero.
     """
+    if matrix.device.type == "cpu":
+        return compiled_row_stats(matrix, parts)
+    return torch_row_stats(matrix, parts)
+
+
+def compiled_row_stats(matrix: Tensor, parts: Sequence[int]) -> RowStats:
+    """`row_stats` by the compiled kernel, for a matrix in main memory."""
+    kind = tensor_encoding(matrix)
+    bits = _bits(matrix)
+    mask, shift = (0x7FFF, 0) if kind.exact else (0x7FFFFFFF, 16)
+    histograms = np.zeros((len(parts), BINS), np.int64)
+    row_amax = np.empty(len(bits), bits.dtype)
+    column_amax = np.zeros(bits.shape[1], bits.dtype)
+    squares = np.zeros(bits.shape[1])
+    widened = bits if kind is not FP16 else _bits(matrix.float())
+    start = 0
+    for part, rows in enumerate(parts):
+        here = slice(start, start + rows)
+        count_magnitudes(
+            bits[here], bits.dtype.type(mask), shift, histograms[part], row_amax[here], column_amax
+        )
+        add_squares(widened[here], kind is BF16, squares)
+        start += rows
+    return RowStats(
+        kind,
+        histograms,
+        _zeros(matrix, parts, histograms[:, 0], kind),
+        _float32(_tensor(row_amax), matrix.dtype),
+        _float32(_tensor(column_amax), matrix.dtype),
+        squares,
+    )
+
+
+def torch_row_stats(matrix: Tensor, parts: Sequence[int]) -> RowStats:
+    """`row_stats` by torch operations, on any device: the reference."""
     channels = matrix.shape[1]
     kind = tensor_encoding(matrix)
     scratch = _scratch(matrix.device, kind.exact)
@@ -73,6 +110,18 @@ def row_stats(matrix: Tensor, parts: Sequence[int]) -> RowStats:
         _float32(torch.stack(column_amax).amax(0), matrix.dtype),
         squares,
     )
+
+
+def _bits(matrix: Tensor) -> NDArray[Any]:
+    """The bits of a matrix in main memory, as uint16 or uint32 [rows, channels]; no copy."""
+    signed, unsigned = (
+        (torch.int32, np.uint32) if matrix.dtype is torch.float32 else (torch.int16, np.uint16)
+    )
+    return matrix.contiguous().view(signed).numpy().view(unsigned)
+
+
+def _tensor(bits: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(bits.view(np.int32 if bits.dtype == np.uint32 else np.int16))
 
 
 def _chunks(matrix: Tensor, parts: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
