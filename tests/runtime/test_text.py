@@ -233,9 +233,14 @@ def test_reading_text_needs_no_torch() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_no_warning_about_long_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_warning_about_long_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     records: list[logging.LogRecord] = []
     logger = logging.getLogger("transformers.tokenization_utils_base")
+    # the command line quiets transformers for the whole process, other tests' included
+    logger.setLevel(logging.WARNING)
+    request.addfinalizer(lambda: logger.setLevel(logging.NOTSET))
     monkeypatch.setattr(logger, "handle", lambda r: records.append(r) if logger.filter(r) else None)
     byte_tokenizer()(PROSE)
     assert len(records) == 1, "the tokenizer warns by itself"
