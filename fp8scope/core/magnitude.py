@@ -40,6 +40,12 @@ class Encoding:
         """Magnitude at the lower edge of every finite bin, [first_nonfinite] float32."""
         return _bin_values(self.name)[: self.first_nonfinite]
 
+    def bins(self, magnitudes: NDArray[np.float32]) -> NDArray[np.uint16]:
+        """The bin of each magnitude, which is one that this encoding can hold."""
+        if self.name == FP16.name:
+            return magnitudes.astype(np.float16).view(np.uint16)
+        return (magnitudes.view(np.uint32) >> 16).astype(np.uint16)
+
     def sub_points(self, bins: NDArray[np.int64]) -> NDArray[np.float32]:
         """Magnitudes that stand for each bin: [n, 1] if exact, else [n, 16] across it."""
         low = self.values()[bins]

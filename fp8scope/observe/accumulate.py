@@ -10,12 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fp8scope.core.magnitude import BINS
 from fp8scope.core.top import Top, merge_top
 from fp8scope.errors import BadModel
-from fp8scope.observe.rows import RowStats, pattern_counts, row_stats
+from fp8scope.observe.rows import row_stats
+from fp8scope.observe.stats import RowStats
 from fp8scope.profile.layout import TOP_K
 from fp8scope.profile.record import SiteRecord
 
+SMALLEST = np.float32(1e-45)  # zeros are never listed
 FIRST, OTHERS = 0, 1  # the two top lists: values at the first token, and at the others
 
 
@@ -44,29 +47,48 @@ def accumulate(record: SiteRecord, tag: int, tokens: Tokens) -> None:
     Raises BadModel at the first inf or NaN, naming sample and token, with the record unchanged:
     such a tensor has no amax, so no scale.
     """
-    stats = row_stats(tokens.values, tokens.lengths)
+    stats = row_stats(tokens.values, tokens.lengths, record.heads)
     if stats.nonfinite:
         raise BadModel(_first_nonfinite(tokens, stats))
     np.maximum(record.channel_amax[tag], stats.column_amax, out=record.channel_amax[tag])
     record.channel_sum_squares += stats.column_sum_squares
-    record.token_amax[tag] += _patterns_of(stats.row_amax, record)
-    histograms = torch.from_numpy(stats.histograms)
-    binades = histograms.view(len(histograms), record.encoding.binades, -1).sum(2).numpy()
-    for number, (sample, rows) in enumerate(tokens.sequences()):
-        amax = stats.row_amax[rows]
-        # a module that runs twice in a forward (shared weights) adds to the same sequence
-        record.sequence_amax[sample] = max(record.sequence_amax[sample], amax.max())
-        record.sequence_binades[sample] += binades[number].astype(np.uint32)
-        sequence = tokens.values[rows]
-        _offer(record, (tag, FIRST), sample, sequence[:1], amax[:1], 0)
-        _offer(record, (tag, OTHERS), sample, sequence[1:], amax[1:], 1)
-    if record.heads == 1:
-        record.histogram[tag, 0] += histograms.sum(0).numpy()
-        record.zeros[tag, 0] += stats.zeros.sum()
-        record.amax[tag, 0] = record.channel_amax[tag].max()
-    else:
-        _add_heads(record, tag, tokens.values)
+    record.token_amax[tag] += np.bincount(record.encoding.bins(stats.row_amax), minlength=BINS)
+    record.histogram[tag] += stats.histograms
+    record.zeros[tag] += stats.zeros
+    record.amax[tag] = record.channel_amax[tag].reshape(record.heads, -1).max(1)
     record.elements[tag] += tokens.values.numel() // record.heads
+    _add_sequences(record, tag, tokens, stats)
+
+
+def _add_sequences(record: SiteRecord, tag: int, tokens: Tokens, stats: RowStats) -> None:
+    """What is kept per sequence, and each sequence's bid for the top lists."""
+    samples = np.array(tokens.samples)
+    record.sequence_binades[samples] += stats.binades.astype(np.uint32)
+    starts = np.cumsum((0, *tokens.lengths[:-1]))
+    others_amax = stats.row_amax.copy()
+    others_amax[starts] = 0
+    largest = {FIRST: stats.row_amax[starts], OTHERS: np.maximum.reduceat(others_amax, starts)}
+    # a module that runs twice in a forward (shared weights) adds to the same sequence
+    so_far = record.sequence_amax[samples]
+    record.sequence_amax[samples] = np.maximum(so_far, np.maximum(*largest.values()))
+    for which, amax in largest.items():
+        bids = np.flatnonzero(amax >= max(_floor(record, tag, which), SMALLEST))
+        for sequence in bids:
+            first, last = starts[sequence], starts[sequence] + tokens.lengths[sequence]
+            rows = slice(first, first + 1) if which == FIRST else slice(first + 1, last)
+            _offer(
+                record,
+                (tag, which),
+                int(samples[sequence]),
+                tokens.values[rows],
+                stats.row_amax[rows],
+            )
+
+
+def _floor(record: SiteRecord, tag: int, which: int) -> np.float32:
+    """|value| that a newcomer to a top list must reach; 0 while there is room."""
+    full = record.top_sample[tag, which, -1] >= 0
+    return np.abs(record.top_value[tag, which, -1]) if full else np.float32(0)
 
 
 def _first_nonfinite(tokens: Tokens, stats: RowStats) -> str:
@@ -75,27 +97,17 @@ def _first_nonfinite(tokens: Tokens, stats: RowStats) -> str:
     return f"{stats.nonfinite} inf or NaN (sample {sample}, token {row - rows.start})"
 
 
-def _patterns_of(amax: NDArray[np.float32], record: SiteRecord) -> NDArray[np.int64]:
-    return pattern_counts(torch.from_numpy(amax).to(getattr(torch, record.encoding.name)))
-
-
 def _offer(
     record: SiteRecord,
     which: tuple[int, int],
     sample: int,
     values: Tensor,
     row_amax: NDArray[np.float32],
-    first_position: int,
 ) -> None:
     """Let the values [tokens, channels] of one sequence compete for a place in a top list."""
-    floor = np.float32(0)
-    largest = row_amax.max(initial=0)
-    worst_sample = record.top_sample[which][-1]
-    if worst_sample >= 0:  # the list is full
-        floor = abs(record.top_value[which][-1])
-        if largest < floor or (largest == floor and sample > worst_sample):
-            return
-    if largest == 0:
+    floor = _floor(record, *which)
+    largest = row_amax.max()
+    if largest < floor or (largest == floor and sample > record.top_sample[which][-1]):
         return
     rows = np.flatnonzero(row_amax >= floor)
     rows = np.sort(rows[np.argsort(-row_amax[rows], kind="stable")[:TOP_K]])
@@ -103,7 +115,7 @@ def _offer(
     offered = Top(
         best.value,
         np.full(len(best), sample, np.int32),
-        (rows[best.position] + first_position).astype(np.int32),
+        (rows[best.position] + which[1]).astype(np.int32),  # the list of others starts at 1
         best.channel,
     )
     record.put_top(*which, merge_top(record.top(*which), offered, TOP_K))
@@ -118,7 +130,7 @@ def largest_values(matrix: Tensor, k: int) -> Top:
     values = matrix.float().cpu().numpy()
     flat = np.abs(values).ravel()
     k = min(k, len(flat))
-    threshold = max(np.partition(flat, len(flat) - k)[len(flat) - k], np.float32(1e-45))
+    threshold = max(np.partition(flat, len(flat) - k)[len(flat) - k], SMALLEST)
     found = np.flatnonzero(flat >= threshold)
     found = found[np.argsort(-flat[found], kind="stable")][:k]
     row, channel = np.divmod(found, values.shape[1])
@@ -128,16 +140,3 @@ def largest_values(matrix: Tensor, k: int) -> Top:
         row.astype(np.int32),
         channel.astype(np.int32),
     )
-
-
-def _add_heads(record: SiteRecord, tag: int, values: Tensor) -> None:
-    """K and V: a histogram per KV head, over the whole micro-batch."""
-    by_head = values.view(len(values), record.heads, -1).unbind(1)
-    record.amax[tag] = record.channel_amax[tag].reshape(record.heads, -1).max(axis=1)
-    for head, part in enumerate(by_head):
-        counts = pattern_counts(part)
-        record.histogram[tag, head] += counts
-        zeros = int(counts[0])
-        if zeros and not record.encoding.exact:
-            zeros = part.numel() - int(torch.count_nonzero(part))
-        record.zeros[tag, head] += zeros

@@ -17,9 +17,9 @@ from fp8scope.core.structure import Structure
 from fp8scope.errors import BadModel
 from fp8scope.observe.accumulate import Tokens, accumulate
 from fp8scope.observe.kvcache import ObservedCache
-from fp8scope.observe.quantized import error_by_binade
-from fp8scope.observe.rows import tensor_encoding
+from fp8scope.observe.quantized import errors_by_binade
 from fp8scope.observe.sharing import SharedInputs
+from fp8scope.observe.stats import tensor_encoding
 from fp8scope.profile.record import SiteRecord
 from fp8scope.runtime.batches import Batch
 from fp8scope.runtime.linears import named_linears
@@ -64,6 +64,11 @@ class Recorder:
                 self._handles.append(
                     module.register_forward_hook(self._output_hook(Site(name, Role.OUTPUT)))
                 )
+        head = _logits_linear(self._model)
+        if head is not None:
+            self._handles.append(
+                head.register_forward_pre_hook(self._skip_logits, with_kwargs=True)
+            )
         for name in self._structure.blocks:
             block = self._model.get_submodule(name)
             self._handles.append(
@@ -108,11 +113,17 @@ class Recorder:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             tensor = args[0] if args else next(iter(kwargs.values()))
             owner = Site(self._shared.owner(tensor, name), Role.INPUT)
-            if self._is_alias(site, owner):
-                return
-            self._observe(site, tensor)
+            if not self._is_alias(site, owner):
+                self._observe(site, tensor)
 
         return hook
+
+    def _skip_logits(
+        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Nobody reads the logits of a scan: lm_head, once seen, computes the last token alone."""
+        last = [tensor[..., -1:, :] for tensor in (*args, *kwargs.values())]
+        return tuple(last[: len(args)]), dict(zip(kwargs, last[len(args) :], strict=True))
 
     def _is_alias(self, site: Site, owner: Site) -> bool:
         seen = site in self.sites or site in self.aliases
@@ -167,9 +178,9 @@ class Recorder:
         if record.error_per_token is not None and record.error_per_block is not None:
             sampled = _sampled_tokens(tokens)
             if len(sampled):
-                per_token = error_by_binade(sampled, E4M3, (1, sampled.shape[1]))
+                tiles = ((1, sampled.shape[1]), (1, ERROR_BLOCK))
+                per_token, per_block = errors_by_binade(sampled, E4M3, tiles)
                 record.error_per_token[batch.tag] += per_token
-                per_block = error_by_binade(sampled, E4M3, (1, ERROR_BLOCK))
                 record.error_per_block[batch.tag] += per_block
 
 
@@ -191,6 +202,12 @@ def _sampled_tokens(tokens: Tokens) -> Tensor:
         for sample, rows in tokens.sequences()
     ]
     return torch.cat(parts)
+
+
+def _logits_linear(model: nn.Module) -> nn.Linear | None:
+    get = getattr(model, "get_output_embeddings", None)
+    head = get() if get else None
+    return head if isinstance(head, nn.Linear) else None
 
 
 def _attention_names(model: nn.Module, structure: Structure) -> dict[int, str]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fp8scope.core.formats import E4M3
 from fp8scope.errors import BadModel
 from fp8scope.observe.accumulate import largest_values
-from fp8scope.observe.quantized import error_by_binade
+from fp8scope.observe.quantized import errors_by_binade
 from fp8scope.observe.rows import row_stats
 from fp8scope.profile.layout import TOP_K
 from fp8scope.profile.record import WeightRecord
@@ -47,6 +47,10 @@ def _record(name: str, weight: Tensor, full: bool) -> WeightRecord:
     top_value, top_row, top_column = (np.zeros(TOP_K, t) for t in ("f4", "i4", "i4"))
     top_value[: len(top)], top_column[: len(top)] = top.value, top.channel
     top_row[: len(top)] = rows[top.position]
+    per_channel = per_block = None
+    if full:
+        tiles = ((1, weight.shape[1]), (BLOCK, BLOCK))
+        per_channel, per_block = errors_by_binade(weight, E4M3, tiles)
     return WeightRecord(
         encoding=stats.encoding,
         elements=np.array([weight.numel()], np.int64),
@@ -61,8 +65,8 @@ def _record(name: str, weight: Tensor, full: bool) -> WeightRecord:
         top_value=top_value,
         top_row=top_row,
         top_column=top_column,
-        error_per_channel=error_by_binade(weight, E4M3, (1, weight.shape[1])) if full else None,
-        error_per_block=error_by_binade(weight, E4M3, (BLOCK, BLOCK)) if full else None,
+        error_per_channel=per_channel,
+        error_per_block=per_block,
     )
 
 

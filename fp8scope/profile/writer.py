@@ -82,7 +82,7 @@ class _Writer:
         root[layout.VERSION_ATTR] = layout.VERSION
         root[layout.COMPLETE_ATTR] = profile.complete
         root[layout.BATCHES_DONE_ATTR] = profile.batches_done
-        self.file.require_group(layout.SITES)
+        self.file.create_group(layout.SITES, track_order=True)  # in the order of the forward
         self.attributes(layout.MODEL, profile.model)
         self.attributes(layout.SETTINGS, profile.settings)
         self.attributes(layout.ENVIRONMENT, profile.environment)

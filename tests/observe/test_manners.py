@@ -39,10 +39,24 @@ def test_the_forward_under_a_scan_is_the_plain_one() -> None:
     def keep(_: nn.Module, __: Any, output: Tensor) -> None:
         seen.append(output.clone())
 
-    handle = model.get_submodule("lm_head").register_forward_hook(keep)
+    handle = model.get_submodule("model.norm").register_forward_hook(keep)
     fp8scope.scan(model, [ids])
+    models.logits(model, ids)
     handle.remove()
-    assert torch.equal(seen[0], models.logits(model, ids))
+    assert torch.equal(seen[0], seen[1])
+
+
+def test_a_scan_computes_no_logits_but_the_last_token_s() -> None:
+    model, ids, seen = scans.in_dtype("llama", torch.bfloat16), models.token_ids(2, 20), []
+
+    def keep(_: nn.Module, __: Any, output: Tensor) -> None:
+        seen.append(output.shape[1])
+
+    handle = model.get_submodule("lm_head").register_forward_hook(keep)
+    profile = fp8scope.scan(model, [ids])
+    handle.remove()
+    assert seen == [1]
+    assert profile.sites[Site("lm_head", Role.INPUT)].elements.sum() == 2 * 20 * 32
 
 
 def test_hooks_go_after_an_exception_in_the_forward() -> None:

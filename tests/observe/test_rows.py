@@ -1,10 +1,14 @@
 """The compiled kernel against the torch operations that it replaces on the CPU."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
-from fp8scope.observe.rows import compiled_row_stats, torch_row_stats
+from fp8scope.observe import team
+from fp8scope.observe.rows import compiled_row_stats
+from fp8scope.observe.torch_rows import torch_row_stats
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -19,11 +23,24 @@ def matrix(dtype: torch.dtype, rows: int, channels: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    ("parts", "channels"), [((1,), 1), ((5, 300, 1), 172), ((600,), 64), ((2, 2), 3000)]
+    ("parts", "channels", "heads"),
+    [
+        ((1,), 1, 1),
+        ((5, 300, 1), 172, 1),
+        ((5, 300, 1), 172, 4),
+        ((600, 700), 64, 2),
+        ((2, 2), 3000, 1),
+    ],
 )
-def test_kernel_equals_torch(dtype: torch.dtype, parts: tuple[int, ...], channels: int) -> None:
+def test_kernel_equals_torch(
+    dtype: torch.dtype, parts: tuple[int, ...], channels: int, heads: int
+) -> None:
     values = matrix(dtype, sum(parts), channels)
-    kernel, reference = compiled_row_stats(values, parts), torch_row_stats(values, parts)
+    kernel = compiled_row_stats(values, parts, heads)
+    reference = torch_row_stats(values, parts, heads)
+    assert kernel.histograms.shape == (heads, 32768)
+    assert kernel.binades.sum(1).tolist() == [rows * channels for rows in parts]
+    assert np.array_equal(kernel.binades, reference.binades)
     assert np.array_equal(kernel.histograms, reference.histograms)
     assert np.array_equal(kernel.zeros, reference.zeros)
     assert np.array_equal(kernel.row_amax, reference.row_amax)
@@ -48,3 +65,31 @@ def test_a_strided_matrix_is_read_as_it_is() -> None:
     one = compiled_row_stats(values.T, (64,))
     other = compiled_row_stats(values.T.contiguous(), (64,))
     assert np.array_equal(one.row_amax, other.row_amax)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("heads", [1, 3])
+def test_any_number_of_threads_gives_the_same_bits(dtype: torch.dtype, heads: int) -> None:
+    values, parts = matrix(dtype, 5000, 69), (1, 3000, 1999)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            found.append(compiled_row_stats(values, parts, heads))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        for field in dataclasses.fields(other):
+            ours, theirs = getattr(found[0], field.name), getattr(other, field.name)
+            assert np.array_equal(ours, theirs), field.name
+
+
+def test_without_torch_s_threads_the_job_is_done_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    values = matrix(torch.bfloat16, 900, 96)
+    expected = compiled_row_stats(values, (900,))
+    monkeypatch.setattr(team, "_parallel", lambda: team._alone)
+    alone = compiled_row_stats(values, (900,))
+    assert np.array_equal(alone.histograms, expected.histograms)
+    assert np.array_equal(alone.column_sum_squares, expected.column_sum_squares)
