@@ -18,8 +18,7 @@ from fp8scope.core.sites import Role, Site
 from fp8scope.core.structure import Fold, FusedGroup, KVLayer, Linear, Structure
 from fp8scope.core.top import Top
 from fp8scope.profile import layout
-from fp8scope.profile.merge import top_tokens
-from fp8scope.profile.record import Profile, SiteRecord, WeightRecord, empty_arrays
+from fp8scope.profile.record import Profile, SiteRecord, WeightRecord, empty_arrays, top_tokens
 
 Q = "model.layers.0.self_attn.q_proj"
 K = "model.layers.0.self_attn.k_proj"
@@ -60,7 +59,7 @@ def structure() -> Structure:
 
 
 def site_record(
-    sequences: Sequence[tuple[int, Array]], tags: int, heads: int = 1, full: bool = False
+    sequences: Sequence[tuple[int, Array]], tags: int, heads: int = 0, full: bool = False
 ) -> SiteRecord:
     """Record of (tag, values [tokens, channels]) per sample."""
     channels = sequences[0][1].shape[1]
@@ -69,13 +68,14 @@ def site_record(
     )
     for sample, (tag, values) in enumerate(sequences):
         size = np.abs(values)
-        by_head = values.reshape(len(values), heads, -1)
-        for head in range(heads):
-            part = by_head[:, head]
-            record.elements[tag, head] += part.size
-            record.zeros[tag, head] += (part == 0).sum()
-            record.histogram[tag, head] += counts(part)
-            record.amax[tag, head] = max(record.amax[tag, head], np.abs(part).max())
+        record.elements[tag] += values.size
+        record.zeros[tag] += (values == 0).sum()
+        record.histogram[tag] += counts(values)
+        record.amax[tag] = max(record.amax[tag], size.max())
+        if record.head_histogram is not None and record.head_zeros is not None:
+            for head, part in enumerate(np.split(values, heads, axis=1)):
+                record.head_zeros[head] += (part == 0).sum()
+                record.head_histogram[head] += counts(part)
         record.channel_amax[tag] = np.maximum(record.channel_amax[tag], size.max(0))
         record.channel_sum_squares += (values.astype(np.float64) ** 2).sum(0)
         record.token_amax[tag] += counts(size.max(1))
@@ -108,7 +108,7 @@ def site_record(
 
 def weight_record(matrix: Array, encoding: Encoding = BF16, full: bool = False) -> WeightRecord:
     dims = layout.fixed_dims(encoding) | {"row": matrix.shape[0], "column": matrix.shape[1]}
-    arrays = empty_arrays(layout.WEIGHT_FIELDS, dims, full=full)
+    arrays = empty_arrays(layout.WEIGHT_FIELDS, dims, {"", "full"} if full else {""})
     size = np.abs(matrix)
     flat = np.argsort(-size.ravel(), kind="stable")[: layout.TOP_K]
     arrays["elements"][0] = matrix.size
@@ -177,7 +177,14 @@ def build(
         "config": {"model_type": "llama", "names": ["é", None, True, 1e-5]},
         "structure": structure(),
         "tags": tags,
-        "sources": ({"location": f"{plan}.txt", "tag": tags[0], "sha256": "c", "documents": 9},),
+        "sources": (
+            {
+                "location": f"{plan}.txt",
+                "tag": tags[0],
+                "sha256": hashlib.sha256(plan.encode()).hexdigest(),
+                "documents": 9,
+            },
+        ),
         "samples": {
             "index": np.array(numbers, np.int32),
             "tag": np.array(tag_of, np.int32),

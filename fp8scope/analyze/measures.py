@@ -90,7 +90,7 @@ def _weight(profile: Profile, module: str) -> SiteMeasures:
 
 
 def _headroom(profile: Profile, record: SiteRecord) -> tuple[float | None, str]:
-    by_tag = record.amax.max(axis=1)
+    by_tag = record.amax
     if len(by_tag) == 1:
         half = np.array([record.sequence_amax[i::2].max(initial=0) for i in (0, 1)])
         return (float(half.min() / half.max()) if half.min() > 0 else None), ""

@@ -61,14 +61,22 @@ class Histogram:
         """Finite, non-zero magnitudes with weights, and the bin of each.
 
         Each array is [n]. The weights sum to the number of such elements. Where a bin is an
-        interval (fp32), its sub-points never exceed `amax`, which is known exactly.
+        interval (fp32), one element stands exactly at `amax`, which may carry all the energy,
+        and the sub-points, for all others, never exceed it.
         """
         counts = self.nonzero_counts()
         bins = np.flatnonzero(counts)
         magnitudes = np.minimum(self.encoding.sub_points(bins), np.float32(self.amax))
         per_bin = magnitudes.shape[1]
-        weights = np.repeat(counts[bins] / per_bin, per_bin)
-        return magnitudes.ravel(), weights, np.repeat(bins, per_bin)
+        weights = counts[bins].astype(np.float64)
+        if self.encoding.exact or not len(bins):
+            return magnitudes.ravel(), weights, bins
+        weights[-1] -= 1
+        return (
+            np.append(magnitudes.ravel(), np.float32(self.amax)),
+            np.append(np.repeat(weights / per_bin, per_bin), 1.0),
+            np.append(np.repeat(bins, per_bin), bins[-1]),
+        )
 
     def quantile_bin(self, q: float) -> int:
         """Bin that holds the q-quantile of the finite non-zero magnitudes; -1 if none."""

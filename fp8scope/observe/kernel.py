@@ -12,18 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numba import carray
 from numpy.typing import NDArray
 
 from fp8scope.core.magnitude import BF16, BINS, FP16, FP32, Encoding
-from fp8scope.observe.team import BODY, at, claim, run
+from fp8scope.observe.team import at, body, claim, compiled, run
 
-FLUSH_ROWS = 128  # float32 sums of squares are moved to float64 this often
 BLOCK_ELEMENTS = 1 << 18
 MAX_BLOCK_ROWS = 512
 
@@ -98,11 +97,11 @@ def count(
     arrays = (bits, starts, *vars(found).values())
     sizes = (rows, columns, heads, lanes, blocks, kind.binades)
     job = np.array((0, *sizes, *(array.ctypes.data for array in arrays)), JOB)
-    run(_BODIES[kind.name], job)
+    run(_compiled_body(kind.name), job)
     return found
 
 
-@numba.njit(cache=True)
+@compiled
 def _count_lanes(address: int, dtype: Any, mask: Any, half_squares: Any) -> None:
     job = carray(at(address), (1,), JOB)[0]
     heads, blocks, columns = job.heads, job.blocks, job.columns
@@ -134,7 +133,7 @@ def _count_lanes(address: int, dtype: Any, mask: Any, half_squares: Any) -> None
         lane = claim(address)
 
 
-@numba.njit(cache=True)
+@compiled
 def _count_block(  # noqa: PLR0913, PLR0917 (compiled code takes no objects)
     x: Any,
     span: tuple[int, int],
@@ -152,7 +151,6 @@ def _count_block(  # noqa: PLR0913, PLR0917 (compiled code takes no objects)
     drop = np.uint32(8 * x.itemsize - 16)
     floats = np.empty(columns, np.float32)
     as_bits = floats.view(np.uint32)
-    partial = np.zeros(columns, np.float32)
     squares[:] = 0
     for t in range(len(x)):
         row = x[t][first:last]
@@ -166,19 +164,15 @@ def _count_block(  # noqa: PLR0913, PLR0917 (compiled code takes no objects)
             for c in range(columns):
                 as_bits[c] = np.uint32(row[c]) << widen
             for c in range(columns):
-                partial[c] += floats[c] * floats[c]
+                squares[c] += np.float64(floats[c]) * np.float64(floats[c])
         else:
             for c in range(columns):
-                partial[c] += half_squares[row[c] & mask]
+                squares[c] += half_squares[row[c] & mask]
         for c in range(columns):
             histogram[(row[c] & mask) >> drop] += np.uint32(1)
-        if t % FLUSH_ROWS == FLUSH_ROWS - 1 or t == len(x) - 1:
-            for c in range(columns):
-                squares[c] += partial[c]
-                partial[c] = 0
 
 
-@numba.njit(cache=True)
+@compiled
 def _binades_since(histogram: Any, seen: Any, counts: Any) -> None:
     """What the running histogram gained, per binade, since `seen`, which is brought up to date."""
     width = len(histogram) // len(counts)
@@ -194,19 +188,21 @@ _FP16_SQUARES = np.full(BINS, np.inf, np.float32)
 _FP16_SQUARES[: FP16.first_nonfinite] = np.square(FP16.values())
 
 
-@BODY
 def _count_bf16(job: int) -> None:
     _count_lanes(job, np.uint16, np.uint16(0x7FFF), None)
 
 
-@BODY
 def _count_fp16(job: int) -> None:
     _count_lanes(job, np.uint16, np.uint16(0x7FFF), _FP16_SQUARES)
 
 
-@BODY
 def _count_fp32(job: int) -> None:
     _count_lanes(job, np.uint32, np.uint32(0x7FFFFFFF), None)
 
 
 _BODIES = {BF16.name: _count_bf16, FP16.name: _count_fp16, FP32.name: _count_fp32}
+
+
+@cache
+def _compiled_body(encoding: str) -> Any:
+    return body(_BODIES[encoding])

@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from fp8scope.profile.layout import EXCERPT_COLUMNS
-from fp8scope.profile.merge import top_tokens
-from fp8scope.profile.record import Profile, Table, empty_table
+from fp8scope.profile.record import Profile, Table, empty_table, top_tokens
 from fp8scope.runtime.excerpt import excerpt
 from fp8scope.runtime.text import Calibration
 

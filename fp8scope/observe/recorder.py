@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from fp8scope.core.formats import E4M3
 from fp8scope.core.sites import Role, Site
 from fp8scope.core.structure import Structure
-from fp8scope.errors import BadModel
+from fp8scope.errors import BadModel, Fp8scopeError, Missing
 from fp8scope.observe.accumulate import Tokens, accumulate
 from fp8scope.observe.kvcache import ObservedCache
 from fp8scope.observe.quantized import errors_by_binade
@@ -52,6 +52,9 @@ class Recorder:
         self._full = full
         self._shared = SharedInputs()
         self._batch: Batch | None = None
+        self._cache_refused = False
+        self._ran: set[str] = set()
+        self._last = ""  # the linear that has run last in this forward
         self._handles: list[RemovableHandle] = []
         self._attention = _attention_names(model, structure)
 
@@ -90,17 +93,46 @@ class Recorder:
         """One forward over a micro-batch. Raises BadModel at the first inf or NaN."""
         self._batch = batch
         self._shared.forget()
-        arguments: dict[str, Any] = {"use_cache": False}
-        if getattr(self._model, "config", None) is not None:
-            cache = ObservedCache(self._observe_kv, self._model.config)
-            arguments = {"use_cache": True, "past_key_values": cache}
+        self._last = ""
         with torch.no_grad():
-            self._model(input_ids=batch.input_ids.to(device), **arguments)
+            try:
+                self._forward(batch.input_ids.to(device))
+            except Fp8scopeError:
+                raise
+            except torch.OutOfMemoryError as error:
+                raise Missing(
+                    f"out of memory on {device} {self._where()}", "lower --batch-tokens"
+                ) from error
+            except Exception as error:
+                raise BadModel(
+                    f"the forward fails {self._where()}: {type(error).__name__}: {error}",
+                    "see whether the model runs on this text by itself",
+                ) from error
+
+    def _forward(self, input_ids: Tensor) -> None:
+        if self._cache_refused or getattr(self._model, "config", None) is None:
+            self._model(input_ids=input_ids, use_cache=False)
+            return
+        cache = ObservedCache(self._observe_kv, self._model.config)
+        try:
+            self._model(input_ids=input_ids, use_cache=True, past_key_values=cache)
+        except ValueError:  # a model that takes its own kind of cache alone
+            if self._last:
+                raise
+            self._cache_refused = True
+            self.notes["the model takes only its own kind of cache: K and V are not recorded"] = (
+                None
+            )
+            self._forward(input_ids)
+
+    def _where(self) -> str:
+        return f"after {self._last}" if self._last else "before the first layer"
 
     def never_ran(self) -> list[str]:
-        """Linears whose input no forward has shown."""
-        seen = {site.module for site in (*self.sites, *self.aliases) if site.role is Role.INPUT}
-        return [linear.name for linear in self._structure.linears if linear.name not in seen]
+        """Linears that no forward has called."""
+        ran = {site.module for site in (*self.sites, *self.aliases) if site.role is Role.INPUT}
+        ran |= self._ran
+        return [linear.name for linear in self._structure.linears if linear.name not in ran]
 
     def _in_block(self, name: str) -> bool:
         """The output of lm_head, the logits, is never cast: recording it would only cost."""
@@ -111,6 +143,8 @@ class Recorder:
         site = Site(name, Role.INPUT)
 
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._last = name
+            self._ran.add(name)
             tensor = args[0] if args else next(iter(kwargs.values()))
             owner = Site(self._shared.owner(tensor, name), Role.INPUT)
             if not self._is_alias(site, owner):
@@ -126,6 +160,8 @@ class Recorder:
         return tuple(last[: len(args)]), dict(zip(kwargs, last[len(args) :], strict=True))
 
     def _is_alias(self, site: Site, owner: Site) -> bool:
+        if owner not in self.sites:  # unlike its own tensor, recorded: see `_tokens`
+            owner = site
         seen = site in self.sites or site in self.aliases
         if seen and self.aliases.get(site, site) != owner:
             raise BadModel(
@@ -148,15 +184,14 @@ class Recorder:
             heads = tensor.shape[1]
             self._observe(Site(module, role), tensor.transpose(1, 2).flatten(2), heads)
 
-    def _observe(self, site: Site, tensor: Tensor, heads: int = 1) -> None:
+    def _observe(self, site: Site, tensor: Tensor, heads: int = 0) -> None:
         batch = self._batch
         if batch is None:  # a forward that is not ours
             return
         tokens = _tokens(tensor, batch)
         if tokens is None:
-            self.notes[f"{site} is not recorded: its shape {list(tensor.shape)} has no tokens"] = (
-                None
-            )
+            shape = list(tensor.shape)
+            self.notes[f"{site} is not recorded: {shape} is not [batch, tokens, channels]"] = None
             return
         record = self.sites.get(site)
         if record is None:
@@ -185,9 +220,9 @@ class Recorder:
 
 
 def _tokens(tensor: Tensor, batch: Batch) -> Tokens | None:
-    """The tokens without the padding; None if the tensor is not one row per token."""
+    """The tokens without the padding; None unless the tensor is [B, T, C] or [B·T, C]."""
     count, length = batch.input_ids.shape
-    if tensor.dim() < 2 or tensor.shape[:-1].numel() != count * length:
+    if tuple(tensor.shape[:-1]) not in {(count, length), (count * length,)}:
         return None
     values = tensor.detach().reshape(count * length, tensor.shape[-1])
     if any(used != length for used in batch.lengths):

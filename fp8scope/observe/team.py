@@ -10,23 +10,37 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import cfunc, types
+from numba import cfunc, njit, types
 from numba.extending import intrinsic
 
-BODY = cfunc(types.void(types.int64), cache=True)
-"""Decorator of a body: a function of a job's address."""
+
+def compiled(function: Any) -> Any:
+    """Decorator of what a body calls."""
+    return _cached(njit, function)
 
 
-def run(body: Any, job: np.ndarray[Any, np.dtype[Any]]) -> None:
+def body(function: Any) -> Any:
+    """Decorator of a body: a function of its job's address."""
+    return _cached(partial(cfunc, types.void(types.int64)), function)
+
+
+def _cached(compiler: Any, function: Any) -> Any:
+    try:
+        return compiler(cache=True)(function)
+    except RuntimeError:  # numba finds no folder to write to: compile in every process
+        return compiler()(function)
+
+
+def run(work: Any, job: np.ndarray[Any, np.dtype[Any]]) -> None:
     """Run a body over a job on torch's threads; where torch has no GNU OpenMP, on this one."""
-    _parallel()(body.address, job.ctypes.data, torch.get_num_threads())
+    _parallel()(work.address, job.ctypes.data, torch.get_num_threads())
 
 
 @intrinsic

@@ -37,7 +37,7 @@ def torch_row_stats(matrix: Tensor, parts: Sequence[int], heads: int = 1) -> Row
             binades[part] += counts.reshape(kind.binades, -1).sum(1)
         row_amax.append(ordered.amax(1))
         column_amax.append(ordered.amax(0))
-        squares += scratch.column_sum_squares(chunk)
+        squares += chunk.double().square_().sum(0).cpu().numpy()
     return RowStats(
         kind,
         histograms,
@@ -86,16 +86,6 @@ class _Scratch:
         # the upper half of each float32, on a little-endian machine
         patterns.copy_(floats.view(torch.int16).view(*chunk.shape, 2)[..., 1])
         return patterns, floats
-
-    def column_sum_squares(self, chunk: Tensor) -> NDArray[np.float64]:
-        """Sum of squares of each column: float32 within the chunk, float64 across chunks.
-
-        Follows `magnitudes` of the same chunk, whose float32 values it may use up.
-        """
-        _, floats = self._views(chunk.shape)
-        if self.exact:
-            floats.copy_(chunk)
-        return floats.square_().sum(0).double().cpu().numpy()
 
 
 _SCRATCH: dict[tuple[torch.device, bool], _Scratch] = {}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fp8scope.core.formats import E4M3
 from fp8scope.errors import BadModel
-from fp8scope.observe.accumulate import largest_values
+from fp8scope.observe.largest import largest_values
 from fp8scope.observe.quantized import errors_by_binade
 from fp8scope.observe.rows import row_stats
 from fp8scope.profile.layout import TOP_K
@@ -42,11 +42,11 @@ def _record(name: str, weight: Tensor, full: bool) -> WeightRecord:
             f"{name}.weight holds {stats.nonfinite} inf or NaN",
             "repair the checkpoint: such a layer breaks the BF16 model as well",
         )
-    rows = np.sort(np.argsort(-stats.row_amax, kind="stable")[:TOP_K])
-    top = largest_values(weight[torch.from_numpy(rows)], TOP_K)
+    rows = np.arange(len(weight), dtype=np.int32)
+    top = largest_values(weight, stats.row_amax, np.zeros_like(rows), rows, TOP_K)
     top_value, top_row, top_column = (np.zeros(TOP_K, t) for t in ("f4", "i4", "i4"))
     top_value[: len(top)], top_column[: len(top)] = top.value, top.channel
-    top_row[: len(top)] = rows[top.position]
+    top_row[: len(top)] = top.position
     per_channel = per_block = None
     if full:
         tiles = ((1, weight.shape[1]), (BLOCK, BLOCK))
@@ -55,7 +55,6 @@ def _record(name: str, weight: Tensor, full: bool) -> WeightRecord:
         encoding=stats.encoding,
         elements=np.array([weight.numel()], np.int64),
         zeros=stats.zeros,
-        nonfinite=np.array([stats.nonfinite], np.int64),
         histogram=stats.histograms[0],
         amax=np.array([stats.row_amax.max()], np.float32),
         row_amax=stats.row_amax,
@@ -71,5 +70,5 @@ def _record(name: str, weight: Tensor, full: bool) -> WeightRecord:
 
 
 def _row_sum_squares(weight: Tensor) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    parts = [block.float().square().sum(1, dtype=torch.float64) for block in weight.split(256)]  # type: ignore[no-untyped-call]
+    parts = [block.double().square_().sum(1) for block in weight.split(256)]  # type: ignore[no-untyped-call]
     return torch.cat(parts).cpu().numpy()

@@ -46,23 +46,27 @@ class Combine(StrEnum):
 
 @dataclass(frozen=True)
 class Field:
-    """One dataset. `windowed`: the last axis is stored without its empty ends."""
+    """One dataset. `windowed`: the last axis is stored without its empty ends.
+
+    `only`: "" is everywhere, "kv" at K and V, "full" at linear inputs under `--record full`.
+    """
 
     dims: tuple[str, ...]
     dtype: str
     combine: Combine
     windowed: bool = False
-    full_only: bool = False
+    only: str = ""
 
 
 _TOP_DIMS = ("tag", "list", "rank")
 
 SITE_FIELDS: Mapping[str, Field] = {
-    "elements": Field(("tag", "head"), "int64", Combine.SUM),
-    "zeros": Field(("tag", "head"), "int64", Combine.SUM),
-    "nonfinite": Field(("tag", "head"), "int64", Combine.SUM),
-    "histogram": Field(("tag", "head", "bin"), "int64", Combine.SUM, windowed=True),
-    "amax": Field(("tag", "head"), "float32", Combine.MAX),
+    "elements": Field(("tag",), "int64", Combine.SUM),
+    "zeros": Field(("tag",), "int64", Combine.SUM),
+    "histogram": Field(("tag", "bin"), "int64", Combine.SUM, windowed=True),
+    "head_zeros": Field(("head",), "int64", Combine.SUM, only="kv"),
+    "head_histogram": Field(("head", "bin"), "int64", Combine.SUM, windowed=True, only="kv"),
+    "amax": Field(("tag",), "float32", Combine.MAX),
     "channel_amax": Field(("tag", "channel"), "float32", Combine.MAX),
     "channel_sum_squares": Field(("channel",), "float64", Combine.SUM),
     "token_amax": Field(("tag", "bin"), "int64", Combine.SUM, windowed=True),
@@ -72,14 +76,13 @@ SITE_FIELDS: Mapping[str, Field] = {
     "top_sample": Field(_TOP_DIMS, "int32", Combine.TOP),
     "top_position": Field(_TOP_DIMS, "int32", Combine.TOP),
     "top_channel": Field(_TOP_DIMS, "int32", Combine.TOP),
-    "error_per_token": Field(("tag", "binade", "measure"), "float64", Combine.SUM, full_only=True),
-    "error_per_block": Field(("tag", "binade", "measure"), "float64", Combine.SUM, full_only=True),
+    "error_per_token": Field(("tag", "binade", "measure"), "float64", Combine.SUM, only="full"),
+    "error_per_block": Field(("tag", "binade", "measure"), "float64", Combine.SUM, only="full"),
 }
 
 WEIGHT_FIELDS: Mapping[str, Field] = {
     "elements": Field(("one",), "int64", Combine.SAME),
     "zeros": Field(("one",), "int64", Combine.SAME),
-    "nonfinite": Field(("one",), "int64", Combine.SAME),
     "histogram": Field(("bin",), "int64", Combine.SAME, windowed=True),
     "amax": Field(("one",), "float32", Combine.SAME),
     "row_amax": Field(("row",), "float32", Combine.SAME),
@@ -89,8 +92,8 @@ WEIGHT_FIELDS: Mapping[str, Field] = {
     "top_value": Field(("rank",), "float32", Combine.SAME),
     "top_row": Field(("rank",), "int32", Combine.SAME),
     "top_column": Field(("rank",), "int32", Combine.SAME),
-    "error_per_channel": Field(("binade", "measure"), "float64", Combine.SAME, full_only=True),
-    "error_per_block": Field(("binade", "measure"), "float64", Combine.SAME, full_only=True),
+    "error_per_channel": Field(("binade", "measure"), "float64", Combine.SAME, only="full"),
+    "error_per_block": Field(("binade", "measure"), "float64", Combine.SAME, only="full"),
 }
 
 # columns of the table text/samples: one row per sequence

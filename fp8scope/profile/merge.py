@@ -14,7 +14,7 @@ from fp8scope.core.sites import Site
 from fp8scope.core.top import merge_top
 from fp8scope.errors import CannotMerge
 from fp8scope.profile import layout
-from fp8scope.profile.record import Profile, SiteRecord, Table
+from fp8scope.profile.record import Profile, SiteRecord, Table, top_tokens
 
 
 def merge_profiles(profiles: Sequence[Profile]) -> Profile:
@@ -72,12 +72,21 @@ def _check_same_model(a: Profile, b: Profile) -> None:
 
 
 def _check_no_sequence_twice(a: Profile, b: Profile) -> None:
-    twice = np.intersect1d(a.samples["digest"], b.samples["digest"])
-    if len(twice):
+    twice = _places(a) & _places(b)
+    if twice:
         raise CannotMerge(
             f"{len(twice)} sequences are in both profiles and would count twice",
             "merge scans of different text",
         )
+
+
+def _places(profile: Profile) -> set[tuple[str, int, int]]:
+    """Where each sequence was read. Equal words from two places ("hello") are traffic."""
+    columns = (profile.samples[name].tolist() for name in ("source", "document", "window"))
+    return {
+        (profile.sources[source]["sha256"], document, window)
+        for source, document, window in zip(*columns, strict=True)
+    }
 
 
 def _sample_order(a: Profile, b: Profile) -> NDArray[np.intp]:
@@ -103,7 +112,8 @@ def _join_samples(
 
 
 def _join_settings(a: Profile, b: Profile) -> dict[str, Any]:
-    settings = dict(a.settings)
+    """What both agree on; what differs (`seq_len`, `seed`, …) is not true of the whole."""
+    settings = {name: value for name, value in a.settings.items() if b.settings.get(name) == value}
     digests = [a.settings["text_digest"], b.settings["text_digest"]]
     settings["text_digest"] = "+".join(dict.fromkeys(digests))
     settings["samples"] = len(a.samples["index"]) + len(b.samples["index"])
@@ -172,17 +182,6 @@ def _join_excerpts(
     kept = top_tokens(sites.values())
     rows = [i for i, at in enumerate(_coordinates(joined)) if at in kept]
     return {name: column[rows] for name, column in joined.items()}
-
-
-def top_tokens(records: Any) -> set[tuple[int, int]]:
-    """(sample, position) of every value in the top lists of these records."""
-    found: set[tuple[int, int]] = set()
-    for record in records:
-        used = record.top_sample >= 0
-        found.update(
-            zip(record.top_sample[used].tolist(), record.top_position[used].tolist(), strict=True)
-        )
-    return found
 
 
 def _coordinates(table: Table) -> list[tuple[int, int]]:

@@ -183,7 +183,7 @@ class _Reader:
             record = SiteRecord(kind, **arrays)
             if record.tags != tags or len(record.sequence_amax) != len(samples["index"]):
                 raise ValueError(f"{site} does not fit the file's tags and samples")
-            if not np.array_equal(record.histogram.sum(axis=2), record.elements):
+            if not np.array_equal(record.histogram.sum(axis=1), record.elements):
                 raise ValueError(f"{site}: histogram and element count disagree")
             return record
 
@@ -197,7 +197,7 @@ class _Reader:
         return {
             name: self.array(group[name], field)
             for name, field in fields.items()
-            if name in group or not field.full_only
+            if name in group or not field.only
         }
 
     def array(self, dataset: h5py.Dataset, field: layout.Field) -> NDArray[Any]:

@@ -5,7 +5,7 @@ Arrays follow the tables in `layout.py`: same names, same axes, same dtypes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,16 +27,15 @@ Float64 = NDArray[np.float64]
 
 @dataclass
 class SiteRecord:
-    """Statistics of one activation site. `head` has length 1 except for K and V.
+    """Statistics of one activation site.
 
     Shapes: see `layout.SITE_FIELDS`. In the top lists, `top_sample` is -1 where unused.
-    `error_per_*` exist under `--record full` for linear inputs.
+    `head_*` exist for K and V, `error_per_*` for linear inputs under `--record full`.
     """
 
     encoding: Encoding
     elements: Int64
     zeros: Int64
-    nonfinite: Int64
     histogram: Int64
     amax: Float32
     channel_amax: Float32
@@ -48,6 +47,8 @@ class SiteRecord:
     top_sample: Int32
     top_position: Int32
     top_channel: Int32
+    head_zeros: Int64 | None = None
+    head_histogram: Int64 | None = None
     error_per_token: Float64 | None = None
     error_per_block: Float64 | None = None
 
@@ -59,17 +60,18 @@ class SiteRecord:
         tags: int,
         samples: int,
         channels: int,
-        heads: int = 1,
+        heads: int = 0,
         errors: bool = False,
     ) -> SiteRecord:
-        """All zero, nothing seen."""
+        """All zero, nothing seen. `heads` of K or V, 0 elsewhere; `errors` as for "full"."""
         dims = layout.fixed_dims(encoding) | {
             "tag": tags,
             "sample": samples,
             "channel": channels,
             "head": heads,
         }
-        arrays = empty_arrays(layout.SITE_FIELDS, dims, full=errors)
+        there = {"", *(["kv"] if heads else []), *(["full"] if errors else [])}
+        arrays = empty_arrays(layout.SITE_FIELDS, dims, there)
         arrays["top_sample"] -= 1
         return cls(encoding, **arrays)
 
@@ -80,18 +82,29 @@ class SiteRecord:
 
     @property
     def heads(self) -> int:
-        """KV heads; 1 for any other role."""
-        return int(self.amax.shape[1])
+        """KV heads of K and V; 0 for any other role."""
+        return 0 if self.head_histogram is None else len(self.head_histogram)
 
-    def magnitudes(self, tag: int | None = None, head: int | None = None) -> Histogram:
-        """Histogram of one tag (default: all) and one head (default: all)."""
+    def magnitudes(self, tag: int | None = None) -> Histogram:
+        """Histogram of one tag (default: all)."""
         tags = slice(None) if tag is None else slice(tag, tag + 1)
-        heads = slice(None) if head is None else slice(head, head + 1)
         return Histogram(
             self.encoding,
-            self.histogram[tags, heads].sum(axis=(0, 1)),
-            int(self.zeros[tags, heads].sum()),
-            float(self.amax[tags, heads].max(initial=0)),
+            self.histogram[tags].sum(axis=0),
+            int(self.zeros[tags].sum()),
+            float(self.amax[tags].max(initial=0)),
+        )
+
+    def head_magnitudes(self, head: int) -> Histogram:
+        """Histogram of one KV head, over all tags. Only for K and V."""
+        if self.head_histogram is None or self.head_zeros is None:
+            raise ValueError("only K and V have heads")
+        by_head = self.channel_amax.reshape(self.tags, self.heads, -1)
+        return Histogram(
+            self.encoding,
+            self.head_histogram[head],
+            int(self.head_zeros[head]),
+            float(by_head[:, head].max(initial=0)),
         )
 
     def top(self, tag: int, which: int) -> Top:
@@ -128,7 +141,6 @@ class WeightRecord:
     encoding: Encoding
     elements: Int64
     zeros: Int64
-    nonfinite: Int64
     histogram: Int64
     amax: Float32
     row_amax: Float32
@@ -187,14 +199,25 @@ class Profile:
         return (site.module, *others)
 
 
+def top_tokens(records: Iterable[SiteRecord]) -> set[tuple[int, int]]:
+    """(sample, position) of every value in the top lists of these records."""
+    found: set[tuple[int, int]] = set()
+    for record in records:
+        used = record.top_sample >= 0
+        found.update(
+            zip(record.top_sample[used].tolist(), record.top_position[used].tolist(), strict=True)
+        )
+    return found
+
+
 def empty_arrays(
-    fields: Mapping[str, layout.Field], dims: Mapping[str, int], *, full: bool
+    fields: Mapping[str, layout.Field], dims: Mapping[str, int], there: Container[str]
 ) -> dict[str, NDArray[Any]]:
-    """Zeroed arrays for a table of fields; `full` adds those of `--record full`."""
+    """Zeroed arrays for those of the fields whose `only` is in `there`."""
     return {
         name: np.zeros([dims[dim] for dim in field.dims], field.dtype)
         for name, field in fields.items()
-        if full or not field.full_only
+        if field.only in there
     }
 
 

@@ -25,7 +25,7 @@ BINS = 32768
 class Seen:
     """What one site saw: a matrix [tokens, channels] per sequence, by sample."""
 
-    heads: int = 1
+    heads: int = 0
     sequences: dict[int, Tensor] = field(default_factory=dict)
 
 
@@ -36,7 +36,7 @@ def capture(
     seen: dict[Site, Seen] = {}
     now = 0
 
-    def keep(site: Site, tensor: Tensor, heads: int = 1) -> None:
+    def keep(site: Site, tensor: Tensor, heads: int = 0) -> None:
         matrix = tensor.detach().clone().reshape(-1, tensor.shape[-1])
         seen.setdefault(site, Seen(heads)).sequences[now] = matrix
 
@@ -93,26 +93,29 @@ def check(record: SiteRecord, seen: Seen, tags: list[int], n_tags: int) -> None:
         assert record.sequence_amax[sample] == matrix.float().abs().max()
         binades = np.bincount(patterns(matrix).ravel() >> shift, minlength=BINS >> shift)
         np.testing.assert_array_equal(record.sequence_binades[sample], binades)
-    assert not record.nonfinite.any()
+    assert record.heads == seen.heads
+    for head, part in enumerate(total.chunk(seen.heads, dim=1) if seen.heads else ()):
+        found = record.head_magnitudes(head)
+        np.testing.assert_array_equal(found.counts, counts(part))
+        assert found.zeros == int((part == 0).sum())
+        assert found.amax == part.float().abs().max()
     for tag in range(n_tags):
         mine = {s: m for s, m in seen.sequences.items() if tags[s] == tag}
-        _check_tag(record, tag, torch.cat(list(mine.values())), seen.heads)
+        _check_tag(record, tag, torch.cat(list(mine.values())))
         for which in (0, 1):
             _check_top(record, tag, which, mine)
 
 
-def _check_tag(record: SiteRecord, tag: int, matrix: Tensor, heads: int) -> None:
+def _check_tag(record: SiteRecord, tag: int, matrix: Tensor) -> None:
     magnitude = matrix.float().abs()
-    assert record.heads == heads
     np.testing.assert_array_equal(record.channel_amax[tag], magnitude.amax(0).numpy())
     np.testing.assert_array_equal(
         record.token_amax[tag], counts(magnitude.amax(1).to(matrix.dtype))
     )
-    for head, part in enumerate(matrix.chunk(heads, dim=1)):
-        np.testing.assert_array_equal(record.histogram[tag, head], counts(part))
-        assert record.elements[tag, head] == part.numel()
-        assert record.zeros[tag, head] == int((part == 0).sum())
-        assert record.amax[tag, head] == part.float().abs().max()
+    np.testing.assert_array_equal(record.histogram[tag], counts(matrix))
+    assert record.elements[tag] == matrix.numel()
+    assert record.zeros[tag] == int((matrix == 0).sum())
+    assert record.amax[tag] == magnitude.max()
 
 
 def _check_top(record: SiteRecord, tag: int, which: int, mine: dict[int, Tensor]) -> None:

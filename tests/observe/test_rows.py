@@ -1,7 +1,9 @@
 """The compiled kernel against the torch operations that it replaces on the CPU."""
 
 import dataclasses
+from typing import Any
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -93,3 +95,20 @@ def test_without_torch_s_threads_the_job_is_done_all_the_same(
     alone = compiled_row_stats(values, (900,))
     assert np.array_equal(alone.histograms, expected.histograms)
     assert np.array_equal(alone.column_sum_squares, expected.column_sum_squares)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("magnitude", [2e19, 1e-23])
+def test_squares_beyond_float32_are_summed(dtype: torch.dtype, magnitude: float) -> None:
+    values = torch.full((300, 7), magnitude).to(dtype)
+    expected = values.double().square().sum(0).numpy()
+    for stats in (compiled_row_stats(values, (300,)), torch_row_stats(values, (300,))):
+        np.testing.assert_allclose(stats.column_sum_squares, expected, rtol=1e-12)
+
+
+def test_a_place_where_numba_cannot_cache_only_costs_the_compilation() -> None:
+    scope: dict[str, Any] = {}
+    exec(compile("def twice(x):\n    return 2 * x\n", "<nowhere>", "exec"), scope)  # noqa: S102
+    with pytest.raises(RuntimeError, match="no locator"):
+        numba.njit(cache=True)(scope["twice"])
+    assert team.compiled(scope["twice"])(21) == 42

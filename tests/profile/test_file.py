@@ -159,19 +159,25 @@ def test_plain_h5py_reads_numbers_and_follows_aliases(written: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "table", "site"),
+    ("record", "table", "site", "there"),
     [
-        (SiteRecord, layout.SITE_FIELDS, Q_INPUT),
-        (WeightRecord, layout.WEIGHT_FIELDS, Site(Q, Role.WEIGHT)),
+        (SiteRecord, layout.SITE_FIELDS, Q_INPUT, {"", "full"}),
+        (SiteRecord, layout.SITE_FIELDS, KEYS, {"", "kv"}),
+        (WeightRecord, layout.WEIGHT_FIELDS, Site(Q, Role.WEIGHT), {"", "full"}),
     ],
 )
 def test_layout_records_and_file_agree(
-    record: type[Any], table: Mapping[str, layout.Field], site: Site, written: Path
+    record: type[Any],
+    table: Mapping[str, layout.Field],
+    site: Site,
+    there: set[str],
+    written: Path,
 ) -> None:
     attributes = {field.name for field in fields(record)} - {"encoding"}
     assert attributes == set(table)
     optional = {field.name for field in fields(record) if field.default is None}
-    assert optional == {name for name, field in table.items() if field.full_only}
+    assert optional == {name for name, field in table.items() if field.only}
+    table = {name: field for name, field in table.items() if field.only in there}
     with h5py.File(written) as file:
         group = file[f"sites/{site.module}/{site.role}"]
         assert set(group) == set(table)
@@ -196,7 +202,8 @@ def test_the_document_names_everything() -> None:
             assert f"[{axes}]" in described[name], name
             assert field.dtype in described[name], name
             assert ("windowed" in described[name]) == field.windowed, name
-            assert ("full" in described[name]) == field.full_only, name
+            assert ("full" in described[name]) == (field.only == "full"), name
+            assert ("`k` and `v` only" in described[name]) == (field.only == "kv"), name
             assert field.combine.value in described[name], name
     named = {name for name, _ in rows}
     for columns in (layout.SAMPLE_COLUMNS, layout.BATCH_COLUMNS, layout.EXCERPT_COLUMNS):
@@ -276,7 +283,7 @@ def _drop(file: h5py.File) -> None:
 
 
 def _miscount(file: h5py.File) -> None:
-    file[f"sites/{Q}/input/elements"][0, 0] += 1
+    file[f"sites/{Q}/input/elements"][0] += 1
 
 
 def _untag(file: h5py.File) -> None:

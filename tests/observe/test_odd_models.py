@@ -1,0 +1,112 @@
+"""Models that are not laid out as a scan expects: said, never recorded wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fp8scope
+from fp8scope.core.sites import Role, Site
+from fp8scope.errors import BadModel
+from fp8scope.profile.record import Profile
+
+WIDTH = 8
+
+
+class Toy(nn.Module):
+    """An embedding, and two linears that read what `between` makes of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(20, WIDTH)
+        self.gate = nn.Linear(WIDTH, 4)
+        self.up = nn.Linear(WIDTH, 4)
+        self.head = nn.Linear(4, 20)
+
+    def between(self, x: Tensor) -> Tensor:
+        return x
+
+    def forward(self, input_ids: Tensor, **_: Any) -> Tensor:
+        x = self.between(self.embed(input_ids))
+        return self.head(self.gate(x) * self.up(x))  # type: ignore[no-any-return]
+
+
+class DropsATokenFirst(Toy):
+    """Routed or pooled tensors hold fewer rows than there are tokens."""
+
+    def between(self, x: Tensor) -> Tensor:
+        return x[:, :-1]
+
+
+class SequenceFirst(Toy):
+    def between(self, x: Tensor) -> Tensor:
+        return x.transpose(0, 1).contiguous()
+
+
+class Flat(Toy):
+    def between(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, WIDTH)
+
+
+class Fails(Toy):
+    def between(self, x: Tensor) -> Tensor:
+        self.gate(x)
+        raise IndexError("index out of range in self")
+
+
+def scan(model: nn.Module) -> Profile:
+    batches = [torch.arange(10).reshape(2, 5), torch.arange(8).reshape(2, 4)]
+    profile: Profile = fp8scope.scan(model, batches)
+    return profile
+
+
+def test_a_tensor_of_other_rows_is_left_out_with_all_that_share_it() -> None:
+    profile = scan(DropsATokenFirst())
+    assert (set(profile.sites), profile.aliases) == (set(), {})
+    for name in ("gate", "up", "head"):
+        assert any(f"{name} input is not recorded: [4, 4" in note for note in profile.notes), name
+    assert not any("never ran" in note for note in profile.notes)
+
+
+def test_a_sequence_first_layout_is_not_taken_for_batch_first() -> None:
+    profile = scan(SequenceFirst())
+    assert not profile.sites
+    assert any("[5, 4, 8] is not [batch, tokens, channels]" in note for note in profile.notes)
+
+
+def test_a_flat_layout_is_recorded() -> None:
+    profile, plain = scan(Flat()), scan(Toy())
+    for name in ("gate", "head"):
+        site = Site(name, Role.INPUT)
+        assert (profile.sites[site].histogram == plain.sites[site].histogram).all()
+
+
+def test_a_forward_that_fails_names_the_layer_before() -> None:
+    with pytest.raises(BadModel, match="fails after gate: IndexError: index out of range"):
+        scan(Fails())
+
+
+class _OwnCache(Toy):
+    """Like MiniMax, which takes no cache but its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = type("Config", (), {"num_hidden_layers": 1, "to_dict": lambda _: {}})()
+
+    def forward(self, input_ids: Tensor, past_key_values: Any = None, **_: Any) -> Tensor:
+        if past_key_values is not None:
+            raise ValueError("uses cache of its own")
+        return super().forward(input_ids)
+
+
+def test_a_model_that_refuses_the_cache_is_scanned_without_k_and_v(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fp8scope.observe.recorder.ObservedCache", lambda *_: object())
+    profile = scan(_OwnCache())
+    assert Site("gate", Role.INPUT) in profile.sites
+    assert any("only its own kind of cache" in note for note in profile.notes)
