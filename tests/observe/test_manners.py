@@ -69,7 +69,7 @@ def test_hooks_go_after_an_exception_in_the_forward() -> None:
     handle = model.get_submodule("model.layers.1.mlp").register_forward_pre_hook(explode)
     model.train()
     with pytest.raises(
-        BadModel, match="after model.layers.1.self_attn.o_proj: RuntimeError: planted"
+        BadModel, match=r"after model.layers.1.self_attn.o_proj: RuntimeError: planted"
     ):
         fp8scope.scan(model, [models.token_ids()])
     handle.remove()
