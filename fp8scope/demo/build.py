@@ -1,0 +1,185 @@
+"""Make the demo from a trained model: plant, check, measure, write.
+
+    python -m fp8scope.demo.build TRAINED -o FOLDER
+
+FOLDER gets `model/` (with `manifest.json`) and `text/`. Stops unless the logits are bit-identical
+to the reference's in bf16 and in fp32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from fp8scope.core.histogram import Histogram
+from fp8scope.demo import plant
+from fp8scope.demo.damage import damage
+from fp8scope.demo.plant import HARMLESS, RATIO, Plant
+from fp8scope.demo.train import BATCH, windows
+from fp8scope.observe.rows import row_stats
+
+TRIGGER = " refund"
+FIRST_TOKEN_LAYER, ONE_TAG_LAYER, NORM_LAYER, PRODUCT_LAYER = 1, 0, 2, 3
+
+
+def plant_all(model: Any, batches: Sequence[Tensor], trigger: int) -> tuple[Any, list[Plant]]:
+    """Plant everything in `model`; returns the reference and the list of plants."""
+    neurons = {
+        layer: plant.least_neuron(model, layer, batches)
+        for layer in (FIRST_TOKEN_LAYER, ONE_TAG_LAYER)
+    }
+    for layer, neuron in neurons.items():
+        plant.silence(model, layer, neuron)
+    reference = copy.deepcopy(model)
+    plants = [
+        _fixed_channel(model, batches),
+        _product(model, batches),
+        _harmless(model, batches),
+        _neuron(model, batches, FIRST_TOKEN_LAYER, neurons, _first),
+        _neuron(model, batches, ONE_TAG_LAYER, neurons, lambda ids: ids == trigger),
+    ]
+    return reference, plants
+
+
+def _first(ids: Tensor) -> Tensor:
+    return (torch.arange(ids.shape[1]) == 0).expand_as(ids)
+
+
+def _fixed_channel(model: Any, batches: Sequence[Tensor]) -> Plant:
+    block = f"model.layers.{NORM_LAYER}.self_attn"
+    x = torch.cat(plant.inputs_of(model, model.get_submodule(f"{block}.q_proj"), batches))
+    channel, power = _loudest(x)
+    plant.scale_norm(model, NORM_LAYER, "input_layernorm", channel, power)
+    readers = [f"{block}.{name}_proj" for name in "qkv"]
+    return Plant(
+        "fixed channel before attention",
+        "one channel of the norm before q, k and v, in every token",
+        "norm",
+        NORM_LAYER,
+        channel,
+        power,
+        shows=[f"{name} input" for name in readers],
+        groups=[readers],
+    )
+
+
+def _product(model: Any, batches: Sequence[Tensor]) -> Plant:
+    mlp = f"model.layers.{PRODUCT_LAYER}.mlp"
+    x = torch.cat(plant.inputs_of(model, model.get_submodule(f"{mlp}.down_proj"), batches))
+    channel, power = _loudest(x)
+    plant.scale_product(model, PRODUCT_LAYER, channel, power)
+    return Plant(
+        "SwiGLU product",
+        "one product of gate and up; up_proj's row that makes it is as large",
+        "product",
+        PRODUCT_LAYER,
+        channel,
+        power,
+        shows=[f"{mlp}.down_proj input", f"{mlp}.up_proj weight"],
+        groups=[[f"{mlp}.gate_proj", f"{mlp}.up_proj"], [f"{mlp}.down_proj"]],
+    )
+
+
+def _harmless(model: Any, batches: Sequence[Tensor]) -> Plant:
+    mlp = f"model.layers.{NORM_LAYER}.mlp"
+    x = torch.cat(plant.inputs_of(model, model.get_submodule(f"{mlp}.gate_proj"), batches))
+    channel, _ = _loudest(x)
+    plant.scale_norm(model, NORM_LAYER, "post_attention_layernorm", channel, HARMLESS)
+    return Plant(
+        "harmless channel",
+        f"one channel {2**HARMLESS} times larger, which E4M3's range holds with ease",
+        "norm",
+        NORM_LAYER,
+        channel,
+        HARMLESS,
+        groups=[[f"{mlp}.gate_proj", f"{mlp}.up_proj"]],
+    )
+
+
+def _neuron(
+    model: Any,
+    batches: Sequence[Tensor],
+    layer: int,
+    neurons: dict[int, int],
+    fires: Callable[[Tensor], Tensor],
+) -> Plant:
+    mlp = f"model.layers.{layer}.mlp"
+    products = torch.cat(plant.inputs_of(model, model.get_submodule(f"{mlp}.down_proj"), batches))
+    peak = RATIO * _histogram(products).rms_body()
+    plant.fit_neuron(model, layer, neurons[layer], batches, fires, peak)
+    one_tag = layer == ONE_TAG_LAYER
+    return Plant(
+        "one tag's token" if one_tag else "massive activation at the first token",
+        f"a neuron that fires at{TRIGGER!r} alone, a word of support replies"
+        if one_tag
+        else "a neuron that fires at the first token of every sequence, as attention sinks do",
+        "neuron",
+        layer,
+        neurons[layer],
+        0,
+        tag="support" if one_tag else "",
+        shows=[f"{mlp}.down_proj input"],
+        groups=[[f"{mlp}.gate_proj", f"{mlp}.up_proj"], [f"{mlp}.down_proj"]],
+    )
+
+
+def _loudest(x: Tensor) -> tuple[int, int]:
+    """The channel of largest RMS, and the power of two that takes its amax to RATIO."""
+    channel = int(x.square().sum(0).argmax())
+    amax = float(x[:, channel].abs().max())
+    return channel, round(math.log2(RATIO * _histogram(x).rms_body() / amax))
+
+
+def _histogram(x: Tensor) -> Histogram:
+    stats = row_stats(x, (len(x),))
+    amax = float(stats.column_amax.max())
+    return Histogram(stats.encoding, stats.histograms[0], int(stats.zeros[0]), amax)
+
+
+def same_logits(first: Any, second: Any, batches: Sequence[Tensor], dtype: torch.dtype) -> bool:
+    """Whether two models agree in every bit of every logit."""
+    a, b = (copy.deepcopy(model).to(dtype) for model in (first, second))
+    with torch.no_grad():
+        return all(torch.equal(a(input_ids=x).logits, b(input_ids=x).logits) for x in batches)
+
+
+def main() -> None:
+    """Build the demo's files."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("trained", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    given = parser.parse_args()
+    model = AutoModelForCausalLM.from_pretrained(given.trained, dtype=torch.bfloat16).eval()
+    tokenizer = AutoTokenizer.from_pretrained(given.trained)
+    encode = tokenizer.backend_tokenizer.encode
+    held_out = json.loads((given.trained / "held_out.json").read_text())
+    texts = {tag: windows(encode(text).ids).split(BATCH) for tag, text in held_out.items()}
+    batches = [ids for parts in texts.values() for ids in parts]
+    (trigger,) = encode(TRIGGER).ids
+    reference, plants = plant_all(model, batches, trigger)
+    for dtype in (torch.bfloat16, torch.float32):
+        if not same_logits(model, reference, batches, dtype):
+            raise SystemExit(f"the logits changed in {dtype}")
+    measured = {"reference": damage(reference, texts), "planted": damage(model, texts)}
+    folder = given.output / "model"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    manifest = {"plants": [each.to_json() for each in plants], "measured": measured}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    (given.output / "text").mkdir(exist_ok=True)
+    for tag, text in held_out.items():
+        (given.output / "text" / f"{tag}.txt").write_text(text)
+    print(json.dumps(measured, indent=2))
+
+
+if __name__ == "__main__":
+    main()
