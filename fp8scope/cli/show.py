@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from io import TextIOWrapper
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 from fp8scope.errors import BadInput, OutputExists
@@ -25,11 +27,14 @@ def print_json(data: Any) -> None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A rich console; wide enough for a table where the output is no terminal."""
+    """A rich console; where the output is no terminal, COLUMNS wide, or else 120."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else 120, highlight=False)
+    if isinstance(stream, TextIOWrapper):  # a terminal without × must not end the command
+        stream.reconfigure(errors="replace")
+    width = None if stream.isatty() else get_terminal_size((120, 24)).columns
+    return Console(stderr=stderr, width=width, highlight=False)
 
 
 def check_output(path: Path, force: bool) -> None:

@@ -47,7 +47,7 @@ def test_scan_writes_a_profile_and_json(scan: Fp8scope, tmp_path: Path) -> None:
     path = tmp_path / "out.h5"
     profile = read_profile(path)
     assert data["profile"] == str(path)
-    assert data["sites"] == len(profile.sites)
+    assert data["sites"] == len(profile.sites) + len(profile.weights)
     assert data["tokens"] == int(profile.samples["length"].sum())
     assert {row["module"] for row in data["rows"]} >= set(profile.weights)
     assert f"next: fp8scope analyze {path}" in ran.err
