@@ -40,7 +40,7 @@ def _record(name: str, weight: Tensor, full: bool) -> WeightRecord:
     if stats.nonfinite:
         raise BadModel(
             f"{name}.weight holds {stats.nonfinite} inf or NaN",
-            "repair the checkpoint: such a layer breaks the BF16 model as well",
+            "repair the weights, or use a wider dtype",
         )
     rows = np.sort(np.argsort(-stats.row_amax, kind="stable")[:TOP_K])
     top = largest_values(weight[torch.from_numpy(rows)], TOP_K)
