@@ -222,4 +222,4 @@ def vocabulary_size(model: nn.Module) -> int | None:
 
 def _text_config(model: nn.Module) -> Any:
     config: Any = getattr(model, "config", None)
-    return config.get_text_config() if config is not None else None
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
