@@ -101,7 +101,7 @@ def test_other_arguments_are_checked_first(model: nn.Module, tmp_path: Path) -> 
 
 def test_a_model_must_be_loaded_and_whole() -> None:
     with pytest.raises(BadModel, match="the model is a str, not one that is loaded → load it"):
-        fp8scope.scan("demo", [IDS])  # type: ignore[arg-type]
+        fp8scope.scan("demo", [IDS])
     with pytest.raises(BadModel, match="no parameters"):
         fp8scope.scan(nn.Identity(), [IDS])
     offloaded = scans.in_dtype("llama", torch.float32)
