@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from fp8scope.runtime.sources import Source
 
 
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+
+
 @dataclass(frozen=True)
 class _Arguments:
     model: str
@@ -50,15 +53,17 @@ class _Arguments:
     "--calib",
     multiple=True,
     metavar="[TAG=]FILE",
-    help="Text like your traffic: .txt, .md, .jsonl (`text` or chat `messages`, optional `tag`), "
-    ".parquet or hf:NAME[:SPLIT]. Repeatable; the tag is the file's name unless given.",
+    help="Text like your traffic: .txt, .md, code, .jsonl or .json (`text` or chat `messages`, "
+    "optional `tag`), .parquet or hf:NAME[:[CONFIG:]SPLIT]. Repeatable; the tag (letters, digits, "
+    "_ . -) is the file's name unless given.",
 )
 @click.option("--samples", default=512, show_default=True, help="Sequences, shared by the tags.")
 @click.option("--seq-len", default=2048, show_default=True, help="Longest sequence, in tokens.")
 @click.option("--seed", default=0, show_default=True, help="Of the choice of sequences.")
 @click.option(
     "--dtype",
-    type=click.Choice(["bfloat16", "float16", "float32"]),
+    type=click.Choice([*_DTYPES, *_DTYPES.values()]),
+    callback=lambda _, __, value: _DTYPES.get(value, value),
     help="Run in this dtype  [default: the checkpoint's]",
 )
 @click.option(
@@ -85,7 +90,11 @@ class _Arguments:
 @click.option("--resume", is_flag=True, help="Go on with the scan whose partial is beside -o.")
 @click.option("--force", is_flag=True, help="Overwrite -o, and drop a kept partial.")
 @click.option("--json", "as_json", is_flag=True, help="Every site's measures as JSON on stdout.")
-@click.option("--trust-remote-code", is_flag=True, help="Run Python code from the model's folder.")
+@click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    help="Run Python code from the model's folder, where transformers has no class for it.",
+)
 @click.option(
     "--allow-pickle", is_flag=True, help="Load pickled weights (.bin); they can run code."
 )

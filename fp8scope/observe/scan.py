@@ -22,7 +22,7 @@ from fp8scope.observe.weights import record_weights
 from fp8scope.profile.layout import EXCERPT_COLUMNS, TOP_K
 from fp8scope.profile.partial import Partials
 from fp8scope.profile.record import Profile, empty_table
-from fp8scope.runtime.batches import make_batch, plan_batches
+from fp8scope.runtime.batches import make_batch, plan_batches, takes_padding
 from fp8scope.runtime.text import Calibration
 
 
@@ -74,7 +74,11 @@ class Scan:
         CannotWrite, and CannotResume if `resume` belongs to another scan.
         """
         started, subject = time.monotonic(), self.subject
-        batches = plan_batches(subject.calibration, self.options.batch_tokens)
+        batches = plan_batches(
+            subject.calibration,
+            self.options.batch_tokens,
+            padding=takes_padding(subject.model, subject.structure),
+        )
         profile = self._new_profile(batches)
         if resume is not None:
             _check_same_scan(profile, resume)
@@ -89,7 +93,7 @@ class Scan:
         return profile
 
     def _forward(self, profile: Profile, batches: Sequence[tuple[int, ...]]) -> None:
-        subject, pad = self.subject, _pad_id(self.subject.model)
+        subject = self.subject
         device = next(subject.model.parameters()).device
         recorder = Recorder(
             subject.model,
@@ -103,7 +107,7 @@ class Scan:
         clock = _Clock(self.options.keep_every)
         with recorder:
             for number in range(profile.batches_done, len(batches)):
-                batch = make_batch(subject.calibration, batches[number], pad)
+                batch = make_batch(subject.calibration, batches[number])
                 recorder.run(batch, device)
                 profile.batches_done = number + 1
                 self.events.batch(number + 1, len(batches), sum(batch.lengths))
@@ -196,10 +200,3 @@ def _check_same_scan(wanted: Profile, kept: Profile) -> None:
                 f"({key}: {theirs.get(key)} then, {mine.get(key)} now)",
                 "repeat the first command, or start again with --force",
             )
-
-
-def _pad_id(model: nn.Module) -> int:
-    """Any token that the model has: what it computes at padding is not recorded."""
-    config = getattr(model, "config", None)
-    found = getattr(config, "pad_token_id", None)
-    return found if isinstance(found, int) and found >= 0 else 0

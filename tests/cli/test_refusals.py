@@ -52,7 +52,7 @@ BREAK: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "no weights": (lambda f: (f / "model.safetensors").unlink(), ("no weights",)),
     "pickled weights": (folders.pickle_weights, ("pytorch_model.bin", "--allow-pickle")),
     "remote code": (
-        lambda f: folders.edit_config(f, auto_map={"AutoModelForCausalLM": "m.M"}),
+        lambda f: folders.edit_config(f, model_type="own", auto_map={"AutoConfig": "m.C"}),
         ("auto_map", "--trust-remote-code"),
     ),
     "quantized": (
@@ -163,8 +163,8 @@ def test_a_bad_command(words: tuple[str, ...], fp8scope: Fp8scope) -> None:
 
 def test_a_device_that_is_not_there(scan: Fp8scope, tmp_path: Path) -> None:
     ran = scan("--device", "cuda:77")
-    _refused(ran, tmp_path / "out.h5", "cuda:77", "--device cpu", code=3)
-    _refused(scan("--device", "toaster"), tmp_path / "out.h5", "toaster", code=3)
+    _refused(ran, tmp_path / "out.h5", "cuda:77", "can use: cpu", code=3)
+    _refused(scan("--device", "gpu"), tmp_path / "out.h5", "no device gpu", "can use: cpu", code=2)
 
 
 # --- outputs -----------------------------------------------------------------------------------

@@ -61,6 +61,12 @@ def test_scan_prints_a_table_on_stdout_and_words_on_stderr(scan: Fp8scope) -> No
     assert "wrote" in ran.err
 
 
+def test_dtypes_have_short_names(scan: Fp8scope, tmp_path: Path) -> None:
+    for short, dtype in (("bf16", "bfloat16"), ("fp16", "float16"), ("float32", "float32")):
+        assert scan("--dtype", short, "--force").code == 0
+        assert read_profile(tmp_path / "out.h5").settings["dtype"] == dtype
+
+
 def test_the_same_command_gives_the_same_profile(scan: Fp8scope, tmp_path: Path) -> None:
     assert scan("-o", tmp_path / "1.h5").code == scan("-o", tmp_path / "2.h5").code == 0
     scans.assert_identical(read_profile(tmp_path / "1.h5"), read_profile(tmp_path / "2.h5"))
