@@ -35,6 +35,8 @@ def choose(available: int, share: int, seed: int, tag: str) -> list[int]:
     """
     if share >= available:
         return list(range(available))
-    name = int.from_bytes(hashlib.blake2b(tag.encode(), digest_size=8).digest(), "little")
+    name = int.from_bytes(
+        hashlib.blake2b(tag.encode("utf-8", "backslashreplace"), digest_size=8).digest(), "little"
+    )
     draws = np.random.Generator(np.random.PCG64([seed, name])).random(available)
     return sorted(int(place) for place in np.argsort(draws, kind="stable")[:share])
