@@ -22,12 +22,14 @@ class Interrupts:
     """What to do when Ctrl-C comes.
 
     `finishing` names the step that it waits for; empty where it ends the process at once.
-    `standing()` says what is kept then, and `cleanup` holds what must not be left behind.
+    `announce` gets the sentence that says so. `standing()` says what is kept, and `cleanup`
+    holds what must not be left behind.
     """
 
     def __init__(self) -> None:
         self.asked = False
         self.finishing = ""
+        self.announce: Callable[[str], None] = tell
         self.standing: Callable[[], str] = lambda: ""
         self.cleanup = ExitStack()
 
@@ -40,15 +42,15 @@ class Interrupts:
         if self.asked or not self.finishing:
             self._end()
         self.asked = True
-        _tell(f"stopping after {self.finishing} (again to stop at once) …")
+        self.announce(f"stopping after {self.finishing} (again to stop at once) …")
 
     def _end(self) -> None:
         self.cleanup.close()
-        _tell(", ".join(filter(None, ("fp8scope: interrupted", self.standing()))))
+        tell(", ".join(filter(None, ("fp8scope: interrupted", self.standing()))))
         os._exit(EXIT_CODE)
 
 
-def _tell(line: str) -> None:
-    """Past Python's buffers: the signal may have come in the middle of a print."""
+def tell(line: str) -> None:
+    """Write to stderr past Python's buffers: the signal may have come in the middle of a print."""
     terminal = "\n\x1b[?25h" if sys.stderr.isatty() else ""  # after ^C; a bar hides the cursor
     os.write(2, f"{terminal}{line}\n".encode(errors="backslashreplace"))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from fp8scope.cli.interrupts import Interrupts
+from fp8scope.cli.interrupts import Interrupts, tell
 from fp8scope.cli.show import console, say
 from fp8scope.observe.scan import Events
 from fp8scope.profile.record import Profile
@@ -35,13 +35,17 @@ def watch(interrupts: Interrupts) -> Iterator[Events]:
     )
     with Progress(*columns, console=screen, disable=not sys.stderr.isatty()) as bars:
         view = _View(bars, interrupts)
-        yield Events(
-            begin=view.begin,
-            weights=view.weights,
-            batch=view.batch,
-            stop=lambda: interrupts.asked,
-            warn=lambda sentence: say(f"warning: {sentence}"),
-        )
+        interrupts.announce = view.announce
+        try:
+            yield Events(
+                begin=view.begin,
+                weights=view.weights,
+                batch=view.batch,
+                stop=lambda: interrupts.asked,
+                warn=lambda sentence: say(f"warning: {sentence}"),
+            )
+        finally:
+            interrupts.announce = tell
 
 
 class _View:
@@ -61,20 +65,20 @@ class _View:
         done = profile.batches["batch"] < profile.batches_done
         self.tokens = int(lengths[profile.batches["sample"][done]].sum())
         self.total_tokens = int(lengths.sum())
-        self.interrupts.finishing = "this batch" if profile.weights else "this weight"
+        if profile.weights:
+            self._begin_text()
+        else:
+            self.interrupts.finishing = "this weight"
 
     def weights(self, done: int, total: int) -> None:
         if self.task is None:
-            self.task = self._bar("weights", "linears", total)
+            self.task = self._bar("weights", "linears", total, 0)
         self.bars.update(self.task, completed=done)
         self._line(f"weights of {done} of {total} linears")
         if done == total:
-            self.task = None
-            self.interrupts.finishing = "this batch"
+            self._begin_text()
 
     def batch(self, done: int, total: int, tokens: int) -> None:
-        if self.first_end == 0:
-            self.task = self._bar("text", "tokens", self.total_tokens)
         self.tokens += tokens
         seen, now = self.tokens - self.first_tokens, monotonic()
         speed, left = "", ""
@@ -88,9 +92,20 @@ class _View:
         self.bars.update(self.task, completed=self.tokens, speed=speed)
         self._line(f"{done} of {total} batches{left}")
 
-    def _bar(self, name: str, unit: str, total: int) -> Any:
+    def announce(self, sentence: str) -> None:
+        """Said on the bar itself, which would draw over a line that is printed."""
+        if self.bars.disable or self.task is None:
+            tell(sentence)
+        else:
+            self.bars.update(self.task, description=sentence)
+
+    def _begin_text(self) -> None:
+        self.task = self._bar("text", "tokens", self.total_tokens, self.tokens)
+        self.interrupts.finishing = "this batch"
+
+    def _bar(self, name: str, unit: str, total: int, done: int) -> Any:
         fields: dict[str, Any] = {"unit": unit, "speed": ""}
-        return self.bars.add_task(name, total=total, completed=self.tokens, **fields)
+        return self.bars.add_task(name, total=total, completed=done, **fields)
 
     def _line(self, words: str) -> None:
         """Say that, where nothing shows a bar and nothing was said for a while."""

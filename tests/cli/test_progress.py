@@ -29,6 +29,18 @@ def _profile() -> Profile:
     return profile
 
 
+def test_on_a_terminal_the_bar_says_that_it_stops(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    interrupts = Interrupts()
+    with progress.watch(interrupts) as events:
+        events.begin(_profile())
+        interrupts.announce("stopping after this batch")
+        assert not interrupts.asked
+    assert "stopping after this batch" in capsys.readouterr().err
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
