@@ -24,7 +24,6 @@ from fp8scope.profile.partial import Partials
 from fp8scope.profile.record import Profile, empty_table
 from fp8scope.profile.same import check_same_scan, other_machine
 from fp8scope.runtime.batches import make_batch, plan_batches
-from fp8scope.runtime.loading import vocabulary_size
 from fp8scope.runtime.text import Calibration
 
 
@@ -230,8 +229,6 @@ class _Clock:
 
 def _pad_id(model: nn.Module) -> int:
     """Any token that the model has: what it computes at padding is not recorded."""
-    found = getattr(getattr(model, "config", None), "pad_token_id", None)
-    size = vocabulary_size(model)
-    if not isinstance(found, int) or found < 0 or (size is not None and found >= size):
-        return 0
-    return found
+    config = getattr(model, "config", None)
+    found = getattr(config, "pad_token_id", None)
+    return found if isinstance(found, int) and found >= 0 else 0
