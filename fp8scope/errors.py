@@ -64,7 +64,7 @@ class CannotMerge(BadInput):
 
 
 class CannotResume(BadInput):
-    """The kept partial belongs to another scan (exit 2)."""
+    """What is kept belongs to another scan (exit 2)."""
 
 
 class Missing(Fp8scopeError):

@@ -33,11 +33,14 @@ def choose(available: int, share: int, seed: int, tag: str) -> list[int]:
     tags: adding one changes this tag's share at most, and a smaller share of the same windows is
     a part of a larger one.
     """
+    if share >= available:
+        return list(range(available))
     return sorted(draw_order(available, seed, tag)[:share])
 
 
 def draw_order(available: int, seed: int, name: str) -> list[int]:
     """All places in random order: each draws a number from a generator of the seed and the name."""
-    salt = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+    text = name.encode("utf-8", "backslashreplace")
+    salt = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
     draws = np.random.Generator(np.random.PCG64([seed, salt])).random(available)
     return [int(place) for place in np.argsort(draws, kind="stable")]
