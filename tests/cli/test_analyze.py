@@ -138,11 +138,11 @@ def test_every_order_and_role_can_be_asked_for() -> None:
     assert set(ROLES) == {str(role) for role in Role}
 
 
-def test_the_readme_on_python(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_readme_on_python(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (example,) = re.findall(r"```python\n([^`]*measure_sites[^`]*)```", README.read_text())
     of_file = example.replace('"profile.h5"', repr(str(path)))
     exec(compile(of_file, "README", "exec"), {})  # noqa: S102  (our own README)
-    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert len(capfd.readouterr().out.splitlines()) == 5
 
 
 def test_a_profile_does_not_flood_the_screen(path: Path) -> None:
