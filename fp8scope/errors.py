@@ -4,6 +4,17 @@ An error is one line for a person: what is wrong and where, then what to do abou
 The command line prints that line on stderr and exits with `exit_code`.
 """
 
+import textwrap
+
+
+def one_line(error: BaseException, width: int = 160) -> str:
+    """The message of a foreign exception on one line of at most `width` characters.
+
+    It is cut between words; an exception without words gives its class.
+    """
+    short = textwrap.shorten(str(error), width, placeholder=" …")
+    return type(error).__name__ if short in {"", "…"} else short
+
 
 class Fp8scopeError(Exception):
     """Base of all refusals. `what` says what is wrong and where, `remedy` what to do."""
@@ -53,7 +64,7 @@ class CannotMerge(BadInput):
 
 
 class CannotResume(BadInput):
-    """The kept partial belongs to another scan (exit 2)."""
+    """What is kept belongs to another scan (exit 2)."""
 
 
 class Missing(Fp8scopeError):

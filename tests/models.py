@@ -47,6 +47,14 @@ GQA = {"num_key_value_heads": 2}
 # head_dim apart from hidden / heads, where the family allows it, so that no code divides.
 GEMMA = {"head_dim": 12, "query_pre_attn_scalar": 12, "sliding_window": 4}
 GEMMA_LAYERS = {"layer_types": ["sliding_attention", "full_attention"]}
+# Rotary factors for Phi-3, which change for a whole batch once its longest row passes 16 tokens.
+LONGROPE: dict[str, Any] = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0, 1.1, 1.2, 1.3],
+    "long_factor": [2.0, 3.0, 4.0, 5.0],
+    "original_max_position_embeddings": 16,
+}
 OPT: dict[str, Any] = {
     **TOKENS,
     "hidden_size": HIDDEN,

@@ -8,60 +8,97 @@ from typing import TYPE_CHECKING
 import click
 
 from fp8scope.cli.show import console, print_json, say
-from fp8scope.errors import BadInput
 
 if TYPE_CHECKING:
-    from fp8scope.analyze.measures import SiteMeasures
     from fp8scope.profile.record import Profile
+
+SORTS = ("severity", "body-sqnr", "underflow", "outlier", "headroom")
+ROLES = ("input", "weight", "k", "v", "residual", "output")
 
 
 @click.command(name="analyze", short_help="Show a profile's sites, worst first.")
 @click.argument("profile", type=click.Path(path_type=Path))
 @click.option("--layer", metavar="NAME", help="Everything about one module.")
-@click.option("--rows", default=20, show_default=True, help="Sites in the table.")
-@click.option("--json", "as_json", is_flag=True, help="All sites as JSON on stdout.")
-def command(profile: Path, layer: str | None, rows: int, as_json: bool) -> None:
-    """Show what E4M3 per tensor does to every site of a profile, worst body first.
+@click.option(
+    "--rows", type=click.IntRange(min=1), default=20, show_default=True, help="Sites in the table."
+)
+@click.option(
+    "--sort",
+    type=click.Choice(SORTS),
+    default=SORTS[0],
+    show_default=True,
+    help="What puts a site first; severity looks at all of them, less what is noise.",
+)
+@click.option(
+    "--role",
+    "roles",
+    type=click.Choice(ROLES),
+    multiple=True,
+    help="Only sites of this role; repeatable.  [default: input, weight, k, v]",
+)
+@click.option("--notes", is_flag=True, help="Show the notes that the scan made, on stderr.")
+@click.option("--json", "as_json", is_flag=True, help="All sites, or the module, as JSON.")
+def command(
+    profile: Path,
+    layer: str | None,
+    rows: int,
+    sort: str,
+    roles: tuple[str, ...],
+    notes: bool,
+    as_json: bool,
+) -> None:
+    """Show what E4M3 with one static scale per tensor does to every site of a profile.
 
     \b
     fp8scope analyze profile.h5
+    fp8scope analyze profile.h5 --sort headroom --role input
     fp8scope analyze profile.h5 --layer model.layers.3.mlp.down_proj
     """
-    from fp8scope.analyze.measures import measure_sites
     from fp8scope.profile.reader import open_profile
-    from fp8scope.report.rows import profile_summary, site_row
-    from fp8scope.report.text import worst_sites
 
     opened = open_profile(profile)
-    measured = measure_sites(opened)
     if layer is not None:
-        _one_layer(opened, measured, layer, as_json)
-    elif as_json:
-        print_json({**profile_summary(opened), "rows": [site_row(row) for row in measured]})
+        _one_layer(opened, layer, as_json)
     else:
-        console().print(worst_sites(measured, rows))
+        _all_sites(opened, rows, sort, roles, as_json)
+    if notes:
         for note in opened.notes:
             say(f"note: {note}")
 
 
-def _one_layer(profile: Profile, measured: list[SiteMeasures], layer: str, as_json: bool) -> None:
-    from fp8scope.report.rows import site_row, top_rows
-    from fp8scope.report.text import largest_values, values
+def _all_sites(
+    profile: Profile, count: int, sort: str, roles: tuple[str, ...], as_json: bool
+) -> None:
+    from fp8scope.analyze.measures import measure_sites
+    from fp8scope.analyze.thresholds import CAST_ROLES
+    from fp8scope.analyze.verdict import in_order, judge
+    from fp8scope.core.sites import Role
+    from fp8scope.report.rows import profile_summary, site_row, verdict_row
+    from fp8scope.report.text import worst_sites
 
-    mine = [row for row in measured if layer in row.shared_by]
-    if not mine:
-        names = sorted({name for row in measured for name in row.shared_by})
-        near = [name for name in names if layer in name][:3] or names[:3]
-        raise BadInput(
-            f"the profile has no module {layer}", f"it has, for example, {', '.join(near)}"
-        )
+    measured = measure_sites(profile)
+    wanted = tuple(map(Role, roles))
     if as_json:
-        print_json([{**site_row(row), "top": top_rows(profile, row.site)} for row in mine])
+        rows = [site_row(row) for row in in_order(measured, sort, wanted or tuple(Role))]
+        verdict = verdict_row(judge(measured))
+        print_json({**profile_summary(profile), "verdict": verdict, "rows": rows})
+    else:
+        console().print(worst_sites(measured, count, by=sort, roles=wanted or CAST_ROLES))
+
+
+def _one_layer(profile: Profile, name: str, as_json: bool) -> None:
+    from fp8scope.analyze.detail import module_detail
+    from fp8scope.analyze.names import find_module
+    from fp8scope.report.layer import site_tables
+    from fp8scope.report.rows import detail_row
+
+    module = find_module(profile, name)
+    details = module_detail(profile, module)
+    if as_json:
+        print_json({"module": module, "sites": [detail_row(detail) for detail in details]})
         return
-    for row in mine:
-        fields = site_row(row)
-        del fields["worst_token"]
-        console().print(values(fields, str(row.site)))
-        top = top_rows(profile, row.site)
-        if top:
-            console().print(largest_values(top, 10))
+    out = console()
+    for detail in details:
+        for table in site_tables(detail):
+            out.print(table)
+            out.print()

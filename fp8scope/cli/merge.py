@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-from fp8scope.cli.show import check_output, print_json, say
+from fp8scope.cli.output import check_free, claim
+from fp8scope.cli.show import next_step, print_json, say, wrote
+from fp8scope.errors import BadInput
 
 
 @click.command(name="merge", short_help="Merge profiles of one model.")
@@ -25,10 +27,14 @@ def command(profiles: tuple[Path, ...], output: Path, force: bool, as_json: bool
     from fp8scope.profile.writer import write_profile
     from fp8scope.report.rows import profile_summary
 
-    check_output(output, force)
-    merged = merge_profiles([read_profile(path) for path in profiles])
-    write_profile(merged, output)
+    with claim(output):
+        for path in profiles:
+            if output.exists() and path.exists() and output.samefile(path):
+                raise BadInput(f"{output} is one of the profiles to merge", "give another -o")
+        check_free(output, force)
+        merged = merge_profiles([read_profile(path) for path in profiles])
+        write_profile(merged, output)
     if as_json:
         print_json({"profile": str(output), **profile_summary(merged)})
-    sequences = len(merged.samples["index"])
-    say(f"wrote {output}: {sequences} sequences, tags {', '.join(merged.tags)}")
+    what = f"{len(merged.samples['index'])} sequences, tags {', '.join(merged.tags)}"
+    say(f"{wrote(output)}: {what}; {next_step(output)}")

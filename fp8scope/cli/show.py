@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+from io import TextIOWrapper
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
-
-from fp8scope.errors import BadInput, OutputExists
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,23 +21,27 @@ def say(message: str) -> None:
 
 def print_json(data: Any) -> None:
     """Machine-readable stdout; refuses NaN and infinity, which JSON does not have."""
-    json.dump(data, sys.stdout, ensure_ascii=False, allow_nan=False, indent=2)
+    plain = sys.stdout.encoding.lower() != "utf-8"
+    json.dump(data, sys.stdout, ensure_ascii=plain, allow_nan=False, indent=2)
     sys.stdout.write("\n")
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A rich console; wide enough for a table where the output is no terminal."""
+    """A rich console; where the output is no terminal, COLUMNS wide, or else 120."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else 120, highlight=False)
+    if isinstance(stream, TextIOWrapper):  # a terminal without × must not end the command
+        stream.reconfigure(errors="replace")
+    width = None if stream.isatty() else get_terminal_size((120, 24)).columns
+    return Console(stderr=stderr, width=width, highlight=False)
 
 
-def check_output(path: Path, force: bool) -> None:
-    """Refuse an output that exists (without --force) or whose folder does not."""
-    if path.is_dir():
-        raise BadInput(f"{path} is a folder", "give a file with -o")
-    if path.exists() and not force:
-        raise OutputExists(f"{path} exists already", "give another -o, or --force to overwrite it")
-    if not path.resolve().parent.is_dir():
-        raise BadInput(f"there is no folder {path.resolve().parent}", "make it, or give another -o")
+def wrote(path: Path) -> str:
+    """`wrote profile.h5 (0.8 MB)`."""
+    return f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)"
+
+
+def next_step(path: Path) -> str:
+    """The command that looks at a profile, ready to be pasted."""
+    return f"next: fp8scope analyze {shlex.quote(str(path))}"

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fp8scope.errors import BadText, OutputExists
+from fp8scope.errors import BadInput, BadModel, CannotWrite, OutputExists
 from fp8scope.observe.scan import Scan, ScanOptions, Subject
+from fp8scope.observe.token_batches import BatchLike, calibration_of_batches
 from fp8scope.profile.record import Profile
 from fp8scope.profile.writer import write_profile
+from fp8scope.runtime.finite import refuse_nonfinite
 from fp8scope.runtime.loading import model_identity
 from fp8scope.runtime.structure import discover
-from fp8scope.runtime.text import Calibration, calibration_of_tokens
-
-BatchLike = Tensor | Mapping[str, Any]
 
 
 def scan(
@@ -34,16 +31,25 @@ def scan(
 ) -> Profile:
     """Scan a transformers causal LM that is already loaded.
 
-    batches: token ids, int64 [B, T] tensors, or mappings with `input_ids`, optionally
-    `attention_mask` (padding on the right only) and `tag` (a string). With a tokenizer the
-    profile holds the text around the largest values. `output` writes the profile there.
-    The model is left as it was: in its mode, without hooks.
+    batches: token ids, [B, T] integer tensors or lists of lists of one length, or mappings with
+    `input_ids`, optionally `attention_mask` (padding on the right only) and `tag` (a string for
+    the batch, "text" unless given). The profile's samples are the rows, in the given order. With
+    a tokenizer the profile holds the text around the largest values. `output` writes the profile
+    there, when the scan is done: a scan from Python keeps no partials, and cannot be resumed.
+    The model is left as it was: in its mode, without hooks. The profile of a model in memory
+    merges with others from memory, not with those that the command line made from its files.
 
-    Raises BadText (no tokens, padding on the left), BadModel (inf or NaN), OutputExists.
+    Raises, before anything is computed, BadText (batches that the model does not take), BadModel
+    (not loaded or not whole, inf or NaN in a parameter), BadInput (`record`), OutputExists and
+    CannotWrite; then BadModel for inf or NaN in the forward.
     """
+    if record not in ("standard", "full"):
+        raise BadInput(f"record is {record!r}", "give 'standard' or 'full'")
     path = Path(output) if output is not None else None
-    if path is not None and path.exists() and not force:
-        raise OutputExists(f"{path} exists already", "give force=True or another path")
+    if path is not None:
+        _check_output(path, force)
+    _check_model(model)
+    calibration = calibration_of_batches(batches, model)
     stated: Any = getattr(model, "config", None)
     config = stated.to_dict() if stated is not None else {}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
@@ -53,7 +59,7 @@ def scan(
         config=json.loads(json.dumps(config, default=str)),
         identity=model_identity("in memory", model, f"memory:{digest.hexdigest()}", None),
         structure=discover(model),
-        calibration=_calibration(batches),
+        calibration=calibration,
     )
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -67,22 +73,30 @@ def scan(
     return profile
 
 
-def _calibration(batches: Iterable[BatchLike]) -> Calibration:
-    tags: list[str] = []
-    tokens: list[np.ndarray[Any, Any]] = []
-    for batch in batches:
-        fields: Mapping[str, Any] = {"input_ids": batch} if isinstance(batch, Tensor) else batch
-        ids = fields["input_ids"]
-        mask = fields.get("attention_mask")
-        for row in range(len(ids)):
-            tags.append(str(fields.get("tag", "text")))
-            length = ids.shape[1] if mask is None else _text_length(mask[row])
-            tokens.append(ids[row, :length].cpu().numpy().astype(np.int32))
-    return calibration_of_tokens(tags, tokens)
+def _check_model(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise BadModel(
+            f"the model is a {type(model).__name__}, not one that is loaded",
+            "load it with transformers, or use the command: fp8scope scan MODEL",
+        )
+    if next(model.parameters(), None) is None:
+        raise BadModel("the model has no parameters", "give a loaded transformers model")
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise BadModel(
+                f"{name} is not in memory (offloaded, or never loaded)",
+                "load the whole model onto one device",
+            )
+    refuse_nonfinite(model)
 
 
-def _text_length(mask: Tensor) -> int:
-    length = int(mask.sum())
-    if not torch.equal(mask[:length].bool(), torch.ones_like(mask[:length], dtype=torch.bool)):
-        raise BadText("a batch is padded on the left", "pad on the right (padding_side='right')")
-    return length
+def _check_output(path: Path, force: bool) -> None:
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:
+        raise CannotWrite(f"cannot write {path}: {error.strerror}", "give another path") from error
+    if is_folder or not path.parent.is_dir():
+        what = f"{path} is a folder" if is_folder else f"there is no folder {path.parent}"
+        raise CannotWrite(what, "give a file in a folder that exists")
+    if exists and not force:
+        raise OutputExists(f"{path} exists already", "give force=True or another path")

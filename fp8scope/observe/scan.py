@@ -8,21 +8,22 @@ uninterrupted scan gives.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from fp8scope.core.structure import Structure
-from fp8scope.errors import CannotResume, Interrupted
+from fp8scope.errors import CannotWrite, Interrupted
 from fp8scope.observe.provenance import batch_table, environment, excerpt_table, sample_table
 from fp8scope.observe.recorder import ERROR_TOKEN_STRIDE, Recorder
 from fp8scope.observe.weights import record_weights
 from fp8scope.profile.layout import EXCERPT_COLUMNS, TOP_K
 from fp8scope.profile.partial import Partials
 from fp8scope.profile.record import Profile, empty_table
-from fp8scope.runtime.batches import make_batch, plan_batches
+from fp8scope.profile.same import check_same_scan, other_machine
+from fp8scope.runtime.batches import make_batch, plan_batches, takes_padding
 from fp8scope.runtime.text import Calibration
 
 
@@ -51,11 +52,17 @@ class ScanOptions:
 
 @dataclass
 class Events:
-    """How a scan talks to whoever started it. `stop()` is asked between micro-batches."""
+    """How a scan talks to whoever started it.
 
+    `begin(profile)` comes first, with what a partial holds already; `stop()` is asked after
+    every weight and micro-batch; `warn` gets a sentence for the person.
+    """
+
+    begin: Callable[[Profile], None] = lambda profile: None
     weights: Callable[[int, int], None] = lambda done, total: None
     batch: Callable[[int, int, int], None] = lambda done, total, tokens: None
     stop: Callable[[], bool] = lambda: False
+    warn: Callable[[str], None] = lambda sentence: None
 
 
 @dataclass
@@ -67,29 +74,47 @@ class Scan:
     events: Events = field(default_factory=Events)
     partials: Partials | None = None
 
+    def __post_init__(self) -> None:
+        padding = takes_padding(self.subject.model, self.subject.structure)
+        self._batches = plan_batches(
+            self.subject.calibration, self.options.batch_tokens, padding=padding
+        )
+        self._clock = _Clock(self.options.keep_every)
+        self._warned = False
+
     def run(self, resume: Profile | None = None) -> Profile:
         """The finished profile.
 
         Raises BadModel (inf or NaN, layer and sample named), Interrupted (a partial is kept),
-        CannotWrite, and CannotResume if `resume` belongs to another scan.
+        and CannotResume if `resume` belongs to another scan.
         """
-        started, subject = time.monotonic(), self.subject
-        batches = plan_batches(subject.calibration, self.options.batch_tokens)
-        profile = self._new_profile(batches)
+        subject = self.subject
+        profile = self.new_profile()
         if resume is not None:
-            _check_same_scan(profile, resume)
-            profile = resume
+            profile = self._accept(resume, profile)
+        self._clock.begin(profile.environment["seconds"])
+        self.events.begin(profile)
         if not profile.weights:
             full = self.options.record == "full"
             profile.weights = record_weights(subject.model, full, self._weights_progress)
-        self._forward(profile, batches)
-        profile.excerpts = excerpt_table(profile, subject.calibration, subject.tokenizer)
-        profile.environment["seconds"] += time.monotonic() - started
+        self._forward(profile)
+        excerpts = excerpt_table(profile, subject.calibration, subject.tokenizer)
+        self._stop_if_asked(profile)
+        profile.excerpts = excerpts
+        profile.environment["seconds"] = self._clock.seconds()
         profile.complete = True
         return profile
 
-    def _forward(self, profile: Profile, batches: Sequence[tuple[int, ...]]) -> None:
-        subject, pad = self.subject, _pad_id(self.subject.model)
+    def _accept(self, kept: Profile, fresh: Profile) -> Profile:
+        remedy = "repeat the first command, or start again with --force"
+        check_same_scan(fresh, kept, "the kept partial", remedy)
+        for note in other_machine(fresh, kept):
+            self.events.warn(note)
+            kept.notes = tuple(dict.fromkeys((*kept.notes, note)))
+        return kept
+
+    def _forward(self, profile: Profile) -> None:
+        subject, batches = self.subject, self._batches
         device = next(subject.model.parameters()).device
         recorder = Recorder(
             subject.model,
@@ -100,35 +125,47 @@ class Scan:
         )
         recorder.sites, recorder.aliases = dict(profile.sites), dict(profile.aliases)
         profile.sites, profile.aliases = recorder.sites, recorder.aliases
-        clock = _Clock(self.options.keep_every)
         with recorder:
             for number in range(profile.batches_done, len(batches)):
-                batch = make_batch(subject.calibration, batches[number], pad)
+                batch = make_batch(subject.calibration, batches[number])
                 recorder.run(batch, device)
                 profile.batches_done = number + 1
+                profile.notes = tuple(dict.fromkeys((*profile.notes, *recorder.notes)))
                 self.events.batch(number + 1, len(batches), sum(batch.lengths))
-                last = number + 1 == len(batches)
-                if not last and self.events.stop():
+                self._stop_if_asked(profile)
+                if number + 1 < len(batches) and self._clock.due():
                     self._keep(profile)
-                    raise Interrupted(f"stopped after {number + 1} of {len(batches)} batches")
-                if not last and self.partials and clock.due():
-                    self.partials.save(profile)
-                    clock.written()
+                    self._clock.written()
         never = recorder.never_ran()
         if never:
-            recorder.notes[f"{len(never)} linears never ran, e.g. {never[0]}"] = None
-        profile.notes = tuple(dict.fromkeys((*profile.notes, *recorder.notes)))
+            profile.notes += (f"{len(never)} linears never ran, e.g. {never[0]}",)
 
     def _weights_progress(self, done: int, total: int) -> None:
         self.events.weights(done, total)
         if self.events.stop():
             raise Interrupted("stopped while reading weights; nothing is kept of that")
 
-    def _keep(self, profile: Profile) -> None:
-        if self.partials:
-            self.partials.save(profile)
+    def _stop_if_asked(self, profile: Profile) -> None:
+        if self.events.stop():
+            self._keep(profile)
+            raise Interrupted(
+                f"stopped after {profile.batches_done} of {len(self._batches)} batches"
+            )
 
-    def _new_profile(self, batches: Sequence[tuple[int, ...]]) -> Profile:
+    def _keep(self, profile: Profile) -> None:
+        """Write a partial if the disk lets us: without one the scan is no worse off."""
+        if self.partials is None:
+            return
+        profile.environment["seconds"] = self._clock.seconds()
+        try:
+            self.partials.save(profile)
+        except CannotWrite as error:
+            if not self._warned:
+                self.events.warn(f"no partial is kept: {error.what}")
+            self._warned = True
+
+    def new_profile(self) -> Profile:
+        """The profile before anything is recorded: of which model, text and settings."""
         subject, text = self.subject, self.subject.calibration
         dtype = next(subject.model.parameters()).dtype
         notes = list(text.notes)
@@ -158,7 +195,7 @@ class Scan:
             tags=text.tags,
             sources=tuple(vars(source) for source in text.sources),
             samples=sample_table(text),
-            batches=batch_table(batches),
+            batches=batch_table(self._batches),
             sites={},
             weights={},
             aliases={},
@@ -168,11 +205,20 @@ class Scan:
 
 
 class _Clock:
-    """When to write a partial: every `every` seconds, but not over a twentieth of the time."""
+    """When to write a partial: every `every` seconds, but not over a twentieth of the time.
+    And how long the scan has run, the runs before a stop included.
+    """
 
     def __init__(self, every: float) -> None:
         self.every = every
+        self.begin(0)
+
+    def begin(self, seconds_before: float) -> None:
         self.asked = self.last = time.monotonic()
+        self.started = self.last - seconds_before
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
 
     def due(self) -> bool:
         self.asked = time.monotonic()
@@ -182,24 +228,3 @@ class _Clock:
         self.last = time.monotonic()
         if self.every:  # 0 asks for a partial after every batch, whatever that costs
             self.every = max(self.every, 20 * (self.last - self.asked))
-
-
-def _check_same_scan(wanted: Profile, kept: Profile) -> None:
-    for what in ("model", "settings"):
-        mine, theirs = getattr(wanted, what), getattr(kept, what)
-        keys = mine.keys() | theirs.keys()
-        different = sorted(key for key in keys if mine.get(key) != theirs.get(key))
-        if different:
-            key = different[0]
-            raise CannotResume(
-                f"the kept partial is of another scan: {what} {', '.join(different)} differ "
-                f"({key}: {theirs.get(key)} then, {mine.get(key)} now)",
-                "repeat the first command, or start again with --force",
-            )
-
-
-def _pad_id(model: nn.Module) -> int:
-    """Any token that the model has: what it computes at padding is not recorded."""
-    config = getattr(model, "config", None)
-    found = getattr(config, "pad_token_id", None)
-    return found if isinstance(found, int) and found >= 0 else 0

@@ -40,7 +40,7 @@ def _record(name: str, weight: Tensor, full: bool) -> WeightRecord:
     if stats.nonfinite:
         raise BadModel(
             f"{name}.weight holds {stats.nonfinite} inf or NaN",
-            "repair the checkpoint: such a layer breaks the BF16 model as well",
+            "repair the weights, or use a wider dtype",
         )
     rows = np.arange(len(weight), dtype=np.int32)
     top = largest_values(weight, stats.row_amax, np.zeros_like(rows), rows, TOP_K)

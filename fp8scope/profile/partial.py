@@ -7,6 +7,7 @@ disk damaged later leaves the one before it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from fp8scope.errors import BadInput, CannotResume
@@ -28,7 +29,8 @@ class Partials:
 
     def save(self, profile: Profile) -> None:
         """Write to the older of the two. Raises CannotWrite."""
-        write_profile(profile, self.paths[self._writes % 2], compression=1)
+        part = replace(profile, complete=False)
+        write_profile(part, self.paths[self._writes % 2], compression=1)
         self._writes += 1
 
     def load(self) -> Profile | None:

@@ -189,6 +189,11 @@ class Profile:
     batches_done: int = 0
     complete: bool = False
 
+    def __repr__(self) -> str:
+        found = f"{len(self.sites)} activation sites, {len(self.weights)} weights"
+        text = f"{len(self.samples['index'])} sequences, tags {', '.join(self.tags)}"
+        return f"<Profile of {self.model.get('name')}: {found}; {text}>"
+
     def site(self, site: Site) -> SiteRecord:
         """Record of a site, through its alias if it shares another's tensor."""
         return self.sites[self.aliases.get(site, site)]

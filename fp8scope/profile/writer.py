@@ -43,7 +43,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     except OSError as error:
         raise CannotWrite(
             f"cannot write {path} ({len(data) / 1e6:.1f} MB): {error.strerror}",
-            "free space there or choose another place with -o",
+            "make room there, or choose another place",
         ) from error
 
 
@@ -107,8 +107,7 @@ class _Writer:
             attrs[name] = fixed_text(value) if isinstance(value, str) else value
 
     def json(self, path: str, value: Any) -> None:
-        text = json.dumps(value, ensure_ascii=False).encode()
-        self.dataset(path, np.frombuffer(text, np.uint8))
+        self.dataset(path, np.frombuffer(utf8(json.dumps(value, ensure_ascii=False)), np.uint8))
 
     def table(self, path: str, table: Table) -> None:
         for name, column in table.items():
@@ -154,8 +153,13 @@ class _Writer:
 
 def fixed_text(text: str) -> NDArray[Any]:
     """A string of fixed length: HDF5 keeps those of variable length where no checksum is."""
-    raw = text.encode()
+    raw = utf8(text)
     return np.array(raw, h5py.string_dtype("utf-8", max(1, len(raw))))
+
+
+def utf8(text: str) -> bytes:
+    """UTF-8; a byte of a file name that is not is written as its escape (`\\udce9`)."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def site_path(site: Site) -> str:

@@ -1,81 +1,121 @@
-"""Tables for a person in a terminal. Text from models and prompts is escaped."""
+"""The table of sites for a person in a terminal, with the verdict above it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from rich.markup import escape
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from fp8scope.analyze.measures import SiteMeasures, WorstToken
+from fp8scope.analyze.measures import SiteMeasures
+from fp8scope.analyze.thresholds import CAST_ROLES
+from fp8scope.analyze.verdict import Verdict, in_order, judge
+from fp8scope.core.sites import Role
+from fp8scope.report.sentence import sentence
+from fp8scope.report.words import (
+    common_prefix,
+    decibel,
+    headroom,
+    literal,
+    number,
+    percent,
+    place,
+    role,
+    shorten,
+    times,
+)
+
+SHORTEST_NAME, SHORTEST_PLACE = 8, 20
+GAP = 2  # cells between columns
 
 
-def worst_sites(rows: Sequence[SiteMeasures], count: int) -> Table:
-    """The first `count` rows. Body SQNR, underflow and amax/rms are of E4M3 per tensor."""
-    table = Table(title=f"{min(count, len(rows))} worst of {len(rows)} sites, E4M3 per tensor")
-    table.add_column("site", overflow="fold", ratio=3)
-    for name in ("body SQNR", "underflow", "amax/rms", "headroom"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("largest value, and where", overflow="fold", ratio=3)
-    for row in rows[:count]:
-        table.add_row(
-            Text(_name(row)),
-            f"{row.error.body_sqnr_db:.1f} dB",
-            percent(row.error.underflow_rate),
-            f"{row.outlier_ratio:.3g}",
-            "" if row.headroom is None else f"{row.headroom:.2f}× {escape(row.headroom_tag)}",
-            _where(row.worst) if row.worst else Text(f"{row.amax:.4g}"),
-        )
-    return table
+def worst_sites(
+    rows: Sequence[SiteMeasures],
+    count: int,
+    *,
+    by: str = "severity",
+    roles: Collection[Role] = CAST_ROLES,
+) -> WorstSites:
+    """Something that rich prints: the verdict on `rows`, and the first `count` in a table.
 
-
-def values(fields: dict[str, Any], title: str) -> Table:
-    """Two columns, name and value."""
-    table = Table(title=escape(title), show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in fields.items():
-        shown = f"{value:.6g}" if isinstance(value, float) else str(value)
-        table.add_row(name, Text(shown))
-    return table
-
-
-def largest_values(rows: Sequence[dict[str, Any]], count: int) -> Table:
-    """Top values with channel, position and the text around the token."""
-    table = Table(title=f"{min(count, len(rows))} largest values")
-    for name in ("value", "channel", "tag", "sample", "position"):
-        table.add_column(name, justify="right")
-    table.add_column("text", overflow="fold", ratio=1)
-    for row in rows[:count]:
-        table.add_row(
-            f"{row['value']:.5g}",
-            str(row["channel"]),
-            Text(row["tag"]),
-            str(row["sample"]),
-            str(row["position"]),
-            Text.assemble(row["before"], (row["token"], "reverse"), row["after"]),
-        )
-    return table
-
-
-def percent(rate: float) -> str:
-    """A rate in [0, 1] as per cent, with enough digits to see that it is not zero."""
-    if rate == 0:
-        return "0"
-    return f"{100 * rate:.2g}%" if rate < 0.1 else f"{100 * rate:.0f}%"
-
-
-def _name(row: SiteMeasures) -> str:
-    more = len(row.shared_by) - 1
-    return f"{row.site}" + (f" (+{more} sharing it)" if more else "")
-
-
-def _where(worst: WorstToken) -> Text:
-    return Text.assemble(
-        f"{worst.value:.4g} channel {worst.channel}, {worst.tag} token {worst.position}: ",
-        worst.before[-20:],
-        (worst.token, "reverse"),
-        worst.after[:12],
+    by: one of `verdict.ORDERS`. roles: what the table shows; the verdict is always on what
+    FP8 would cast.
+    """
+    prefix = common_prefix(row.site.module for row in rows)
+    shown = in_order(rows, by, roles)
+    title = (
+        "no site has this role"
+        if not shown
+        else f"first {min(count, len(shown))} of {len(shown)} sites by {by}"
     )
+    if shown and prefix:
+        title += f"; names without their first “{prefix}”"
+    return WorstSites(judge(rows), shown[:count], title, prefix)
+
+
+@dataclass(frozen=True)
+class WorstSites:
+    """Fits itself to the console: what does not fit is left out, and no name is broken."""
+
+    verdict: Verdict
+    rows: Sequence[SiteMeasures]
+    title: str
+    prefix: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(sentence(self.verdict, self._name))
+        yield Text()
+        yield literal(self.title)
+        if self.rows:
+            yield self._table(options.max_width)
+
+    def _name(self, row: SiteMeasures) -> str:
+        return literal(row.site.module.removeprefix(self.prefix)).plain
+
+    def _table(self, width: int) -> Table:
+        columns, place_width = self._columns(width)
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+        for header in columns:
+            justify: Literal["left", "right"] = "left" if header in ("module", "role") else "right"
+            table.add_column(header, justify=justify, no_wrap=True, vertical="bottom")
+        if place_width:
+            table.add_column("tag, token and its text", no_wrap=True, vertical="bottom")
+        for row, *cells in zip(self.rows, *columns.values(), strict=True):
+            where = [place(row.worst, place_width) if row.worst else Text()] if place_width else []
+            table.add_row(*map(Text, cells), *where)
+        return table
+
+    def _columns(self, width: int) -> tuple[dict[str, list[str]], int]:
+        """Cells by header, and the width that is left for the place in the text, or 0."""
+        columns = {
+            "module": [self._name(row) for row in self.rows],
+            "role": [role(row) for row in self.rows],
+            "body\nSQNR": [decibel(row.error.body_sqnr_db) for row in self.rows],
+            "under-\nflow": [percent(row.error.underflow_rate) for row in self.rows],
+            "amax/\nrms": [times(row.outlier_ratio) for row in self.rows],
+        }
+        if any(map(headroom, self.rows)):
+            columns["head-\nroom"] = [headroom(row) for row in self.rows]
+        with_place = columns | {
+            "amax": [number(row.amax) for row in self.rows],
+            "chan-\nnel": [str(row.worst.channel) if row.worst else "" for row in self.rows],
+        }
+        left = width - _natural(with_place) - GAP
+        if left >= SHORTEST_PLACE and any(row.worst for row in self.rows):
+            return with_place, left
+        longest = max(map(cell_len, columns["module"])) + min(0, width - _natural(columns))
+        short = max(longest, SHORTEST_NAME)
+        return columns | {"module": [shorten(name, short) for name in columns["module"]]}, 0
+
+
+def _natural(columns: dict[str, list[str]]) -> int:
+    """Width of a table of these columns."""
+    widths = (
+        max(map(cell_len, [*header.split("\n"), *cells])) for header, cells in columns.items()
+    )
+    return sum(width + GAP for width in widths) - GAP

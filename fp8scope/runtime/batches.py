@@ -4,13 +4,16 @@ The plan depends on the calibration alone, so that a resumed scan sees the same 
 the same order, and its float sums come out bit-identical.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
+from fp8scope.core.structure import Structure
 from fp8scope.errors import BadInput
 from fp8scope.runtime.text import Calibration
 
@@ -23,8 +26,8 @@ class Batch:
     `input_ids` is int64 [B, T], `lengths` the tokens of each row that are text.
 
     Padding on the right needs no attention mask in a causal model: no token sees a later one, so
-    the text before the padding computes what it would alone. The padding itself gives numbers
-    too: statistics must ignore positions ≥ length.
+    the text before the padding computes what it would alone (but see `takes_padding`). The
+    padding itself gives numbers too: statistics must ignore positions ≥ length.
     """
 
     tag: int
@@ -33,12 +36,35 @@ class Batch:
     lengths: tuple[int, ...]
 
 
-def plan_batches(calibration: Calibration, batch_tokens: int = 4096) -> tuple[tuple[int, ...], ...]:
+def takes_padding(model: nn.Module, structure: Structure) -> bool:
+    """Whether sequences of unequal length may share a batch without changing each other.
+
+    Not where the longest row chooses the rotary factors of all (`dynamic` and `longrope`), not
+    where tokens see later ones, and not in an architecture that is not known: it may do either,
+    or put the sequence first.
+    """
+    if structure.family is None:
+        return False
+    config: Any = model.config  # a known architecture has one
+    text = config.get_text_config()
+    if getattr(text, "use_bidirectional_attention", False):
+        return False
+    stated = [getattr(text, name, None) for name in ("rope_parameters", "rope_scaling")]
+    ropes = [rope for rope in stated if isinstance(rope, Mapping)]
+    ropes += [rope for by_kind in ropes for rope in by_kind.values() if isinstance(rope, Mapping)]
+    kinds = {rope.get(name) for rope in ropes for name in ("rope_type", "type")}
+    return not kinds & {"dynamic", "longrope"}
+
+
+def plan_batches(
+    calibration: Calibration, batch_tokens: int = 4096, *, padding: bool = True
+) -> tuple[tuple[int, ...], ...]:
     """Group the samples into micro-batches: tuples of `Sample.index`, each sample exactly once.
 
     A batch holds samples of one tag and at most `batch_tokens` positions, padding included; a
     longer sample is a batch by itself. Samples are sorted by length, longest first, so that
-    little is padded. The tags take turns, so that a scan cut short has seen all of them.
+    little is padded; without `padding` only samples of one length share a batch. The tags take
+    turns, so that a scan cut short has seen all of them.
     """
     if batch_tokens < 1:
         raise BadInput(f"a batch of {batch_tokens} tokens holds nothing", "give 1 or more")
@@ -50,16 +76,19 @@ def plan_batches(calibration: Calibration, batch_tokens: int = 4096) -> tuple[tu
         batches: list[tuple[int, ...]] = []
         start = 0
         while start < len(mine):
-            rows = max(1, batch_tokens // lengths[mine[start]])
-            batches.append(tuple(mine[start : start + rows]))
-            start += rows
+            longest = lengths[mine[start]]
+            rows = mine[start : start + max(1, batch_tokens // longest)]
+            if not padding:
+                rows = [index for index in rows if lengths[index] == longest]
+            batches.append(tuple(rows))
+            start += len(rows)
         by_tag.append(batches)
     turns = zip_longest(*by_tag, fillvalue=())
     return tuple(batch for batch in chain.from_iterable(turns) if batch)
 
 
-def make_batch(calibration: Calibration, indices: Sequence[int], pad_id: int) -> Batch:
-    """Build one planned batch on the CPU. `pad_id` must be a token of the model's vocabulary.
+def make_batch(calibration: Calibration, indices: Sequence[int]) -> Batch:
+    """Build one planned batch on the CPU. Padding is token 0, which every model has.
 
     Raises ValueError when there are no samples, or samples of several tags.
     """
@@ -68,7 +97,7 @@ def make_batch(calibration: Calibration, indices: Sequence[int], pad_id: int) ->
     if len(tags) != 1:
         raise ValueError(f"a batch has samples of one tag, not of {len(tags)}")
     lengths = tuple(len(sample.tokens) for sample in samples)
-    input_ids = np.full((len(samples), max(lengths)), pad_id, dtype=np.int64)
+    input_ids = np.zeros((len(samples), max(lengths)), np.int64)
     for row, sample in zip(input_ids, samples, strict=True):
         row[: len(sample.tokens)] = sample.tokens
     return Batch(

@@ -30,6 +30,13 @@ class Document:
     location: str
     number: int
 
+    @property
+    def characters(self) -> int:
+        """Length of the text, or of all messages together."""
+        if self.text is not None:
+            return len(self.text)
+        return sum(len(str(message["content"] or "")) for message in self.messages or ())
+
 
 class BadRowError(ValueError):
     """A line or row that is no document; the text says why."""
@@ -42,17 +49,19 @@ def read_rows(
     kind: str,
     location: str,
     tag: str,
+    limit: int | None = None,
 ) -> tuple[tuple[Document, ...], int]:
     """Documents of numbered rows, and how many rows were blank.
 
     `parse` raises BadRowError for what it cannot read. `kind` is what the refusal calls a row;
-    `tag` is that of the rows that do not bring their own.
+    `tag` is that of the rows that do not bring their own. After `limit` characters no further
+    row is asked for.
 
     Raises BadText when a row is bad or no document is left.
     """
     documents: list[Document] = []
     shown: list[str] = []
-    bad = blank = 0
+    bad = blank = characters = 0
     for number, row in rows:
         try:
             document = _document(parse(row), location, tag, number)
@@ -65,6 +74,9 @@ def read_rows(
             blank += 1
             continue
         documents.append(document)
+        characters += document.characters
+        if limit is not None and characters >= limit:
+            break
     if bad:
         more = f"; and {bad - _SHOWN} more" if bad > _SHOWN else ""
         count = f"{bad} bad {kind}{'s' if bad > 1 else ''}"
@@ -85,6 +97,8 @@ def content_sha256(documents: Iterable[Document]) -> str:
 
 def _document(row: object, location: str, default_tag: str, number: int) -> Document | None:
     """The document of one row, None when its text is blank."""
+    if isinstance(row, str):
+        row = {"text": row}
     if not isinstance(row, dict):
         raise BadRowError(f"is a {type(row).__name__}, not an object")
     tag, text, messages = row.get("tag"), row.get("text"), row.get("messages")
@@ -112,15 +126,32 @@ def _messages(messages: object) -> tuple[Message, ...]:
     for place, message in enumerate(messages, start=1):
         if not isinstance(message, dict):
             raise BadRowError(f"has message {place} that is not an object")
-        role, content = message.get("role"), message.get("content")
+        role, content = message.get("role"), _content(message.get("content"), place)
         # An assistant that only calls tools says nothing: its content is null in real logs.
         says_nothing = content is None and message.get("tool_calls")
         if not isinstance(role, str) or not (isinstance(content, str) or says_nothing):
             raise BadRowError(f'has message {place} without a string "role" and "content"')
-        _check_encodable(content or "")
+        _check_encodable(str(content or ""))
         # Datasets fill the fields that a message lacks with null: templates take them for set.
-        checked.append({k: v for k, v in message.items() if v is not None or k == "content"})
+        given = {key: value for key, value in message.items() if value is not None}
+        checked.append({**given, "content": content})
     return tuple(checked)
+
+
+def _content(content: object, place: int) -> object:
+    """A message's content; a list of text parts, as the OpenAI API has it, becomes one string.
+
+    The parts stand on lines of their own, as servers put them for a template of plain strings.
+    """
+    if not isinstance(content, list):
+        return content
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+        if kind != "text" or not isinstance(part.get("text"), str):
+            raise BadRowError(f"has message {place} with a part of type {kind}: only text is read")
+        texts.append(part["text"])
+    return "\n".join(texts)
 
 
 def _check_encodable(text: str) -> None:

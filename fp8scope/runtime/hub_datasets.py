@@ -5,11 +5,13 @@ The package is the `[datasets]` extra and is imported on use.
 
 import logging
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from fp8scope.errors import BadText, Missing
-from fp8scope.runtime.locations import split_hub_name
+from fp8scope.errors import BadText, Missing, one_line
+from fp8scope.runtime.hub import hub_refusals
+from fp8scope.runtime.locations import HUB_SYNTAX, HubName, exists
 
 Rows = Iterator[tuple[int, Any]]
 
@@ -30,20 +32,38 @@ def parquet_rows(path: Path, location: str) -> Rows:
     )
 
 
-def hub_rows(location: str) -> Rows:
-    """The rows of `hf:NAME[:SPLIT]`, numbered from 1; NAME may be a local dataset folder."""
-    name, split = split_hub_name(location)
+def hub_rows(name: HubName, location: str) -> Rows:
+    """The rows of a hub data set or of a local folder of one, by their numbers in the split.
+
+    They are streamed, so that no more is fetched than is asked for; but a slice in percent is
+    fetched whole.
+    """
     datasets = _datasets_package(location)
+    if not exists(name.name):
+        _ask_the_hub(name.name)
+    rows = name.rows()
+    split, start, stop = rows or (name.split, 0, None)
 
     def load() -> Any:
-        folder = Path(name)
+        folder = Path(name.name)
         if (folder / "dataset_dict.json").is_file():
-            return datasets.load_from_disk(name)[split]
-        if (folder / "state.json").is_file():  # a single split, written by save_to_disk
-            return datasets.load_from_disk(name)
-        return datasets.load_dataset(name, split=split)
+            found = datasets.load_from_disk(name.name)[split]
+        elif (folder / "state.json").is_file():  # a single split, written by save_to_disk
+            found = datasets.load_from_disk(name.name)
+        else:
+            streaming = rows is not None
+            found = datasets.load_dataset(name.name, name.config, split=split, streaming=streaming)
+        return islice(found, start, stop)
 
-    return _load(location, load)
+    return _load(location, load, start + 1)
+
+
+def _ask_the_hub(name: str) -> None:
+    """One request whether the data set can be had: `datasets` itself tries for half a minute."""
+    from huggingface_hub import HfApi
+
+    with hub_refusals(name, "data set", BadText, f"write {HUB_SYNTAX}"):
+        HfApi().dataset_info(name, timeout=10)
 
 
 def _datasets_package(location: str) -> Any:
@@ -57,26 +77,24 @@ def _datasets_package(location: str) -> Any:
     return datasets
 
 
-def _load(location: str, load: Callable[[], Any]) -> Rows:
-    """The rows of a dataset, numbered from 1; whatever `datasets` raises becomes one line."""
-    logger = logging.getLogger("datasets")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)  # what it logs, it raises as well
+def _load(location: str, load: Callable[[], Any], start: int = 1) -> Rows:
+    """The rows of a data set, numbered from `start`; what `datasets` raises becomes one line."""
+    loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)  # what they log, they raise as well
     try:
-        yield from enumerate(load(), start=1)
+        yield from enumerate(load(), start=start)
     except ConnectionError as error:
         raise Missing(
-            f"{location} cannot be fetched: {_one_line(error)}",
+            f"{location} cannot be fetched: {one_line(error, 200)}",
             "check the name and the network, or give a local file",
         ) from error
     except Exception as error:  # pyarrow, fsspec, huggingface_hub: each has its own tree
         raise BadText(
-            f"{location} cannot be read: {_one_line(error)}",
-            "check the name and the split, or write its texts to a .jsonl",
+            f"{location} cannot be read: {one_line(error, 200)}",
+            f"write {HUB_SYNTAX}, or write its texts to a .jsonl",
         ) from error
     finally:
-        logger.setLevel(level)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

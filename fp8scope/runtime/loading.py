@@ -11,10 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from fp8scope.checkpoint.identity import config_hash, weights_hash
 from fp8scope.checkpoint.inventory import Inventory, read_inventory
-from fp8scope.errors import BadModel, Missing
+from fp8scope.errors import BadModel, one_line
+from fp8scope.runtime.devices import check_device, to_device
+from fp8scope.runtime.finite import refuse_nonfinite
+from fp8scope.runtime.folders import model_folder
 
 DTYPES = {
     "bfloat16": torch.bfloat16,
@@ -50,15 +54,18 @@ def load(reference: str, options: LoadOptions) -> LoadedModel:
     """Load a folder or a hub id.
 
     Raises BadModel (no such folder, no weights or tokenizer, pickled weights, remote code,
-    already quantized, checkpoint incomplete) or Missing (the hub cannot be reached).
+    already quantized, checkpoint incomplete, inf or NaN in it), BadInput (no such device) or
+    Missing (the hub cannot be reached, the device is not on this machine).
     """
-    folder = _resolve(reference, options)
+    check_device(options.device)
+    folder = model_folder(reference, code=options.trust_remote_code, pickles=options.allow_pickle)
     config = _read_config(folder)
-    _refuse_remote_code(folder, config, options)
+    code = _needs_code(folder, config, options)
     _refuse_quantized(folder, config)
     inventory = None if _pickled(folder, options) else read_inventory(folder)
-    tokenizer = _load_tokenizer(folder, options)
-    model = _load_weights(folder, options)
+    tokenizer = _load_tokenizer(folder, options, code)
+    model = _load_weights(folder, options, code)
+    refuse_nonfinite(model, inventory)
     return LoadedModel(
         model,
         tokenizer,
@@ -97,56 +104,42 @@ def memory_hash(model: nn.Module) -> str:
     return f"memory:{digest.hexdigest()}"
 
 
-def _resolve(reference: str, options: LoadOptions) -> Path:
-    path = Path(reference).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise BadModel(f"{reference} is a file", "give the folder that holds config.json")
-    if reference.startswith((".", "/", "~")) or reference.count("/") != 1:
-        raise BadModel(
-            f"there is no folder {reference}",
-            "give a model folder, a hub id (org/name) or `demo`",
-        )
-    return _download(reference, options)
-
-
-def _download(hub_id: str, options: LoadOptions) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-    wanted += ["*.py"] if options.trust_remote_code else []
-    wanted += ["*.bin"] if options.allow_pickle else []
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=wanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        cause = " ".join(str(error).split())[:160]
-        raise Missing(
-            f"{hub_id} is neither a folder here nor to be had from the hub ({cause})",
-            "check the spelling and the network, or give a local folder",
-        ) from error
-
-
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
+    if not (folder / "config.json").exists():
+        raise BadModel(f"{folder} has no config.json", "give a model folder")
+    return _read_object(folder / "config.json")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise BadModel(f"{folder} has no config.json", "give a model folder") from None
+        found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise BadModel(f"cannot read {path}: {error}", "restore the file") from None
-    if not isinstance(config, dict):
+    if not isinstance(found, dict):
         raise BadModel(f"{path} is not a JSON object", "restore the file")
-    return config
+    return found
 
 
-def _refuse_remote_code(folder: Path, config: dict[str, Any], options: LoadOptions) -> None:
-    if config.get("auto_map") and not options.trust_remote_code:
+def _needs_code(folder: Path, config: dict[str, Any], options: LoadOptions) -> bool:
+    """Whether the model is code of its folder's, and allowed to run.
+
+    Many folders name such code (auto_map) for releases of transformers that did not have the
+    model yet. The class of transformers is taken wherever there is one: it runs nothing foreign,
+    and its structure is known.
+    """
+    if not config.get("auto_map") or _is_native(config):
+        return False
+    if not options.trust_remote_code:
         raise BadModel(
-            f"{folder} wants to run its own code (auto_map in config.json)",
+            f"{folder} wants to run its own code (auto_map in config.json), and transformers "
+            f"has no {config.get('model_type', 'such')} model",
             "read that code, then allow it with --trust-remote-code",
         )
+    return True
+
+
+def _is_native(config: dict[str, Any]) -> bool:
+    return config.get("model_type") in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 
 def _refuse_quantized(folder: Path, config: dict[str, Any]) -> None:
@@ -164,32 +157,40 @@ def _pickled(folder: Path, options: LoadOptions) -> bool:
     return options.allow_pickle and not any(folder.glob("*.safetensors"))
 
 
-def _load_tokenizer(folder: Path, options: LoadOptions) -> Any:
+def _load_tokenizer(folder: Path, options: LoadOptions, code: bool) -> Any:
+    path = folder / "tokenizer_config.json"
+    own = bool(path.exists() and _read_object(path).get("auto_map"))
+    # Trust says yes to the configuration's code as well: only where one of the two is wanted.
+    trust = options.trust_remote_code and (own or code)
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=options.trust_remote_code)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
     except Exception as error:  # tokenizers raise whatever they like on foreign files
-        cause = " ".join(str(error).split())[:120]
+        if own and not trust:
+            raise BadModel(
+                f"the tokenizer of {folder} wants to run its own code (auto_map in {path.name})",
+                "read that code, then allow it with --trust-remote-code",
+            ) from error
         raise BadModel(
-            f"{folder} has no tokenizer that loads ({cause})",
+            f"{folder} has no tokenizer that loads ({one_line(error)})",
             "copy tokenizer.json and tokenizer_config.json of the model there",
         ) from error
 
 
-def _load_weights(folder: Path, options: LoadOptions) -> nn.Module:
+def _load_weights(folder: Path, options: LoadOptions, code: bool) -> nn.Module:
     loader: Any = AutoModelForCausalLM  # typed as if output_loading_info did not exist
     try:
         model, info = loader.from_pretrained(
             folder,
             dtype=DTYPES[options.dtype] if options.dtype else "auto",
-            trust_remote_code=options.trust_remote_code,
+            trust_remote_code=code,
             use_safetensors=not _pickled(folder, options),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
         )
     except Exception as error:  # a foreign config or file can fail anywhere inside transformers
-        cause = " ".join(str(error).split())[:200]
         raise BadModel(
-            f"transformers cannot load {folder}: {cause}", "check that the folder is complete"
+            f"transformers cannot load {folder}: {one_line(error, 200)}",
+            "check that the folder is complete",
         ) from error
     _refuse_incomplete(folder, info)
     return to_device(model.eval(), options.device)
@@ -207,15 +208,6 @@ def _refuse_incomplete(folder: Path, info: dict[str, Any]) -> None:
         )
 
 
-def to_device(model: nn.Module, device: str) -> nn.Module:
-    """Move the model. Raises Missing where the device cannot be used."""
-    try:
-        return model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        cause = " ".join(str(error).split())[:160]
-        raise Missing(f"cannot use device {device}: {cause}", "use --device cpu") from error
-
-
 def context_length(model: nn.Module) -> int | None:
     """Longest sequence the model takes (max_position_embeddings), None if it states none."""
     found = getattr(_text_config(model), "max_position_embeddings", None)
@@ -230,4 +222,4 @@ def vocabulary_size(model: nn.Module) -> int | None:
 
 def _text_config(model: nn.Module) -> Any:
     config: Any = getattr(model, "config", None)
-    return config.get_text_config() if config is not None else None
+    return config.get_text_config() if hasattr(config, "get_text_config") else config

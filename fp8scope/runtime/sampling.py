@@ -27,14 +27,20 @@ def share_out(wanted: int, available: Sequence[int]) -> list[int]:
 
 
 def choose(available: int, share: int, seed: int, tag: str) -> list[int]:
-    """Which windows of a tag to take, in the text's order.
+    """Which of the `available` windows of a tag to take, in the text's order.
 
-    Each window draws a number from a generator seeded with the seed and the tag's name; the
-    `share` smallest are taken. So the choice does not depend on the other tags: adding one
-    changes this tag's share at most, and a smaller share is a part of a larger one.
+    The `share` first in the drawn order are taken. So the choice does not depend on the other
+    tags: adding one changes this tag's share at most, and a smaller share of the same windows is
+    a part of a larger one.
     """
     if share >= available:
         return list(range(available))
-    name = int.from_bytes(hashlib.blake2b(tag.encode(), digest_size=8).digest(), "little")
-    draws = np.random.Generator(np.random.PCG64([seed, name])).random(available)
-    return sorted(int(place) for place in np.argsort(draws, kind="stable")[:share])
+    return sorted(draw_order(available, seed, tag)[:share])
+
+
+def draw_order(available: int, seed: int, name: str) -> list[int]:
+    """All places in random order: each draws a number from a generator of the seed and the name."""
+    text = name.encode("utf-8", "backslashreplace")
+    salt = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+    draws = np.random.Generator(np.random.PCG64([seed, salt])).random(available)
+    return [int(place) for place in np.argsort(draws, kind="stable")]

@@ -4,21 +4,23 @@
   documents would show numbers that no real request produces.
 - Every sequence starts with BOS where the tokenizer has one, windows after the first too, because
   the first token is where many models put their largest activations.
-- The tags share the sequences equally, and a seeded choice is made within each (`sampling`).
+- The tags share the sequences equally, and a seeded choice is made within each (`sampling`);
+  of a tag with more than 4 million characters, from a part of them (`windows`).
 - Same text, tokenizer and settings give the same `Calibration.digest`, on any machine.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fp8scope.errors import BadInput, BadText
+from fp8scope.runtime.locations import printable
 from fp8scope.runtime.sampling import choose, share_out
-from fp8scope.runtime.sources import Source, read_sources
+from fp8scope.runtime.sources import Documents, Source, read_sources
 from fp8scope.runtime.tokenizing import Tokens
-from fp8scope.runtime.windows import Window, all_windows
+from fp8scope.runtime.windows import Pool, Window, all_windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,7 +60,7 @@ class SourceRecord:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The sequences of a scan, in the order of the tags and within a tag in the text's order.
+    """The sequences of a scan: of text, in the order of the tags and then of the text.
 
     `tags` are in order of first appearance. `requested` is what was asked for, (samples,
     seq_len), before it was clamped to `seq_len` and to the text at hand; `notes` has a sentence
@@ -106,26 +108,21 @@ def build_calibration(
             f"asked for sequences of {seq_len} tokens, the model takes {length}: using {length}"
         )
     contents = read_sources(sources)
-    windows, dropped = all_windows(contents, tokenizer, length, vocab_size)
-    blank = sum(content.blank for content in contents)
-    if blank + dropped:
-        notes.append(f"{blank + dropped} documents are empty or a single token: left out")
+    pools = all_windows(contents, tokenizer, length, vocab_size, samples, seed)
+    windows = {tag: pool.windows for tag, pool in pools.items()}
+    notes += _left_out(contents, pools)
     _check_tags(windows, samples)
     notes += _clamps(windows, samples, length)
     shares = share_out(samples, [len(of_tag) for of_tag in windows.values()])
     chosen = _number(
-        [
-            [of_tag[place] for place in choose(len(of_tag), share, seed, tag)]
-            for (tag, of_tag), share in zip(windows.items(), shares, strict=True)
-        ]
+        (number, of_tag[place])
+        for number, (tag, of_tag) in enumerate(windows.items())
+        for place in choose(len(of_tag), shares[number], seed, tag)
     )
-    _check_amount(chosen)
+    _check_amount(chosen, sum(map(len, windows.values())))
     return Calibration(
         tags=tuple(windows),
-        sources=tuple(
-            SourceRecord(c.source.location, c.source.default_tag, c.sha256, len(c.documents))
-            for c in contents
-        ),
+        sources=tuple(map(_source_record, contents)),
         samples=chosen,
         seq_len=length,
         requested=(samples, seq_len),
@@ -144,10 +141,10 @@ def calibration_of_tokens(tags: Sequence[str], sequences: Sequence[Tokens]) -> C
     if not sequences or any(len(sequence) == 0 for sequence in sequences):
         raise BadText("a batch without tokens was given", "give sequences of 1 token or more")
     names = tuple(dict.fromkeys(tags))
-    grouped: list[list[Window]] = [[] for _ in names]
-    for number, (tag, tokens) in enumerate(zip(tags, sequences, strict=True), start=1):
-        grouped[names.index(tag)].append(Window(0, number, 0, tokens))
-    chosen = _number(grouped)
+    chosen = _number(
+        (names.index(tag), Window(0, number, 0, tokens))
+        for number, (tag, tokens) in enumerate(zip(tags, sequences, strict=True), start=1)
+    )
     longest = max(map(len, sequences))
     asked = (len(sequences), longest)
     return Calibration(
@@ -162,15 +159,21 @@ def calibration_of_tokens(tags: Sequence[str], sequences: Sequence[Tokens]) -> C
     )
 
 
-def _number(chosen: Sequence[Sequence[Window]]) -> tuple[Sample, ...]:
+def _number(chosen: Iterable[tuple[int, Window]]) -> tuple[Sample, ...]:
+    """Samples of pairs (tag's index, window), counted in their order."""
     samples: list[Sample] = []
-    for tag, windows in enumerate(chosen):
-        for window in windows:
-            ids = window.tokens.astype("<i4").tobytes()
-            digest = hashlib.blake2b(ids, digest_size=8).hexdigest()
-            origin = (window.source, window.document, window.number)
-            samples.append(Sample(len(samples), tag, *origin, window.tokens, digest))
+    for tag, window in chosen:
+        ids = window.tokens.astype("<i4").tobytes()
+        digest = hashlib.blake2b(ids, digest_size=8).hexdigest()
+        origin = (window.source, window.document, window.number)
+        samples.append(Sample(len(samples), tag, *origin, window.tokens, digest))
     return tuple(samples)
+
+
+def _source_record(content: Documents) -> SourceRecord:
+    source = content.source
+    location = printable(source.location)
+    return SourceRecord(location, source.default_tag, content.sha256, len(content.documents))
 
 
 def _digest_of_all(tags: tuple[str, ...], samples: Sequence[Sample], settings: list[int]) -> str:
@@ -181,7 +184,21 @@ def _digest_of_all(tags: tuple[str, ...], samples: Sequence[Sample], settings: l
 # --- words and refusals ------------------------------------------------------------------------
 
 
-def _clamps(windows: dict[str, list[Window]], samples: int, length: int) -> list[str]:
+def _left_out(contents: Sequence[Documents], pools: dict[str, Pool]) -> list[str]:
+    notes = [note for content in contents for note in content.notes]
+    empty = sum(content.blank for content in contents)
+    empty += sum(pool.dropped for pool in pools.values())
+    if empty:
+        notes.append(f"{empty} documents are empty or a single token: left out")
+    return notes + [
+        f"tag {tag} has {pool.characters:,} characters: sequences are chosen from "
+        f"{pool.read:,} of them, taken at random"
+        for tag, pool in pools.items()
+        if pool.read < pool.characters
+    ]
+
+
+def _clamps(windows: Mapping[str, Sequence[Window]], samples: int, length: int) -> list[str]:
     notes = []
     counts = {tag: len(of_tag) for tag, of_tag in windows.items()}
     total, share = sum(counts.values()), samples // len(counts)
@@ -208,7 +225,7 @@ def _check_settings(samples: int, seq_len: int, seed: int) -> None:
         raise BadInput(f"the seed is {seed}", "--seed 0 or more")
 
 
-def _check_tags(windows: dict[str, list[Window]], samples: int) -> None:
+def _check_tags(windows: Mapping[str, Sequence[Window]], samples: int) -> None:
     for tag, of_tag in windows.items():
         if not of_tag:
             raise BadText(
@@ -220,14 +237,18 @@ def _check_tags(windows: dict[str, list[Window]], samples: int) -> None:
         )
 
 
-def _check_amount(samples: Sequence[Sample]) -> None:
+def _check_amount(samples: Sequence[Sample], available: int) -> None:
     tokens = sum(len(sample.tokens) for sample in samples)
     if len(samples) >= MIN_SEQUENCES and tokens >= MIN_TOKENS:
         return
+    remedy = "give more text"
+    if len(samples) < available:
+        remedy = "raise --samples or --seq-len"
+    elif tokens >= MIN_TOKENS:
+        remedy += ", or lower --seq-len"
     sequences = f"{len(samples)} sequence{'s' if len(samples) > 1 else ''}"
     raise BadText(
         f"only {tokens} tokens of text in {sequences}, "
         f"a scan needs at least {MIN_TOKENS} in {MIN_SEQUENCES}",
-        "give more text"
-        + (", or lower --seq-len" if tokens >= MIN_TOKENS else ", or raise --samples or --seq-len"),
+        remedy,
     )

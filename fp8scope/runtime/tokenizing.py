@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fp8scope.errors import BadModel, BadText
+from fp8scope.errors import BadModel, BadText, one_line
 from fp8scope.runtime.documents import Document
 
 if TYPE_CHECKING:
@@ -25,24 +25,29 @@ def tokenize(document: Document, tokenizer: "PreTrainedTokenizerBase") -> Tokens
     if document.text is None:
         return np.asarray(_apply_template(document, tokenizer), dtype=np.int32)
     pieces = [
-        np.asarray(tokenizer(piece, add_special_tokens=False)["input_ids"], dtype=np.int32)
-        for piece in _pieces(document.text)
+        np.asarray(
+            tokenizer(document.text[start:stop], add_special_tokens=False)["input_ids"],
+            dtype=np.int32,
+        )
+        for start, stop in cut_text(document.text, _PIECE_CHARACTERS)
     ]
     return np.concatenate(pieces)
 
 
-def _pieces(text: str) -> Iterator[str]:
-    """Cut a very long text after a newline, else before a space: one seam in 2¹⁸ characters."""
+def cut_text(text: str, most: int) -> Iterator[tuple[int, int]]:
+    """Start and end of pieces of at most `most` characters: cut after a newline, else before a
+    space, so that few words are torn.
+    """
     start = 0
-    while len(text) - start > _PIECE_CHARACTERS:
-        limit = start + _PIECE_CHARACTERS
+    while len(text) - start > most:
+        limit = start + most
         end = text.rfind("\n", start, limit) + 1
         if end <= start:
             end = text.rfind(" ", start + 1, limit)
         end = end if end > start else limit
-        yield text[start:end]
+        yield start, end
         start = end
-    yield text[start:]
+    yield start, len(text)
 
 
 def _apply_template(document: Document, tokenizer: "PreTrainedTokenizerBase") -> Any:
@@ -58,7 +63,7 @@ def _apply_template(document: Document, tokenizer: "PreTrainedTokenizerBase") ->
                 'take the tokenizer of the instruct model, or give rendered prompts as "text"',
             ) from error
         raise BadText(
-            f"the chat template refuses {where}: {' '.join(str(error).split())[:200]}",
+            f"the chat template refuses {where}: {one_line(error, 200)}",
             "check the order and the roles of the messages",
         ) from error
 

@@ -31,6 +31,7 @@ from fp8scope.profile.reader import read_profile
 from tests.observe.scans import arrays
 
 PHASES = ("loading", "weights", "batches", "partial", "profile", "end")
+END = PHASES.index("end")  # the profile is in place: nothing left to resume
 WORDS = ["scan", "demo", "--samples", "9", "--seq-len", "24", "--batch-tokens", "24"]
 WORDS += ["--keep-every", "0"]
 
@@ -81,7 +82,7 @@ class Child:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             before, self.phase[0] = self.phase[0], PHASES.index(name)
             result = call(*args, **kwargs)
-            self.phase[0] = PHASES.index("end") if name == "profile" else before
+            self.phase[0] = END if name == "profile" else before
             return result
 
         return wrapped
@@ -100,12 +101,12 @@ class Child:
             time.sleep(0.0005)
         return False
 
-    def kill(self) -> str:
-        """The phase in which the kill found it."""
-        found = PHASES[self.phase[0]]
+    def kill(self) -> str | None:
+        """The phase in which the kill found it; None if the scan was done."""
+        found = self.phase[0]
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
-        return found
+        return None if found == END else PHASES[found]
 
 
 def kill_somewhere(child: Child, life: float, chance: random.Random) -> str | None:
@@ -114,7 +115,7 @@ def kill_somewhere(child: Child, life: float, chance: random.Random) -> str | No
         moment = child.started + chance.uniform(0, life)
         hit = child.wait_until(lambda: time.monotonic() >= moment)
         return child.kill() if hit else None
-    phase = chance.randrange(len(PHASES))
+    phase = chance.randrange(END)
     visits = chance.randrange(6) if PHASES[phase] == "partial" else 0
     for _ in range(visits):
         child.wait_until(lambda: child.phase[0] == phase)
@@ -175,8 +176,8 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "kills": phases.total(),
-                "resumed": trials,
+                "kills, each followed by --resume": phases.total(),
+                "scans": trials,
                 "equal": equal,
                 "by phase": dict(phases),
                 "arrays": len(want),

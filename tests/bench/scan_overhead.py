@@ -3,10 +3,11 @@
     python tests/bench/scan_overhead.py [--dtype bfloat16] [--rounds 7]
 
 A random Llama (55M parameters, four query heads a KV head), 8×512 tokens a forward. All
-contenders take turns within one
-run, so that a machine that speeds up or slows down does so for all; the median of the ratios
-to the plain forward of the same round is printed. Peak memory: RSS over that of the forward,
-each contender in a process of its own.
+contenders take turns within one run, so that a machine that speeds up or slows down does so for
+all; the median of the ratios to the plain forward of the same round is printed. A scan computes
+the logits of the last token alone; `no-logits` is the plain forward with that saving, so that both
+the saving and the work of the scan can be read off. Peak memory: RSS over that of the plain
+forward, each contender in a process of its own.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from fp8scope.runtime.batches import Batch
 from fp8scope.runtime.structure import discover
 
 ROWS, LENGTH = 8, 512
-CONTENDERS = ("plain", "standard", "full", "modelopt-max", "modelopt-histogram")
+CONTENDERS = ("plain", "no-logits", "standard", "full", "modelopt-max", "modelopt-histogram")
 
 
 def build(dtype: torch.dtype) -> LlamaForCausalLM:
@@ -54,10 +55,10 @@ def fresh_ids() -> torch.Tensor:
     return torch.randint(0, 32000, (ROWS, LENGTH))
 
 
-def plain(model: LlamaForCausalLM) -> Callable[[], None]:
+def plain(model: LlamaForCausalLM, logits_to_keep: int = 0) -> Callable[[], None]:
     def step() -> None:
         with torch.no_grad():
-            model(input_ids=fresh_ids(), use_cache=False)
+            model(input_ids=fresh_ids(), use_cache=False, logits_to_keep=logits_to_keep)
 
     return step
 
@@ -100,6 +101,8 @@ def modelopt(dtype: torch.dtype, calibrator: str) -> Callable[[], None]:
 def contender(name: str, model: LlamaForCausalLM) -> Callable[[], None]:
     if name == "plain":
         return plain(model)
+    if name == "no-logits":
+        return plain(model, logits_to_keep=1)
     if name in ("standard", "full"):
         return scan(model, full=name == "full")
     return modelopt(next(model.parameters()).dtype, name.removeprefix("modelopt-"))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -33,17 +36,25 @@ Fp8scope = Callable[..., Ran]
 
 
 @pytest.fixture
-def fp8scope(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Fp8scope:
-    """`fp8scope(*words)` runs the command line without a new process."""
+def fp8scope(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Fp8scope:
+    """`fp8scope(*words)` runs the command line without a new process.
+
+    Where the command would end the process in a signal handler, it exits as any other.
+    """
+    monkeypatch.setattr("os._exit", sys.exit)
 
     def run(*words: object) -> Ran:
         monkeypatch.setattr(sys, "argv", ["fp8scope", *map(str, words)])
         code = 0
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             main()
         except SystemExit as done:
             code = int(done.code or 0)
-        return Ran(code, *capsys.readouterr())
+        finally:  # the command listens to the end of its process
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return Ran(code, *capfd.readouterr())
 
     return run
 
@@ -70,3 +81,28 @@ def scan(fp8scope: Fp8scope, model: Path, tmp_path: Path) -> Fp8scope:
         )  # fmt: skip
 
     return run
+
+
+InterruptAt = Callable[..., AbstractContextManager[None]]
+
+
+@pytest.fixture
+def interrupt_at() -> InterruptAt:
+    """`with interrupt_at(owner, name, call=2, times=1)`: Ctrl-C during that call of a function."""
+
+    @contextmanager
+    def patched(owner: object, name: str, *, call: int = 1, times: int = 1) -> Iterator[None]:
+        original = getattr(owner, name)
+        calls = count(1)
+
+        def interrupted(*arguments: object, **named: object) -> object:
+            if next(calls) == call:
+                for _ in range(times):
+                    signal.raise_signal(signal.SIGINT)
+            return original(*arguments, **named)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(owner, name, interrupted)
+            yield
+
+    return patched

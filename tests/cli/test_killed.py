@@ -24,5 +24,5 @@ def test_killed_anywhere_and_resumed_is_bit_identical() -> None:
     )
     assert ran.returncode == 0, ran.stderr
     result = json.loads(ran.stdout)
-    assert result["kills"] == 4
-    assert result["equal"] == result["resumed"]
+    assert result["kills, each followed by --resume"] == 4
+    assert result["equal"] == result["scans"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +52,7 @@ BREAK: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "no weights": (lambda f: (f / "model.safetensors").unlink(), ("no weights",)),
     "pickled weights": (folders.pickle_weights, ("pytorch_model.bin", "--allow-pickle")),
     "remote code": (
-        lambda f: folders.edit_config(f, auto_map={"AutoModelForCausalLM": "m.M"}),
+        lambda f: folders.edit_config(f, model_type="own", auto_map={"AutoConfig": "m.C"}),
         ("auto_map", "--trust-remote-code"),
     ),
     "quantized": (
@@ -164,8 +163,8 @@ def test_a_bad_command(words: tuple[str, ...], fp8scope: Fp8scope) -> None:
 
 def test_a_device_that_is_not_there(scan: Fp8scope, tmp_path: Path) -> None:
     ran = scan("--device", "cuda:77")
-    _refused(ran, tmp_path / "out.h5", "cuda:77", "--device cpu", code=3)
-    _refused(scan("--device", "toaster"), tmp_path / "out.h5", "toaster", code=3)
+    _refused(ran, tmp_path / "out.h5", "cuda:77", "can use: cpu", code=3)
+    _refused(scan("--device", "gpu"), tmp_path / "out.h5", "no device gpu", "can use: cpu", code=2)
 
 
 # --- outputs -----------------------------------------------------------------------------------
@@ -249,24 +248,3 @@ def test_analyze_refuses_other_versions_and_damage(
         file.attrs["version"] = 1
         file.attrs["complete"] = False
     _analyze_refused(fp8scope, path, "unfinished", "--resume")
-
-
-def test_analyze_of_a_layer(fp8scope: Fp8scope, scan: Fp8scope, tmp_path: Path) -> None:
-    path = tmp_path / "out.h5"
-    assert scan().code == 0
-    ran = fp8scope("analyze", path, "--layer", "model.layers.0.self_attn.k_proj", "--json")
-    rows = json.loads(ran.out)
-    assert {row["role"] for row in rows} == {"input", "weight"}
-    shared = next(row for row in rows if row["role"] == "input")
-    assert shared["module"] == "model.layers.0.self_attn.q_proj"
-    assert len(shared["top"]) == 32
-    assert shared["top"][0]["value"] in (shared["amax"], -shared["amax"])
-    assert "q_proj" in fp8scope("analyze", path, "--layer", shared["module"]).out
-    ran = fp8scope("analyze", path, "--layer", "k_proj")
-    assert ran.code == 2
-    assert ran.out == ""
-    assert "no module k_proj" in ran.refusal
-    assert "model.layers.0.self_attn.k_proj" in ran.refusal
-    whole = json.loads(fp8scope("analyze", path, "--json").out)
-    assert len(whole["rows"]) == whole["sites"] + whole["linears"]
-    assert "body SQNR" in fp8scope("analyze", path).out

@@ -87,12 +87,62 @@ def test_another_scans_partial_is_refused(what: str) -> None:
     subject, options = scans.subject(scans.in_dtype("llama", torch.bfloat16)), OPTIONS["standard"]
     kept = scans.scan_with(subject, options)
     if what == "settings":
-        options, name = replace(options, batch_tokens=50), "batch_tokens: 12 then, 50 now"
+        options, name = (
+            replace(options, batch_tokens=50),
+            "size of a micro-batch differs .12 there, 50 asked",
+        )
     else:
         other = scans.in_dtype("llama", torch.bfloat16, seed=1)
-        subject, name = scans.subject(other), "weights_hash"
+        subject, name = scans.subject(other), "the model's weights differ"
     with pytest.raises(CannotResume, match=name):
         scans.scan_with(subject, options, resume=kept)
+
+
+def test_the_models_name_and_another_machine_do_not_refuse() -> None:
+    subject, options = scans.subject(scans.in_dtype("llama", torch.bfloat16)), OPTIONS["standard"]
+    kept = scans.scan_with(subject, options)
+    kept.model["name"] += "/"
+    kept.environment["device"] = "cuda:0"
+    said: list[str] = []
+    resumed = scans.scan_with(subject, options, events=Events(warn=said.append), resume=kept)
+    assert said == [
+        "resumed with another device (cuda:0, then cpu): "
+        "not bit-identical to one uninterrupted scan"
+    ]
+    assert resumed.notes.count(said[0]) == 1
+
+
+def test_seconds_count_on_over_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    what, options = scans.subject(scans.in_dtype("llama", torch.bfloat16)), OPTIONS["standard"]
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    stop, partials = scans.StopAfter(2), Partials(tmp_path / "p.h5")
+
+    def batch(done: int, total: int, tokens: int) -> None:
+        now[0] += 10
+        stop.reached = done == 2
+
+    events = Events(batch=batch, stop=lambda: stop.reached)
+    with pytest.raises(Interrupted):
+        scans.scan_with(what, options, partials, events)
+    kept = partials.load()
+    assert kept is not None
+    assert kept.environment["seconds"] == 20
+    now[0] += 1000  # between the two commands
+    whole = scans.scan_with(what, options, partials, events, kept)
+    assert whole.environment["seconds"] == 10 * whole.batches_done
+
+
+def test_a_partial_that_cannot_be_written_does_not_stop_a_scan(tmp_path: Path) -> None:
+    what = scans.subject(scans.in_dtype("llama", torch.bfloat16))
+    whole = scans.scan_with(what, OPTIONS["standard"])
+    said: list[str] = []
+    options = replace(OPTIONS["standard"], keep_every=0.0)
+    partials = Partials(tmp_path / "gone" / "p.h5")
+    got = scans.scan_with(what, options, partials, Events(warn=said.append))
+    assert len(said) == 1
+    assert said[0].startswith(f"no partial is kept: cannot write {partials.paths[0]}")
+    scans.assert_identical(got, whole)
 
 
 # --- merging -----------------------------------------------------------------------------------

@@ -7,9 +7,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError
 
 from fp8scope.errors import BadText, Missing
+from fp8scope.runtime import sources
 from fp8scope.runtime.documents import Document
+from fp8scope.runtime.locations import HubName, parse_hub_name
 from fp8scope.runtime.sources import (
     Source,
     parse_source,
@@ -68,6 +72,25 @@ def test_an_existing_file_with_an_equals_sign_is_a_file(
     assert parse_source("lr=0.2.txt") == Source("lr", "0.2.txt")
 
 
+@pytest.mark.parametrize(
+    ("location", "name"),
+    [
+        ("hf:org/name", HubName("org/name")),
+        ("hf:org/name:test", HubName("org/name", None, "test")),
+        ("hf:org/name:en:test", HubName("org/name", "en", "test")),
+        ("hf:org/name:en:test[:500]", HubName("org/name", "en", "test[:500]")),
+        ("hf:org/name:test[10%:20%]", HubName("org/name", None, "test[10%:20%]")),
+        ("hf:org/name:a:b:c", None),
+        ("hf:org/name:", None),
+        ("hf::train", None),
+    ],
+)
+def test_a_hub_name_has_an_optional_configuration(location: str, name: HubName | None) -> None:
+    assert parse_hub_name(location) == name
+    if name is None:
+        assert "write hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT" in refusal(location).remedy
+
+
 @pytest.mark.parametrize("argument", ["", "tag=", "tag=hf:"])
 def test_an_argument_without_a_location_is_refused(argument: str) -> None:
     with pytest.raises(BadText, match=r"names no file → write --calib \[TAG=\]FILE"):
@@ -86,7 +109,7 @@ def test_the_name_is_the_tag_by_default(source: Source, tag: str) -> None:
     assert source.default_tag == tag
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.json", "a"])
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.RST", "a.cpp", "a"])
 def test_a_text_file_is_one_document(tmp_path: Path, name: str) -> None:
     content = "\ufefffirst\r\n\nsecond 日本\n"
     location = write(tmp_path / name, content)
@@ -139,6 +162,59 @@ def test_a_bad_line_is_named_with_its_fault(tmp_path: Path, line: object, why: s
     assert error.what.startswith(f"1 bad line: {location}:3 {why}"[:60])
     assert why in error.what
     assert error.remedy.startswith('give each line a string "text", or "messages": [{"role"')
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.docx", "a.jsonl.gz", "prose.v2"])
+def test_a_kind_that_is_not_read_is_refused(tmp_path: Path, name: str) -> None:
+    error = refusal(write(tmp_path / name, "text"))
+    assert f"({Path(name).suffix})" in error.what
+    assert ".jsonl, .json or .parquet" in error.remedy
+
+
+def test_json_is_a_list_of_strings_or_objects(tmp_path: Path) -> None:
+    content = json.dumps(["one", {"text": "two", "tag": "t"}, " ", {"messages": CHAT}], indent=1)
+    read = read_documents(Source(None, write(tmp_path / "a.json", content)))
+    found = [(d.text, d.tag, d.number) for d in read.documents]
+    assert found == [("one", "a", 1), ("two", "t", 2), (None, "a", 4)]
+    assert read.blank == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ('{"text": "x"}', "holds a JSON dict, not a list of texts"),
+        ('["x",\n"y"', "is not JSON (Expecting ',' delimiter at line 2, column 4)"),
+        ('["x", 3]', "a.json:2 is a int, not an object"),
+    ],
+)
+def test_other_json_is_refused(tmp_path: Path, content: str, why: str) -> None:
+    assert why in refusal(write(tmp_path / "a.json", content)).what
+
+
+def test_text_parts_of_a_message_become_one_string(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "see"}, {"type": "text", "text": "this"}]
+    location = lines(tmp_path / "log.jsonl", {"messages": [{"role": "user", "content": parts}]})
+    (read,) = read_documents(Source(None, location)).documents
+    assert read.messages == ({"role": "user", "content": "see\nthis"},)
+    picture = [{"role": "user", "content": [parts[0], {"type": "image_url", "image_url": {}}]}]
+    error = refusal(lines(tmp_path / "log.jsonl", {"messages": picture}))
+    assert "log.jsonl:1 has message 1 with a part of type image_url: only text is read" in (
+        error.what
+    )
+
+
+def test_a_name_that_is_not_utf8_gives_a_writable_tag() -> None:
+    assert Source(None, "caf\udce9.txt").default_tag == "caf\\udce9"
+
+
+@pytest.mark.parametrize("argument", ["my tag=a.txt", "=a.txt", "x/y=a.txt"])
+def test_a_bad_tag_is_told_the_rules(argument: str) -> None:
+    with pytest.raises(BadText, match="a tag before = is of letters, digits"):
+        read_documents(parse_source(argument))
+
+
+def test_a_name_that_is_too_long_is_no_file() -> None:
+    assert refusal("x" * 5000).what.startswith("no such file: x")
 
 
 def test_bad_lines_are_counted_and_three_are_shown(tmp_path: Path) -> None:
@@ -253,7 +329,46 @@ def test_a_local_dataset_folder_is_read_by_split(tmp_path: Path, datasets: Any) 
     assert read[""].sha256 == read[":train"].sha256
     assert len({r.sha256 for r in read.values()}) == 3
     assert {d.tag for r in read.values() for d in r.documents} == {"set"}
-    assert 'Unknown split "dev"' in refusal(f"hf:{folder}:dev").what
+    assert "Bad split: dev. Available splits: ['train', 'test']" in refusal(f"hf:{folder}:dev").what
+    later = read_documents(Source(None, f"hf:{folder}:train[1:]"))
+    assert [(d.text, d.number) for d in later.documents] == [("b", 2), ("c", 3)]
+
+
+def test_a_configuration_is_named_before_the_split(tmp_path: Path, datasets: Any) -> None:
+    folder = tmp_path / "set"
+    (folder / "de").mkdir(parents=True)
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n"
+        "- config_name: en\n  data_files: en.jsonl\n"
+        "- config_name: de\n  data_files: de/*.jsonl\n---\n"
+    )
+    lines(folder / "en.jsonl", {"text": "the"})
+    lines(folder / "de" / "a.jsonl", {"text": "der"}, {"text": "die"})
+    read = read_documents(Source(None, f"hf:{folder}:de:train"))
+    assert [d.text for d in read.documents] == ["der", "die"]
+    assert "['en', 'de']" in refusal(f"hf:{folder}").what
+
+
+def test_a_hub_data_set_is_streamed_as_far_as_needed(
+    datasets: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def stream(*_: object, **settings: object) -> Iterator[dict[str, str]]:
+        assert settings == {"split": "train", "streaming": True}
+        for number in range(1, 1000):
+            asked.append(number)
+            yield {"text": "x" * 10}
+
+    monkeypatch.setattr(HfApi, "dataset_info", lambda *_, **__: None)
+    monkeypatch.setattr(datasets, "load_dataset", stream)
+    monkeypatch.setattr(sources, "HUB_CHARACTERS", 95)
+    read = read_documents(Source(None, "hf:org/name"))
+    assert asked == list(range(1, 11))
+    assert read.notes == ("hf:org/name is read up to row 10: a slice, [10:], goes on there",)
+    read = read_documents(Source(None, "hf:org/name:train[20:50]"))
+    assert [d.number for d in read.documents] == list(range(21, 51))
+    assert read.notes == ()
 
 
 def test_saved_datasets_are_read(tmp_path: Path, datasets: Any) -> None:
@@ -265,12 +380,26 @@ def test_saved_datasets_are_read(tmp_path: Path, datasets: Any) -> None:
     assert "train" in refusal(f"hf:{tmp_path}/many").what
 
 
-def test_a_hub_out_of_reach_is_missing(datasets: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "refused", "words"),
+    [
+        (ConnectionError("Couldn't reach\nthe Hub"), Missing, "from the hub .Couldn't reach the H"),
+        (HFValidationError("no name"), BadText, "the hub has no data set org/name → write hf:NAME"),
+    ],
+)
+def test_the_hub_is_asked_once_before_anything_is_fetched(
+    datasets: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    refused: type[BadText],
+    words: str,
+) -> None:
     def unreachable(*_: object, **__: object) -> None:
-        raise ConnectionError("Couldn't reach\nthe Hub")
+        raise error
 
-    monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(Missing, match="hf:org/name cannot be fetched: Couldn't reach the Hub → "):
+    monkeypatch.setattr(HfApi, "dataset_info", unreachable)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("asked again"))
+    with pytest.raises(refused, match=words):
         read_documents(Source(None, "hf:org/name"))
 
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fp8scope.errors import BadInput, BadModel, BadText
-from fp8scope.runtime import tokenizing
+from fp8scope.runtime import tokenizing, windows
+from fp8scope.runtime.documents import Document
 from fp8scope.runtime.sampling import share_out
 from fp8scope.runtime.sources import Source
 from fp8scope.runtime.text import Calibration, build_calibration
@@ -183,6 +184,66 @@ def test_the_choice_of_a_tag_does_not_depend_on_the_others(tmp_path: Path) -> No
     assert digests(build([a], samples=10, seed=1), "a") != alone
 
 
+def test_of_much_text_only_a_part_is_tokenized(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(windows, "_ALL", 5000)
+    monkeypatch.setattr(windows, "_STRETCH", 1)  # then 32 characters for each token of a sequence
+
+    def counted(document: Document, tokenizer: Any) -> tokenizing.Tokens:
+        seen.append(document.characters)
+        return tokenizing.tokenize(document, tokenizer)
+
+    monkeypatch.setattr(windows, "tokenize", counted)
+    small = write(tmp_path / "small.txt", CODE * 100)
+    book = write(tmp_path / "book.txt", numbered(5000))
+    logs = tmp_path / "logs.jsonl"
+    logs.write_text("\n".join(json.dumps({"text": f"{i}: {CODE}"}) for i in range(1000)))
+    sources = [small, book, Source(None, str(logs))]
+    result = build(sources, samples=30, seq_len=16)
+
+    assert sum(seen) < 15_000, "of 150,000"
+    assert result == build(sources, samples=30, seq_len=16)
+    assert result.digest != build(sources, samples=30, seq_len=16, seed=1).digest
+    assert [sum(s.tag == tag for s in result.samples) for tag in range(3)] == [10, 10, 10]
+    for tag in (1, 2):
+        places = [(s.document, s.window) for s in result.samples if s.tag == tag]
+        assert places == sorted(set(places))
+    # from all over the text, and what stands in one sequence stands so in the text
+    ids = [s.document for s in result.samples if s.tag == 2]
+    assert min(ids) < 300
+    assert max(ids) > 700
+    whole, starts = numbered(5000), []
+    for sample in result.samples:
+        if sample.tag == 1:
+            starts.append(whole.find(str(byte_tokenizer().decode(sample.tokens[1:].tolist()))))
+    assert min(starts) >= 0
+    assert max(starts) - min(starts) > len(whole) / 3
+    assert [note.split(":")[0] for note in result.notes] == [
+        f"tag book has {len(whole):,} characters",
+        f"tag logs has {sum(len(f'{i}: {CODE}') for i in range(1000)):,} characters",
+    ]
+    # the choice of a tag that is read in full is what it would be alone
+    monkeypatch.setattr(windows, "_ALL", 1 << 22)
+    assert build([small], samples=10, seq_len=16).samples[3].digest == result.samples[3].digest
+
+
+def test_a_long_sequence_is_filled_from_much_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(windows, "_ALL", 5000)
+    monkeypatch.setattr(windows, "_STRETCH", 50)
+    result = build([write(tmp_path / "a.txt", PROSE * 900)], seq_len=500, samples=4)
+    assert {len(s.tokens) for s in result.samples} == {500}
+
+
+def test_a_name_of_any_bytes_is_recorded(tmp_path: Path) -> None:
+    result = build([write(tmp_path / "caf\udce9.txt", PROSE * 40)])
+    assert result.tags == ("caf\\udce9",)
+    assert result.sources[0].location == f"{tmp_path}/caf\\udce9.txt"
+
+
 def test_the_digest_holds_text_and_settings_but_not_names(tmp_path: Path) -> None:
     source = write(tmp_path / "a.txt", numbered(200))
     again = write(tmp_path / "other.txt", numbered(200))
@@ -284,7 +345,9 @@ def test_too_little_text_is_refused(tmp_path: Path) -> None:
     one = write(tmp_path / "b.txt", PROSE * 9)
     with pytest.raises(BadText, match=r"in 1 sequence, .* 128 in 2 → .*lower --seq-len"):
         build([one], seq_len=2048)
-    with pytest.raises(BadText, match="raise --samples or --seq-len"):
+    with pytest.raises(BadText, match=r"→ give more text$"):
+        build([write(tmp_path / "c.txt", "Hello there, you")])
+    with pytest.raises(BadText, match=r"→ raise --samples or --seq-len$"):
         build([one], samples=2, seq_len=16)
 
 

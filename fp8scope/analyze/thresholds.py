@@ -1,0 +1,38 @@
+"""From where on a measure of E4M3, one static scale per tensor, means something.
+
+The figures are of a Gaussian body with a few far larger channels or tokens, and of such outliers
+planted in small trained models. What harms a model is the change in its output, which is not
+measured here: a threshold says that a *tensor* suffers.
+"""
+
+from fp8scope.core.formats import E4M3
+from fp8scope.core.sites import Role
+
+FLOOR_DB = 30.0
+"""Body SQNR from which on a tensor is as good as E4M3 gets: 31 to 32.5 dB by its shape alone.
+
+Under it the body begins to be flushed to zero, at amax/rms of about 2.5e4. Outliers of ×10 to
+×1000, which ruin INT8, leave E4M3 at the floor.
+"""
+
+DAMAGED_DB = 25.0
+"""Body SQNR under which a tensor counts as damaged: amax/rms of about 5e4.
+
+The model's output suffers later: with one such tensor the KL was up to 2 times that of plain
+rounding at 2.5e4, 10 times at 1e5 (20 dB), 100 times and more at 3e5 (10 dB).
+"""
+
+NOISE_UNDERFLOW = 0.01
+"""Rate under which underflow is no finding: a Gaussian body loses 1% at amax/rms of 6e3, where
+its SQNR is untouched, and 4% at 2.5e4, where it begins to fall."""
+
+LOW_HEADROOM = 0.8
+"""Headroom under which a static scale depends on one tag: without it in the calibration, that
+tag's largest values would be clipped by more than 20%, three times the worst rounding error."""
+
+NO_HEADROOM = E4M3.max / 464
+"""Headroom from which on nothing would be clipped: up to 464, E4M3 rounds to its largest, 448."""
+
+CAST_ROLES = (Role.INPUT, Role.WEIGHT, Role.K, Role.V)
+"""What FP8 serving casts. Residual streams and outputs stay as they are: there an outlier is an
+explanation, not damage."""

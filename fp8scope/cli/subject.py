@@ -1,0 +1,88 @@
+"""From the words of a command line to the model and the text that are scanned."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fp8scope.cli.options import Arguments
+from fp8scope.errors import BadText
+
+if TYPE_CHECKING:
+    from fp8scope.observe.scan import Subject
+    from fp8scope.runtime.sources import Source
+
+DEMO = "demo"
+
+
+def check_texts(arguments: Arguments) -> list[Source]:
+    """The sources of `--calib`; empty where the demo brings its own.
+
+    Local texts are read here once for their faults alone, which is quick: torch and the model
+    take seconds to minutes to load. Raises BadText and Missing as `read_sources`.
+    """
+    from fp8scope.runtime.locations import HUB
+    from fp8scope.runtime.sources import parse_source, read_sources
+
+    sources = [parse_source(value) for value in arguments.calib]
+    if not sources and arguments.model != DEMO:
+        raise BadText("no text was given", "give text like your traffic with --calib FILE")
+    local = [source for source in sources if not source.location.startswith(HUB)]
+    if local:
+        read_sources(local)
+    return sources
+
+
+def load_subject(arguments: Arguments, sources: list[Source], cleanup: ExitStack) -> Subject:
+    """Load torch, the model and the text. Raises as `load` and `build_calibration`.
+
+    `cleanup` gets the folder that the demo is made in.
+    """
+    _quiet_transformers()
+    from fp8scope.observe.scan import Subject
+    from fp8scope.runtime.loading import LoadOptions, context_length, load, vocabulary_size
+    from fp8scope.runtime.structure import discover
+    from fp8scope.runtime.text import build_calibration
+
+    reference = arguments.model
+    if reference == DEMO:
+        from fp8scope.demo.make import make_demo
+
+        reference = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="fp8scope-demo-"))
+        demo_text = make_demo(Path(reference))
+        sources = sources or demo_text
+    options = LoadOptions(
+        dtype=arguments.dtype,
+        device=arguments.device,
+        trust_remote_code=arguments.trust_remote_code,
+        allow_pickle=arguments.allow_pickle,
+    )
+    loaded = load(reference, options)
+    calibration = build_calibration(
+        sources,
+        loaded.tokenizer,
+        samples=arguments.samples,
+        seq_len=arguments.seq_len,
+        seed=arguments.seed,
+        context=context_length(loaded.model),
+        vocab_size=vocabulary_size(loaded.model),
+    )
+    return Subject(
+        loaded.model,
+        loaded.tokenizer,
+        loaded.config,
+        {**loaded.identity, "name": arguments.model},
+        discover(loaded.model, loaded.tensor_shapes),
+        calibration,
+    )
+
+
+def _quiet_transformers() -> None:
+    """Its bars and advice are about loading; our own refusals say what matters."""
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()

@@ -1,0 +1,177 @@
+"""The tables of `analyze --layer`: everything about one site, for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import PurePath
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fp8scope.analyze.detail import QUANTILES, Part, SiteDetail
+from fp8scope.analyze.measures import TopValue
+from fp8scope.core.sites import Role
+from fp8scope.profile.layout import TOP_K
+from fp8scope.report.words import decibel, in_text, literal, number, percent, times
+
+TOP_ROWS = 10
+PLACES = ("tag, file:document", "text")  # what may take more than one line
+AXES = {"channel": "channel", "row": "row (output channel)", "column": "column (input channel)"}
+
+
+def site_tables(detail: SiteDetail) -> list[RenderableType]:
+    """Heading and tables of one site, in the order of reading."""
+    row = detail.measures
+    heading = literal(str(row.site))
+    heading.stylize("bold")
+    facts = Text(
+        f"{row.elements:,} elements, amax {number(row.amax)}, "
+        f"rms of the body {number(row.rms_body)}, amax/rms {times(row.outlier_ratio)}"
+    )
+    others = [name for name in row.shared_by if name != row.site.module]
+    if others:
+        facts.append("\nalso read by ").append_text(literal(", ".join(others)))
+    tables = [_errors(detail)]
+    if detail.tags:
+        tables.append(_tags(detail.tags))
+    if detail.heads:
+        tables.append(_heads(detail.heads))
+    tables.append(_spreads(detail))
+    tables += [_lines(detail, axis) for axis in detail.lines]
+    tables += [_top_values(name, top) for name, top in detail.top.items() if top]
+    if detail.top_weights:
+        tables.append(_top_weights(detail))
+    return [Group(heading, facts), *tables]
+
+
+def _table(title: str, header: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Group:
+    """A small table under its title. The first column stands left, the rest right."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for i, name in enumerate(header):
+        place = name in PLACES
+        table.add_column(
+            name,
+            justify="left" if i == 0 or place else "right",
+            no_wrap=not place,
+            overflow="fold" if place else "ellipsis",
+        )
+    for row in rows:
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    return Group(Text(title), table)
+
+
+def _errors(detail: SiteDetail) -> Group:
+    static = "" if detail.measures.site.role is Role.WEIGHT else ", static"
+    return _table(
+        "error of E4M3",
+        ("one scale per", "body SQNR", "whole SQNR", "underflow"),
+        (
+            (
+                name + (static if name == "tensor" else ""),
+                decibel(error.body_sqnr_db),
+                decibel(error.sqnr_db),
+                percent(error.underflow_rate),
+            )
+            for name, error in detail.errors.items()
+        ),
+    )
+
+
+def _tags(parts: Sequence[Part]) -> Group:
+    return _table(
+        "by tag, under the one scale of all tags",
+        ("tag", "elements", "amax", "first token", "others", "body SQNR", "headroom"),
+        (
+            (
+                literal(part.name),
+                f"{part.elements:,}",
+                number(part.amax),
+                number(part.first_token_amax or 0),
+                number(part.other_tokens_amax or 0),
+                decibel(part.error.body_sqnr_db),
+                _ratio(part.headroom),
+            )
+            for part in parts
+        ),
+    )
+
+
+def _heads(parts: Sequence[Part]) -> Group:
+    return _table(
+        "by KV head, under the one scale of all heads",
+        ("head", "amax", "amax/rms", "body SQNR", "underflow"),
+        (
+            (
+                part.name,
+                number(part.amax),
+                times(part.outlier_ratio),
+                decibel(part.error.body_sqnr_db),
+                percent(part.error.underflow_rate),
+            )
+            for part in parts
+        ),
+    )
+
+
+def _spreads(detail: SiteDetail) -> Group:
+    quantiles = [{0.0: "least", 0.5: "median", 1.0: "most"}.get(q, f"{q:g}") for q in QUANTILES]
+    return _table(
+        "how the amax spreads (quantiles)",
+        ("amax of each", *quantiles),
+        ((AXES.get(of, of), *map(number, values)) for of, values in detail.spreads.items()),
+    )
+
+
+def _lines(detail: SiteDetail, axis: str) -> Group:
+    return _table(
+        f"largest {axis}s, against the median {axis}",
+        (axis, "amax", "× median", "rms"),
+        (
+            (str(line.index), number(line.amax), _ratio(line.over_median), number(line.rms))
+            for line in detail.lines[axis]
+        ),
+    )
+
+
+def _top_values(name: str, top: Sequence[TopValue]) -> Group:
+    """One row for what repeats: the same value of the same channel at the same kind of token."""
+    rows = []
+    for _, group in groupby(top, lambda v: (v.value, v.channel, v.token)):
+        same = list(group)
+        last = same[-1] is top[-1] and len(top) == TOP_K
+        repeated = f"{'≥' if last else '×'}{len(same)}" if len(same) > 1 else ""
+        first = same[0]
+        where = f"{first.tag} {PurePath(first.source).name}:{first.document}"
+        rows.append(
+            (
+                number(first.value),
+                repeated,
+                str(first.channel),
+                str(first.position),
+                literal(where),
+                in_text(first.before[-40:], first.token, first.after[:30]),
+            )
+        )
+    return _table(
+        f"largest values, {name.replace('_', ' ')}",
+        ("value", "", "channel", "token", *PLACES),
+        rows[:TOP_ROWS],
+    )
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{times(value)}×"
+
+
+def _top_weights(detail: SiteDetail) -> Group:
+    return _table(
+        "largest weights",
+        ("value", "row", "column"),
+        (
+            (number(weight.value), str(weight.row), str(weight.column))
+            for weight in detail.top_weights[:TOP_ROWS]
+        ),
+    )
