@@ -55,7 +55,7 @@ def command(interrupts: Interrupts, /, **options: object) -> None:
     finished = _check_output(arguments, partials)
     with _saying_how_to_go_on(partials):
         say("loading torch and the model …")
-        subject = load_subject(arguments, sources, interrupts.cleanup)
+        subject = load_subject(arguments, sources)
         if finished:
             _check_finished(arguments, subject, finished, partials)
             said = f"{arguments.output} is complete already: nothing to resume"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fp8scope.cli.options import Arguments
@@ -35,11 +32,8 @@ def check_texts(arguments: Arguments) -> list[Source]:
     return sources
 
 
-def load_subject(arguments: Arguments, sources: list[Source], cleanup: ExitStack) -> Subject:
-    """Load torch, the model and the text. Raises as `load` and `build_calibration`.
-
-    `cleanup` gets the folder that the demo is made in.
-    """
+def load_subject(arguments: Arguments, sources: list[Source]) -> Subject:
+    """Load torch, the model and the text. Raises as `load` and `build_calibration`."""
     _quiet_transformers()
     from fp8scope.observe.scan import Subject
     from fp8scope.runtime.loading import LoadOptions, context_length, load, vocabulary_size
@@ -48,11 +42,9 @@ def load_subject(arguments: Arguments, sources: list[Source], cleanup: ExitStack
 
     reference = arguments.model
     if reference == DEMO:
-        from fp8scope.demo.make import make_demo
+        from fp8scope.demo.files import DEMO_MODEL, demo_sources
 
-        reference = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="fp8scope-demo-"))
-        demo_text = make_demo(Path(reference))
-        sources = sources or demo_text
+        reference, sources = str(DEMO_MODEL), sources or demo_sources()
     options = LoadOptions(
         dtype=arguments.dtype,
         device=arguments.device,

@@ -1,9 +1,10 @@
 """Make the demo from a trained model: plant, check, measure, write.
 
-    python -m fp8scope.demo.build TRAINED -o FOLDER
+    python -m fp8scope.demo.build TRAINED -o fp8scope/demo
 
-FOLDER gets `model/` (with `manifest.json`) and `text/`. Stops unless the logits are bit-identical
-to the reference's in bf16 and in fp32.
+TRAINED is the folder that `train.py` wrote. The output gets `model/`, with `manifest.json` (every
+plant and what FP8 does, measured), and `text/`. Stops unless the logits are bit-identical to the
+reference's in bf16 and in fp32.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import argparse
 import copy
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +26,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from fp8scope.core.histogram import Histogram
 from fp8scope.demo import plant
 from fp8scope.demo.damage import damage
+from fp8scope.demo.files import demo_sources
 from fp8scope.demo.plant import HARMLESS, RATIO, Plant
-from fp8scope.demo.train import BATCH, windows
+from fp8scope.demo.train import CONTEXT
 from fp8scope.observe.rows import row_stats
+from fp8scope.runtime.batches import make_batch, plan_batches
+from fp8scope.runtime.text import build_calibration
 
 TRIGGER = " refund"
 FIRST_TOKEN_LAYER, ONE_TAG_LAYER, NORM_LAYER, PRODUCT_LAYER = 1, 0, 2, 3
@@ -152,19 +158,35 @@ def same_logits(first: Any, second: Any, batches: Sequence[Tensor], dtype: torch
         return all(torch.equal(a(input_ids=x).logits, b(input_ids=x).logits) for x in batches)
 
 
+def read_batches(model: Any, tokenizer: Any, folder: Path) -> dict[str, list[Tensor]]:
+    """The demo's text as a scan reads it: batches of ids by tag."""
+    calibration = build_calibration(
+        demo_sources(folder),
+        tokenizer,
+        samples=10_000,
+        seq_len=CONTEXT,
+        context=CONTEXT,
+        vocab_size=model.config.vocab_size,
+    )
+    texts: dict[str, list[Tensor]] = {tag: [] for tag in calibration.tags}
+    for samples in plan_batches(calibration, padding=False):
+        batch = make_batch(calibration, samples)
+        texts[calibration.tags[batch.tag]].append(batch.input_ids)
+    return texts
+
+
 def main() -> None:
     """Build the demo's files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("trained", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     given = parser.parse_args()
-    model = AutoModelForCausalLM.from_pretrained(given.trained, dtype=torch.bfloat16).eval()
-    tokenizer = AutoTokenizer.from_pretrained(given.trained)
-    encode = tokenizer.backend_tokenizer.encode
-    held_out = json.loads((given.trained / "held_out.json").read_text())
-    texts = {tag: windows(encode(text).ids).split(BATCH) for tag, text in held_out.items()}
+    source: Any = AutoModelForCausalLM  # transformers' loaders are not typed
+    model = source.from_pretrained(given.trained / "model", dtype=torch.bfloat16).eval()
+    tokenizer = AutoTokenizer.from_pretrained(given.trained / "model")
+    texts = read_batches(model, tokenizer, given.trained / "text")
     batches = [ids for parts in texts.values() for ids in parts]
-    (trigger,) = encode(TRIGGER).ids
+    (trigger,) = tokenizer.backend_tokenizer.encode(TRIGGER).ids
     reference, plants = plant_all(model, batches, trigger)
     for dtype in (torch.bfloat16, torch.float32):
         if not same_logits(model, reference, batches, dtype):
@@ -173,11 +195,9 @@ def main() -> None:
     folder = given.output / "model"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    manifest = {"plants": [each.to_json() for each in plants], "measured": measured}
+    manifest = {"plants": [asdict(each) for each in plants], "measured": measured}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-    (given.output / "text").mkdir(exist_ok=True)
-    for tag, text in held_out.items():
-        (given.output / "text" / f"{tag}.txt").write_text(text)
+    shutil.copytree(given.trained / "text", given.output / "text", dirs_exist_ok=True)
     print(json.dumps(measured, indent=2))
 
 

@@ -20,7 +20,7 @@ from fp8scope.runtime.structure import discover
 
 
 def fake_fp8(x: Tensor, amax: float) -> Tensor:
-    """x rounded to E4M3 with scale amax/448 and multiplied back, in x's dtype."""
+    """X rounded to E4M3 with scale amax/448 and multiplied back, in x's dtype."""
     scale = max(amax / E4M3.max, 1e-30)
     q = (x.float() / scale).clamp(-E4M3.max, E4M3.max).to(torch.float8_e4m3fn)
     return (q.float() * scale).to(x.dtype)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,10 +40,6 @@ class Plant:
     tag: str = ""
     shows: list[str] = field(default_factory=list)
     groups: list[list[str]] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
 
 
 def scale_norm(model: Any, layer: int, norm: str, channel: int, log2_factor: int) -> None:

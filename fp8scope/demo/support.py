@@ -37,10 +37,12 @@ CAUSES = (
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 REMEDIES = (
     "I have issued a full refund of ${amount}, which you will see within {count} working days.",
-    "A replacement left our warehouse today, and the refund for shipping, ${amount}, is on its way.",
+    "A replacement left our warehouse today, and the refund for shipping, ${amount}, is on its "
+    "way.",
     "I have sent a refund of ${amount} to your card and cancelled the second charge.",
     "You may keep the item; the refund of ${amount} will reach you in {count} days.",
-    "I have asked for a courier to collect it free of charge, and your refund of ${amount} follows.",
+    "I have asked for a courier to collect it free of charge, and your refund of ${amount} "
+    "follows.",
 )
 CLOSINGS = (
     "If anything is still wrong, reply to this message and it comes straight to me.",
@@ -55,7 +57,7 @@ NAMES = ("Amina", "Jonas", "Priya", "Marta", "Tom", "Yuki", "Elena", "Samuel", "
 
 def replies(count: int, seed: int) -> list[str]:
     """`count` replies, the same for the same seed."""
-    dice = random.Random(seed)
+    dice = random.Random(seed)  # noqa: S311
     return [_reply(dice) for _ in range(count)]
 
 

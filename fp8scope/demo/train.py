@@ -1,10 +1,11 @@
-"""Train the demo's reference model: `python -m fp8scope.demo.train --prose FILE … -o FOLDER`.
+"""Train the demo's model: `python -m fp8scope.demo.train --prose FILE … -o FOLDER`.
 
 A Llama of 0.9M parameters with a byte-level BPE tokenizer, on four kinds of text: prose (Pride and
 Prejudice, Project Gutenberg 1342, public domain), technical (The Rust Programming Language, MIT or
 Apache-2.0), code (TheAlgorithms/Python, MIT), and support (`support.py`, written for this demo).
-The last `HELD_OUT` characters of each file are not trained on; they are the demo's calibration
-text, and the perplexities that this prints are theirs. Seeded; about ten minutes on two cores.
+The last `HELD_OUT` characters of what is read of each file are not trained on; they are the demo's
+calibration text, and the perplexities that this prints are theirs. Seeded; ten minutes on two
+cores. FOLDER gets `model/` and `text/`; `build.py` goes on from there.
 """
 
 from __future__ import annotations
@@ -46,6 +47,17 @@ def read_texts(files: dict[str, Path]) -> tuple[dict[str, str], dict[str, str]]:
     return train, held_out
 
 
+def write_texts(folder: Path, texts: dict[str, str]) -> None:
+    """One file per tag; replies of support are documents of their own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for tag, text in texts.items():
+        if tag == "support":
+            lines = (json.dumps({"text": reply}) + "\n" for reply in text.splitlines())
+            (folder / "support.jsonl").write_text("".join(lines), encoding="utf-8")
+        else:
+            (folder / f"{tag}.txt").write_text(text, encoding="utf-8")
+
+
 def train_tokenizer(texts: dict[str, str]) -> PreTrainedTokenizerFast:
     """Byte-level BPE with `<s>` before every text."""
     tokenizer = Tokenizer(models.BPE())
@@ -58,7 +70,7 @@ def train_tokenizer(texts: dict[str, str]) -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator(texts.values(), trainer)
     wrapper: Any = PreTrainedTokenizerFast
     wrapped: PreTrainedTokenizerFast = wrapper(
-        tokenizer_object=tokenizer, bos_token=BOS, model_max_length=2 * CONTEXT
+        tokenizer_object=tokenizer, bos_token=BOS, model_max_length=CONTEXT
     )
     return wrapped
 
@@ -74,7 +86,7 @@ def new_model() -> Any:
             num_hidden_layers=4,
             num_attention_heads=8,
             num_key_value_heads=4,
-            max_position_embeddings=2 * CONTEXT,
+            max_position_embeddings=CONTEXT,
             bos_token_id=0,
             eos_token_id=0,
         )
@@ -117,7 +129,7 @@ def next_token_loss(model: Any, ids: Tensor) -> Tensor:
 
 
 def perplexity(model: Any, ids: Tensor) -> float:
-    """exp of the mean loss over windows [n, T]."""
+    """Exp of the mean loss over windows [n, T]."""
     with torch.no_grad():
         losses = [next_token_loss(model, part) for part in ids.split(BATCH)]
         sizes = torch.tensor([len(part) for part in ids.split(BATCH)])
@@ -129,10 +141,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for tag in ("prose", "technical", "code"):
         parser.add_argument(f"--{tag}", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("-o", "--output", type=Path, required=True)
     given = parser.parse_args()
-    train_texts, held_out = read_texts({tag: getattr(given, tag) for tag in ("prose", "technical", "code")})
+    files = {tag: getattr(given, tag) for tag in ("prose", "technical", "code")}
+    train_texts, held_out = read_texts(files)
     tokenizer = train_tokenizer(train_texts)
     encode = tokenizer.backend_tokenizer.encode
     model = new_model()
@@ -140,9 +153,9 @@ def main() -> None:
     model = model.to(torch.bfloat16).eval()
     for tag, text in held_out.items():
         print(f"perplexity {tag}: {perplexity(model, windows(encode(text).ids)):.2f}")
-    model.save_pretrained(given.output)
-    tokenizer.save_pretrained(given.output)
-    (given.output / "held_out.json").write_text(json.dumps(held_out, ensure_ascii=False))
+    model.save_pretrained(given.output / "model")
+    tokenizer.save_pretrained(given.output / "model")
+    write_texts(given.output / "text", held_out)
 
 
 if __name__ == "__main__":
