@@ -157,14 +157,16 @@ def _how_to_go_on(partials: Partials) -> str:
 
 def _report(arguments: Arguments, profile: Profile) -> None:
     from fp8scope.analyze.measures import measure_sites
-    from fp8scope.report.rows import profile_summary, site_row
+    from fp8scope.analyze.verdict import judge
+    from fp8scope.report.rows import profile_summary, site_row, verdict_row
     from fp8scope.report.text import worst_sites
 
     rows = measure_sites(profile)
     if arguments.as_json:
-        rows_json = [site_row(row) for row in rows]
+        verdict = {"verdict": verdict_row(judge(rows))}
+        listed = {"rows": [site_row(row) for row in rows]}
         print_json(
-            {"profile": str(arguments.output), **profile_summary(profile), "rows": rows_json}
+            {"profile": str(arguments.output), **profile_summary(profile), **verdict, **listed}
         )
     else:
         console().print(worst_sites(rows, 10))

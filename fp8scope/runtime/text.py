@@ -50,7 +50,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """What was read: `tag` is the source's own, `documents` their count, `sha256` the content's."""
+    """What was read: `tag` is the source's own, `documents` their count, `sha256` the content's.
+
+    For tokens in memory `sha256` is the calibration's digest.
+    """
 
     location: str
     tag: str
@@ -147,15 +150,16 @@ def calibration_of_tokens(tags: Sequence[str], sequences: Sequence[Tokens]) -> C
     )
     longest = max(map(len, sequences))
     asked = (len(sequences), longest)
+    digest = _digest_of_all(names, chosen, [*asked, longest, 0])
     return Calibration(
         tags=names,
-        sources=(SourceRecord("in memory", names[0], "", len(sequences)),),
+        sources=(SourceRecord("in memory", names[0], digest, len(sequences)),),
         samples=chosen,
         seq_len=longest,
         requested=asked,
         seed=0,
         notes=(),
-        digest=_digest_of_all(names, chosen, [*asked, longest, 0]),
+        digest=digest,
     )
 
 

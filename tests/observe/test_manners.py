@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import fp8scope
 from fp8scope.core.sites import Role, Site
-from fp8scope.errors import BadModel, OutputExists
+from fp8scope.errors import BadModel, CannotMerge, OutputExists
 from fp8scope.observe.weights import record_weights
 from tests import models
 from tests.observe import scans
@@ -187,3 +187,15 @@ def test_the_number_of_threads_does_not_change_a_weight_s_record() -> None:
     for record in records[1:]:
         for name, value in vars(record).items():
             assert np.array_equal(value, getattr(records[0], name)), name
+
+
+def test_scans_of_other_tokens_merge_and_of_the_same_do_not() -> None:
+    model = scans.in_dtype("llama", torch.float32)
+    ids = torch.arange(64).reshape(4, 16)
+    monday, tuesday = (fp8scope.scan(model, [part]) for part in (ids[:2], ids[2:]))
+    merged = fp8scope.merge_profiles([monday, tuesday])
+    whole = fp8scope.scan(model, [ids])
+    site = Site("lm_head", Role.INPUT)
+    assert np.array_equal(merged.sites[site].histogram, whole.sites[site].histogram)
+    with pytest.raises(CannotMerge, match="2 sequences are in both"):
+        fp8scope.merge_profiles([monday, fp8scope.scan(model, [ids[:2]])])
