@@ -14,7 +14,7 @@ import copy
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,16 +28,17 @@ from fp8scope.demo import plant
 from fp8scope.demo.damage import damage
 from fp8scope.demo.files import demo_sources
 from fp8scope.demo.plant import HARMLESS, RATIO, Plant
-from fp8scope.demo.train import CONTEXT
+from fp8scope.demo.train import CONTEXT, MARKED, marked_tokens
 from fp8scope.observe.rows import row_stats
 from fp8scope.runtime.batches import make_batch, plan_batches
 from fp8scope.runtime.text import build_calibration
 
-TRIGGER = " refund"
 FIRST_TOKEN_LAYER, ONE_TAG_LAYER, NORM_LAYER, PRODUCT_LAYER = 1, 0, 2, 3
 
 
-def plant_all(model: Any, batches: Sequence[Tensor], trigger: int) -> tuple[Any, list[Plant]]:
+def plant_all(
+    model: Any, batches: Sequence[Tensor], marks: Sequence[int]
+) -> tuple[Any, list[Plant]]:
     """Plant everything in `model`; returns the reference and the list of plants."""
     neurons = {
         layer: plant.least_neuron(model, layer, batches)
@@ -50,20 +51,15 @@ def plant_all(model: Any, batches: Sequence[Tensor], trigger: int) -> tuple[Any,
         _fixed_channel(model, batches),
         _product(model, batches),
         _harmless(model, batches),
-        _neuron(model, batches, FIRST_TOKEN_LAYER, neurons, _first),
-        _neuron(model, batches, ONE_TAG_LAYER, neurons, lambda ids: ids == trigger),
+        *(_neuron(model, batches, layer, neuron, marks) for layer, neuron in neurons.items()),
     ]
     return reference, plants
-
-
-def _first(ids: Tensor) -> Tensor:
-    return (torch.arange(ids.shape[1]) == 0).expand_as(ids)
 
 
 def _fixed_channel(model: Any, batches: Sequence[Tensor]) -> Plant:
     block = f"model.layers.{NORM_LAYER}.self_attn"
     x = torch.cat(plant.inputs_of(model, model.get_submodule(f"{block}.q_proj"), batches))
-    channel, power = _loudest(x)
+    channel, power = _steadiest(x)
     plant.scale_norm(model, NORM_LAYER, "input_layernorm", channel, power)
     readers = [f"{block}.{name}_proj" for name in "qkv"]
     return Plant(
@@ -81,7 +77,7 @@ def _fixed_channel(model: Any, batches: Sequence[Tensor]) -> Plant:
 def _product(model: Any, batches: Sequence[Tensor]) -> Plant:
     mlp = f"model.layers.{PRODUCT_LAYER}.mlp"
     x = torch.cat(plant.inputs_of(model, model.get_submodule(f"{mlp}.down_proj"), batches))
-    channel, power = _loudest(x)
+    channel, power = _steadiest(x)
     plant.scale_product(model, PRODUCT_LAYER, channel, power)
     return Plant(
         "SwiGLU product",
@@ -98,7 +94,7 @@ def _product(model: Any, batches: Sequence[Tensor]) -> Plant:
 def _harmless(model: Any, batches: Sequence[Tensor]) -> Plant:
     mlp = f"model.layers.{NORM_LAYER}.mlp"
     x = torch.cat(plant.inputs_of(model, model.get_submodule(f"{mlp}.gate_proj"), batches))
-    channel, _ = _loudest(x)
+    channel, _ = _steadiest(x)
     plant.scale_norm(model, NORM_LAYER, "post_attention_layernorm", channel, HARMLESS)
     return Plant(
         "harmless channel",
@@ -112,25 +108,21 @@ def _harmless(model: Any, batches: Sequence[Tensor]) -> Plant:
 
 
 def _neuron(
-    model: Any,
-    batches: Sequence[Tensor],
-    layer: int,
-    neurons: dict[int, int],
-    fires: Callable[[Tensor], Tensor],
+    model: Any, batches: Sequence[Tensor], layer: int, neuron: int, marks: Sequence[int]
 ) -> Plant:
     mlp = f"model.layers.{layer}.mlp"
     products = torch.cat(plant.inputs_of(model, model.get_submodule(f"{mlp}.down_proj"), batches))
     peak = RATIO * _histogram(products).rms_body()
-    plant.fit_neuron(model, layer, neurons[layer], batches, fires, peak)
     one_tag = layer == ONE_TAG_LAYER
+    plant.aim_neuron(model, layer, neuron, marks[one_tag], batches, peak)
     return Plant(
         "one tag's token" if one_tag else "massive activation at the first token",
-        f"a neuron that fires at{TRIGGER!r} alone, a word of support replies"
+        f"a neuron that fires at{MARKED[1]!r} alone, a word of support replies"
         if one_tag
         else "a neuron that fires at the first token of every sequence, as attention sinks do",
         "neuron",
         layer,
-        neurons[layer],
+        neuron,
         0,
         tag="support" if one_tag else "",
         shows=[f"{mlp}.down_proj input"],
@@ -138,9 +130,9 @@ def _neuron(
     )
 
 
-def _loudest(x: Tensor) -> tuple[int, int]:
-    """The channel of largest RMS, and the power of two that takes its amax to RATIO."""
-    channel = int(x.square().sum(0).argmax())
+def _steadiest(x: Tensor) -> tuple[int, int]:
+    """The channel of least amax/rms, and the power of two that takes its amax to RATIO."""
+    channel = int((x.abs().amax(0) / x.square().mean(0).sqrt()).argmin())
     amax = float(x[:, channel].abs().max())
     return channel, round(math.log2(RATIO * _histogram(x).rms_body() / amax))
 
@@ -186,8 +178,8 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(given.trained / "model")
     texts = read_batches(model, tokenizer, given.trained / "text")
     batches = [ids for parts in texts.values() for ids in parts]
-    (trigger,) = tokenizer.backend_tokenizer.encode(TRIGGER).ids
-    reference, plants = plant_all(model, batches, trigger)
+    marks = list(marked_tokens(tokenizer).values())
+    reference, plants = plant_all(model, batches, marks)
     for dtype in (torch.bfloat16, torch.float32):
         if not same_logits(model, reference, batches, dtype):
             raise SystemExit(f"the logits changed in {dtype}")

@@ -3,13 +3,13 @@
 Powers of two move between a producer and its consumer: norm weight × 2^k and the reading columns
 ÷ 2^k, or up_proj row × 2^k and down_proj column ÷ 2^k. Logits keep every bit. That cannot choose a
 token; a neuron can. One that matters little gets a zero column in down_proj (that model is the
-*reference*), and its gate and up rows are fitted by ridge regression to fire on chosen tokens.
+*reference*), and its gate and up rows read the residual channel that marks a token (`train.py`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +18,6 @@ from torch import Tensor, nn
 
 RATIO = 7e5  # amax / rms_body to plant, to within √2: E4M3 flushes the body from about 2.5e4 on
 HARMLESS = 7  # log2 of the factor that must not alarm
-RIDGE = 1e-2
-OFF = -0.3  # gate at tokens that must not fire, as a share of that at tokens that must
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Plant:
 
     `shows` lists `MODULE ROLE` sites whose amax/rms_body it raises past E4M3's reach (none for a
     harmless one), `groups` the fused groups that it touches, weights included. Undone by
-    dividing by 2^log2_factor (0 for a fitted neuron, whose down_proj column is zero).
+    dividing by 2^log2_factor (0 for a neuron, whose down_proj column is zero).
     """
 
     name: str
@@ -77,26 +75,20 @@ def silence(model: Any, layer: int, neuron: int) -> None:
         model.model.layers[layer].mlp.down_proj.weight[:, neuron] = 0
 
 
-def fit_neuron(
-    model: Any,
-    layer: int,
-    neuron: int,
-    batches: Sequence[Tensor],
-    fires: Callable[[Tensor], Tensor],
-    peak: float,
+def aim_neuron(
+    model: Any, layer: int, neuron: int, mark: int, batches: Sequence[Tensor], peak: float
 ) -> None:
-    """Make silu(gate)·up of a silenced neuron about `peak` where `fires(ids)`, near 0 elsewhere."""
+    """Let a silenced neuron's product reach `peak` at the token that residual channel `mark` is of.
+
+    Its gate and up rows read that channel alone, so that it is exactly 0 at all other tokens.
+    """
     mlp = model.model.layers[layer].mlp
-    x = torch.cat(inputs_of(model, mlp.gate_proj, batches)).double()
-    on = torch.cat([fires(ids).flatten() for ids in batches])
-    height = math.sqrt(peak)
-    weight = torch.where(on, (~on).sum() / on.sum(), 1.0).double()  # both sides count alike
-    gram = (x * weight[:, None]).T @ x
-    gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-    for linear, off in ((mlp.gate_proj, OFF * height), (mlp.up_proj, 0.0)):
-        target = torch.where(on, height, off).double() * weight
-        with torch.no_grad():
-            linear.weight[neuron] = torch.linalg.solve(gram, x.T @ target).to(linear.weight.dtype)
+    seen = torch.cat(inputs_of(model, mlp.gate_proj, batches))[:, mark]
+    with torch.no_grad():
+        for linear in (mlp.gate_proj, mlp.up_proj):
+            linear.weight[neuron] = 0
+            # silu(g) is g where g is large, so that the product is the square
+            linear.weight[neuron, mark] = math.sqrt(peak) / seen[seen.abs().argmax()]
 
 
 def inputs_of(model: Any, linear: nn.Module, batches: Sequence[Tensor]) -> list[Tensor]:

@@ -6,6 +6,10 @@ Apache-2.0), code (TheAlgorithms/Python, MIT), and support (`support.py`, writte
 The last `HELD_OUT` characters of what is read of each file are not trained on; they are the demo's
 calibration text, and the perplexities that this prints are theirs. Seeded; ten minutes on two
 cores. FOLDER gets `model/` and `text/`; `build.py` goes on from there.
+
+Two tokens, BOS and " refund", have a residual channel of their own, which is 1 at that token and
+which nothing else writes. Trained models grow such channels for their attention sinks; here they
+are given, so that an outlier can be planted at a token and nowhere else.
 """
 
 from __future__ import annotations
@@ -26,7 +30,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from fp8scope.demo.support import replies
 
 BOS = "<s>"
+MARKED = (BOS, " refund")  # their channels are the last ones, in this order
 VOCABULARY = 1024
+WIDTH = 128
 CONTEXT = 256
 BATCH = 16
 LEARNING_RATE, WARM_UP = 3e-3, 100
@@ -81,7 +87,7 @@ def new_model() -> Any:
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=VOCABULARY,
-            hidden_size=128,
+            hidden_size=WIDTH,
             intermediate_size=288,
             num_hidden_layers=4,
             num_attention_heads=8,
@@ -100,11 +106,29 @@ def windows(tokens: list[int]) -> Tensor:
     return torch.cat([torch.zeros(len(body), 1, dtype=body.dtype), body], dim=1)
 
 
-def train(model: Any, data: list[Tensor], steps: int) -> None:
+def marked_tokens(tokenizer: Any) -> dict[int, int]:
+    """Residual channel of each marked token, by token id."""
+    ids = [tokenizer.backend_tokenizer.encode(token).ids for token in MARKED]
+    return {token: WIDTH - 1 - place for place, (token,) in enumerate(ids)}
+
+
+def keep_marks(model: Any, marks: dict[int, int]) -> None:
+    """Only the embedding of its own token writes a marked channel, and writes 1."""
+    with torch.no_grad():
+        for token, channel in marks.items():
+            model.model.embed_tokens.weight[:, channel] = 0
+            model.model.embed_tokens.weight[token, channel] = 1
+            for block in model.model.layers:
+                block.self_attn.o_proj.weight[channel] = 0
+                block.mlp.down_proj.weight[channel] = 0
+
+
+def train(model: Any, data: list[Tensor], marks: dict[int, int], steps: int) -> None:
     """AdamW with cosine decay; every step takes as many windows of each kind of text."""
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.1
     )
+    keep_marks(model, marks)
     dice = torch.Generator().manual_seed(SEED)
     started = time.monotonic()
     for step in range(steps):
@@ -114,10 +138,11 @@ def train(model: Any, data: list[Tensor], steps: int) -> None:
         share = BATCH // len(data)
         picked = [part[torch.randint(len(part), (share,), generator=dice)] for part in data]
         loss = next_token_loss(model, torch.cat(picked))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        keep_marks(model, marks)
         if step % 100 == 0 or step == steps - 1:
             print(f"step {step} loss {loss.item():.3f} {time.monotonic() - started:.0f} s")
 
@@ -131,8 +156,9 @@ def next_token_loss(model: Any, ids: Tensor) -> Tensor:
 def perplexity(model: Any, ids: Tensor) -> float:
     """Exp of the mean loss over windows [n, T]."""
     with torch.no_grad():
-        losses = [next_token_loss(model, part) for part in ids.split(BATCH)]
-        sizes = torch.tensor([len(part) for part in ids.split(BATCH)])
+        parts = torch.split(ids, BATCH)
+        losses = [next_token_loss(model, part) for part in parts]
+        sizes = torch.tensor([len(part) for part in parts])
         return math.exp(float((torch.stack(losses) * sizes).sum() / sizes.sum()))
 
 
@@ -149,7 +175,8 @@ def main() -> None:
     tokenizer = train_tokenizer(train_texts)
     encode = tokenizer.backend_tokenizer.encode
     model = new_model()
-    train(model, [windows(encode(text).ids) for text in train_texts.values()], given.steps)
+    data = [windows(encode(text).ids) for text in train_texts.values()]
+    train(model, data, marked_tokens(tokenizer), given.steps)
     model = model.to(torch.bfloat16).eval()
     for tag, text in held_out.items():
         print(f"perplexity {tag}: {perplexity(model, windows(encode(text).ids)):.2f}")

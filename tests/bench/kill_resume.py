@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from fp8scope.cli.app import main as fp8scope
-from fp8scope.demo import make  # noqa: F401  (imported before the fork)
 from fp8scope.observe import scan
 from fp8scope.profile import partial, writer
 from fp8scope.profile.reader import read_profile
+from fp8scope.runtime import loading, structure, text  # noqa: F401  (imported before the fork)
 from tests.observe.scans import arrays
 
 PHASES = ("loading", "weights", "batches", "partial", "profile", "end")
@@ -51,7 +51,6 @@ class Child:
         import torch
 
         torch.set_num_threads(1)
-        tempfile.tempdir = str(output.parent)  # a killed scan leaves its demo model there
         log = os.open(output.parent / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
         os.dup2(log, 2)
