@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
+    DeepseekV2Config,
+    DeepseekV3Config,
     Gemma2Config,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
@@ -65,6 +67,21 @@ OPT: dict[str, Any] = {
     "word_embed_proj_dim": HIDDEN,
     "init_std": 0.2,
 }
+# Widths differ, so that none is taken for another; block 0 is dense, block 1 has experts, whose
+# rows must be multiples of 16 bytes for the grouped matmul.
+DEEPSEEK: dict[str, Any] = {
+    **COMMON,
+    "q_lora_rank": 20,
+    "kv_lora_rank": 12,
+    "qk_nope_head_dim": 10,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 6,
+    "first_k_dense_replace": 1,
+    "moe_intermediate_size": 8,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 2,
+}
 
 CONFIGS: dict[str, Callable[..., PreTrainedConfig]] = {
     "llama": lambda **kw: LlamaConfig(
@@ -98,11 +115,19 @@ CONFIGS: dict[str, Callable[..., PreTrainedConfig]] = {
     "opt_post_norm": lambda **kw: OPTConfig(
         **{**OPT, "do_layer_norm_before": False, "word_embed_proj_dim": 16, **kw}
     ),
+    "deepseek_v2": lambda **kw: DeepseekV2Config(
+        **{**DEEPSEEK, "attention_bias": True, "mlp_bias": True, **kw}
+    ),
+    "deepseek_v2_lite": lambda **kw: DeepseekV2Config(**{**DEEPSEEK, "q_lora_rank": None, **kw}),
+    "deepseek_v3": lambda **kw: DeepseekV3Config(
+        **{**DEEPSEEK, "num_key_value_heads": 4, "n_group": 2, "topk_group": 1, **kw}
+    ),
     "stablelm": lambda **kw: StableLmConfig(**{**COMMON, **GQA, **kw}),
 }
 
 UNKNOWN = "stablelm"
 KNOWN = tuple(name for name in CONFIGS if name != UNKNOWN)
+LATENT = tuple(name for name in CONFIGS if name.startswith("deepseek"))
 
 
 def build(name: str, seed: int = 0, **changes: Any) -> PreTrainedModel:

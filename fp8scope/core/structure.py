@@ -83,12 +83,17 @@ class Fold:
 
 @dataclass(frozen=True)
 class KVLayer:
-    """One layer of the KV cache: the attention module that fills it, and its shape."""
+    """One layer of the KV cache: the attention module that fills it, and its shape.
+
+    `latent_dim` above 0 says that keys and values are cached as one vector (MLA): a latent of
+    that many channels, then the rotated part of the key. It is one head; its role is `k`.
+    """
 
     layer: int
     attention: str
     kv_heads: int
     head_dim: int
+    latent_dim: int = 0
 
 
 @dataclass(frozen=True)

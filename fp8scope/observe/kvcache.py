@@ -1,7 +1,8 @@
 """A KV cache that keeps nothing and shows what it receives.
 
 Keys arrive after rotary embedding and any K norm, in the layout [batch, kv_heads, tokens,
-head_dim]: exactly what an engine would quantize.
+head_dim]: exactly what an engine would quantize. Under latent attention (MLA) the latent comes
+as keys, and the rotated part of the key as values; an engine keeps both as one vector.
 """
 
 from __future__ import annotations
@@ -9,8 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache
+
+from fp8scope.core.sites import Role
+from fp8scope.core.structure import KVLayer
 
 Observer = Callable[[int, Tensor, Tensor], None]
 
@@ -28,3 +33,17 @@ class ObservedCache(DynamicCache):
         """Show keys and values and hand them back unchanged."""
         self._observer(layer_idx, key_states, value_states)
         return key_states, value_states
+
+
+def received(layer: KVLayer | None, keys: Tensor, values: Tensor) -> dict[Role, Tensor]:
+    """What an engine's cache receives in place of `keys` and `values`, [B, heads, T, channels].
+
+    Nothing where the layer should keep a latent and the model has expanded it before caching,
+    as older versions of transformers do. `layer` is None in an unknown architecture.
+    """
+    if layer is None or not layer.latent_dim:
+        return {Role.K: keys, Role.V: values}
+    shapes = (tuple(tensor.shape[1::2]) for tensor in (keys, values))
+    if tuple(shapes) != ((1, layer.latent_dim), (1, layer.head_dim - layer.latent_dim)):
+        return {}
+    return {Role.K: torch.cat((keys, values), dim=-1)}

@@ -16,7 +16,7 @@ from fp8scope.core.sites import Role, Site
 from fp8scope.core.structure import Structure
 from fp8scope.errors import BadModel, Fp8scopeError, Missing
 from fp8scope.observe.accumulate import Tokens, accumulate
-from fp8scope.observe.kvcache import ObservedCache
+from fp8scope.observe.kvcache import ObservedCache, received
 from fp8scope.observe.quantized import errors_by_binade
 from fp8scope.observe.sharing import SharedInputs
 from fp8scope.observe.stats import tensor_encoding
@@ -57,6 +57,7 @@ class Recorder:
         self._last = ""  # the linear that has run last in this forward
         self._handles: list[RemovableHandle] = []
         self._attention = _attention_names(model, structure)
+        self._kv_layers = {layer.layer: layer for layer in structure.kv_layers}
 
     def __enter__(self) -> Recorder:
         for name, module in named_linears(self._model).items():
@@ -180,7 +181,12 @@ class Recorder:
 
     def _observe_kv(self, layer: int, keys: Tensor, values: Tensor) -> None:
         module = self._attention.get(layer, f"kv_cache.{layer}")
-        for role, tensor in ((Role.K, keys), (Role.V, values)):
+        cached = received(self._kv_layers.get(layer), keys, values)
+        if not cached:
+            self.notes[
+                "the KV cache is not recorded: the model expands its latent before caching"
+            ] = None
+        for role, tensor in cached.items():
             heads = tensor.shape[1]
             self._observe(Site(module, role), tensor.transpose(1, 2).flatten(2), heads)
 
@@ -220,9 +226,12 @@ class Recorder:
 
 
 def _tokens(tensor: Tensor, batch: Batch) -> Tokens | None:
-    """The tokens without the padding; None unless the tensor is [B, T, C] or [B·T, C]."""
+    """The tokens without the padding; None unless the tensor is [B, T, C] or [B·T, C].
+
+    MLA's kv_b_proj reads its latent as a cache layer keeps it, [B, 1, T, C].
+    """
     count, length = batch.input_ids.shape
-    if tuple(tensor.shape[:-1]) not in {(count, length), (count * length,)}:
+    if tuple(tensor.shape[:-1]) not in {(count, length), (count * length,), (count, 1, length)}:
         return None
     values = tensor.detach().reshape(count * length, tensor.shape[-1])
     if any(used != length for used in batch.lengths):

@@ -24,6 +24,7 @@ from fp8scope.profile.partial import Partials
 from fp8scope.profile.record import Profile, empty_table
 from fp8scope.profile.same import check_same_scan, other_machine
 from fp8scope.runtime.batches import make_batch, plan_batches, takes_padding
+from fp8scope.runtime.linears import fused_experts
 from fp8scope.runtime.text import Calibration
 
 
@@ -173,6 +174,12 @@ class Scan:
             notes.append(
                 f"architecture {subject.identity['architecture']} is not known: each linear is "
                 "its own group, and nothing is foldable"
+            )
+        experts = fused_experts(subject.model)
+        if experts:
+            notes.append(
+                "routed experts in fused parameters are not recorded "
+                f"({len(experts)} modules), e.g. {experts[0]}"
             )
         return Profile(
             model=dict(subject.identity),

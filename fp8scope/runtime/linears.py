@@ -38,3 +38,13 @@ def named_linears(model: nn.Module) -> dict[str, nn.Module]:
     A module used under two names appears once, under the first.
     """
     return {name: module for name, module in model.named_modules() if is_linear(module)}
+
+
+def fused_experts(model: nn.Module) -> list[str]:
+    """Modules called `experts` that keep the matrices of all experts in 3-D parameters."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] == "experts"
+        and any(parameter.ndim == 3 for parameter in module.parameters(recurse=False))
+    ]

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from fp8scope.core.structure import Fold, FusedGroup, KVLayer, Linear, Structure
+from fp8scope.core.structure import Fold, FusedGroup, Linear, Structure
 from fp8scope.runtime.checkpoint_names import CheckpointNames
 from fp8scope.runtime.families.family import BlockContext, Family, Heads
 from fp8scope.runtime.families.registry import family_of
@@ -55,7 +55,7 @@ def discover(
             if _applies(fold, linears)
         ),
         kv_layers=tuple(
-            KVLayer(layer, f"{block}.{family.attention}", heads.kv, heads.dim)
+            family.cache(layer, f"{block}.{family.attention}", config)
             for layer, block in enumerate(blocks)
         ),
     )
@@ -76,9 +76,16 @@ def _known_blocks(
     matching = [
         names
         for _, names in _module_lists(model)
-        if all(f"{block}.{part}" in linears for block in names for part in family.linears)
+        if all(_matches(block, family, linears) for block in names)
     ]
     return (family, config, max(matching, key=len)) if matching else None
+
+
+def _matches(block: str, family: Family, linears: Mapping[str, Linear]) -> bool:
+    return any(
+        all(f"{block}.{part}" in linears for part in (*family.linears, *variant))
+        for variant in family.variants
+    )
 
 
 def _is_remote(model: nn.Module) -> bool:
@@ -115,14 +122,15 @@ def _ancestors(name: str) -> Iterator[str]:
 
 
 def _groups(
-    linears: Iterable[str], blocks: Iterable[str], family: Family
+    linears: Mapping[str, Linear], blocks: Iterable[str], family: Family
 ) -> tuple[FusedGroup, ...]:
     """Every linear in exactly one group, in module order of each group's first linear."""
     group_of: dict[str, FusedGroup] = {}
     for block in blocks:
         for name, members in family.fused:
             group = FusedGroup(f"{block}.{name}", tuple(f"{block}.{part}" for part in members))
-            group_of.update(dict.fromkeys(group.members, group))
+            if all(member in linears for member in group.members):
+                group_of.update(dict.fromkeys(group.members, group))
     return tuple(dict.fromkeys(group_of.get(name, FusedGroup(name, (name,))) for name in linears))
 
 

@@ -37,6 +37,25 @@ def test_scan_prints_a_table_on_stdout_and_words_on_stderr(scan: Fp8scope) -> No
     assert "wrote" in ran.err
 
 
+def test_latent_attention_and_experts_from_the_command_line(
+    fp8scope: Fp8scope, tmp_path: Path
+) -> None:
+    from tests.cli import folders
+
+    folder, output = folders.make(tmp_path / "model", "deepseek_v3"), tmp_path / "out.h5"
+    ran = fp8scope(
+        "scan", folder, "--calib", folder / "text.txt", "--seq-len", 32, "--samples", 6,
+        "-o", output,
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert "routed experts in fused parameters are not recorded" in ran.err
+    structure = read_profile(output).structure
+    assert structure.family == "deepseek"
+    assert all(linear.checkpoint_weight for linear in structure.linears)
+    detail = json.loads(fp8scope("analyze", output, "--layer", "layers.0.self_attn", "--json").out)
+    assert [(site["role"], len(site["heads"])) for site in detail["sites"]] == [("k", 1)]
+
+
 def test_dtypes_have_short_names(scan: Fp8scope, tmp_path: Path) -> None:
     for short, dtype in (("bf16", "bfloat16"), ("fp16", "float16"), ("float32", "float32")):
         assert scan("--dtype", short, "--force").code == 0

@@ -61,7 +61,10 @@ def capture(
             model(input_ids=tokens[None], use_cache=True, past_key_values=cache)
         for kv in structure.kv_layers:
             layer = cache.layers[kv.layer]
-            for role, tensor in ((Role.K, layer.keys), (Role.V, layer.values)):
+            received = {Role.K: layer.keys, Role.V: layer.values}
+            if kv.latent_dim:  # test_latent_cache.py shows that these are latent and rotated key
+                received = {Role.K: torch.cat((layer.keys, layer.values), dim=-1)}
+            for role, tensor in received.items():
                 heads = tensor.shape[1]
                 keep(Site(kv.attention, role), tensor[0].transpose(0, 1).flatten(1), heads)
     for handle in handles:

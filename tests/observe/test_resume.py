@@ -42,8 +42,9 @@ def test_stopped_after_any_batch_and_resumed_is_bit_identical(record: str, tmp_p
         scans.assert_identical(scans.scan_with(what, options, partials, resume=kept), whole)
 
 
-def test_stopped_after_every_batch_in_turn(tmp_path: Path) -> None:
-    what, options = scans.subject(scans.in_dtype("gpt2", torch.float32)), OPTIONS["full"]
+@pytest.mark.parametrize("name", ["gpt2", "deepseek_v3"])
+def test_stopped_after_every_batch_in_turn(name: str, tmp_path: Path) -> None:
+    what, options = scans.subject(scans.in_dtype(name, torch.float32)), OPTIONS["full"]
     whole = scans.scan_with(what, options)
     resume, partials = None, Partials(tmp_path / "p.h5")
     for batches in range(1, whole.batches_done):

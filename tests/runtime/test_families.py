@@ -107,7 +107,7 @@ def test_a_consumer_left_out_changes_the_logits(name: str) -> None:
             assert _relative(models.logits(wrong, ids), want) > 1e-3, (fold, left_out)
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt_neox", "gpt2", "opt"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt_neox", "gpt2", "opt", "deepseek_v2"])
 def test_a_bias_left_out_changes_the_logits(name: str) -> None:
     model, ids = models.build(name), models.token_ids()
     want = models.logits(model, ids)
@@ -132,6 +132,23 @@ POST_NORM_OPT = Fold(  # the norm feeds the residual stream too
     ("model.decoder.layers.0.fc1",),
     32,
 )
+DEEPSEEK_MOE_NORM = Fold(  # feeds the router and the routed experts too
+    "model.layers.1.post_attention_layernorm",
+    "norm",
+    ((0, 32),),
+    (
+        "model.layers.1.mlp.shared_experts.gate_proj",
+        "model.layers.1.mlp.shared_experts.up_proj",
+    ),
+    32,
+)
+DEEPSEEK_KV_A = Fold(  # a norm lies between
+    "model.layers.0.self_attn.kv_a_proj_with_mqa",
+    "linear",
+    ((0, 12),),
+    ("model.layers.0.self_attn.kv_b_proj",),
+    12,
+)
 GEMMA_POST_NORM = Fold(  # adds into the residual stream
     "model.layers.0.post_attention_layernorm",
     "norm_plus_one",
@@ -143,7 +160,13 @@ GEMMA_POST_NORM = Fold(  # adds into the residual stream
 
 @pytest.mark.parametrize(
     ("name", "fold"),
-    [("gpt2", GELU), ("opt_post_norm", POST_NORM_OPT), ("gemma2", GEMMA_POST_NORM)],
+    [
+        ("gpt2", GELU),
+        ("opt_post_norm", POST_NORM_OPT),
+        ("gemma2", GEMMA_POST_NORM),
+        ("deepseek_v3", DEEPSEEK_MOE_NORM),
+        ("deepseek_v3", DEEPSEEK_KV_A),
+    ],
 )
 def test_folds_that_are_not_offered_do_not_hold(name: str, fold: Fold) -> None:
     model, ids = models.build(name), models.token_ids()
@@ -163,6 +186,35 @@ def test_llama_offers_exactly_four_folds_per_block() -> None:
         Fold(qkv[2], "linear", ((0, 24),), (f"{block}.self_attn.o_proj",), 12, repeat=2),
         Fold(gate_up[1], "linear", ((0, 48),), (f"{block}.mlp.down_proj",), 48),
     ]
+
+
+@pytest.mark.parametrize("name", models.LATENT)
+def test_folds_of_deepseek(name: str) -> None:
+    """[nope | value] rows per head of kv_b; the norm before experts is not offered."""
+    dense, moe = ([], [])  # type: tuple[list[Fold], list[Fold]]
+    for fold in discover(models.build(name)).folds:
+        (dense if "layers.0." in fold.producer else moe).append(fold)
+    attn, mlp = "model.layers.0.self_attn", "model.layers.0.mlp"
+    query = "q_proj" if name == "deepseek_v2_lite" else "q_a_proj"
+    reads_input = (f"{attn}.{query}", f"{attn}.kv_a_proj_with_mqa")
+    want = [Fold("model.layers.0.input_layernorm", "norm", ((0, 32),), reads_input, 32)]
+    if query == "q_a_proj":
+        want += [Fold(f"{attn}.q_a_layernorm", "norm", ((0, 20),), (f"{attn}.q_b_proj",), 20)]
+    values = ((10, 16), (26, 32), (42, 48), (58, 64))
+    gate_up = (f"{mlp}.gate_proj", f"{mlp}.up_proj")
+    want += [
+        Fold(f"{attn}.kv_a_layernorm", "norm", ((0, 12),), (f"{attn}.kv_b_proj",), 12),
+        Fold(f"{attn}.kv_b_proj", "linear", values, (f"{attn}.o_proj",), 24),
+        Fold("model.layers.0.post_attention_layernorm", "norm", ((0, 32),), gate_up, 32),
+        Fold(gate_up[1], "linear", ((0, 48),), (f"{mlp}.down_proj",), 48),
+    ]
+    assert dense == want
+    shared = "model.layers.1.mlp.shared_experts"
+    assert [fold.producer for fold in moe[-2:]] == [
+        "model.layers.1.self_attn.kv_b_proj",
+        f"{shared}.up_proj",
+    ]
+    assert moe[-1].consumers == (f"{shared}.down_proj",)
 
 
 def test_fused_rows_of_the_values() -> None:

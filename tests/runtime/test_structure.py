@@ -60,7 +60,10 @@ def test_kv_layers_have_the_shape_of_the_cache(name: str) -> None:
     structure = discover(model)
     assert len(structure.kv_layers) == models.LAYERS
     for layer in structure.kv_layers:
-        keys = cache.layers[layer.layer].keys
+        keys, values = cache.layers[layer.layer].keys, cache.layers[layer.layer].values
+        if layer.latent_dim:
+            assert keys.shape[-1] == layer.latent_dim
+            keys = torch.cat((keys, values), dim=-1)
         assert keys.shape == (1, layer.kv_heads, 3, layer.head_dim)
         assert layer.attention in dict(model.named_modules())
 
@@ -77,6 +80,36 @@ def test_groups_of_llama() -> None:
     ]
     assert structure.groups[0].members == tuple(f"{block}.self_attn.{p}_proj" for p in "qkv")
     assert structure.groups[-1].members == ("lm_head",)
+
+
+@pytest.mark.parametrize("name", models.LATENT)
+def test_groups_of_deepseek(name: str) -> None:
+    structure = discover(models.build(name))
+    assert structure.family == "deepseek"
+    fused = {group.name: group.members for group in structure.groups if len(group.members) > 1}
+    want = {}
+    for block, mlp in zip(structure.blocks, ("mlp", "mlp.shared_experts"), strict=True):
+        if name != "deepseek_v2_lite":
+            members = ("q_a_proj", "kv_a_proj_with_mqa")
+            want[f"{block}.self_attn.qkv_a"] = tuple(f"{block}.self_attn.{m}" for m in members)
+        gate_up = tuple(f"{block}.{mlp}.{part}_proj" for part in ("gate", "up"))
+        want[f"{block}.{mlp}.gate_up"] = gate_up
+    assert fused == want
+
+
+def test_deepseek_names_are_those_of_the_files(tmp_path: Path) -> None:
+    """transformers renames none of the published tensors outside the routed experts."""
+    model = models.build("deepseek_v3")
+    shapes = _save(model, tmp_path)
+    assert "model.layers.1.mlp.experts.3.gate_proj.weight" in shapes  # as published
+    for name, stored in _checkpoint_names(discover(model, shapes)).items():
+        assert stored == f"{name}.weight"
+
+
+def test_deepseek_with_a_replaced_linear_is_not_known() -> None:
+    model = models.build("deepseek_v3")
+    model.get_submodule("model.layers.1.self_attn").q_b_proj = nn.Sequential(nn.Linear(20, 72))
+    assert discover(model).family is None
 
 
 def test_an_unknown_architecture_claims_nothing() -> None:

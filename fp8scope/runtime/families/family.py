@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from fp8scope.core.structure import Fold, FoldKind
+from fp8scope.core.structure import Fold, FoldKind, KVLayer
 from fp8scope.runtime.linears import weight_matrix
 
 Rows = tuple[tuple[int, int], ...]
@@ -49,16 +49,25 @@ class BlockContext:
     heads: Heads
 
 
+def expanded_cache(layer: int, attention: str, config: Any) -> KVLayer:
+    """The usual cache of a layer: keys and values of every KV head."""
+    heads = Heads.from_config(config)
+    return KVLayer(layer, attention, heads.kv, heads.dim)
+
+
 @dataclass(frozen=True)
 class Family:
     """One kind of decoder block.
 
     `model_types` are transformers' `config.model_type` values. `linears` are all linears
-    that a block must hold to be recognised (a vision tower's block lacks some of them).
-    `attention` is the module that fills the KV cache. `fused` lists (group name, members)
-    for linears that engines run as one GEMM. `folds` gives the foldable producers of a
-    block. `supports` turns away configs whose blocks differ from what is described here;
-    such a model is treated as of unknown architecture.
+    that a block must hold to be recognised (a vision tower's block lacks some of them); where
+    blocks differ, it must also hold all those of one of the `variants`.
+    `attention` is the module that fills the KV cache, and `cache` says what an engine's cache
+    receives from it, given the layer's number, that module's name and the text config. `fused`
+    lists (group name, members) for linears that engines run as one GEMM, in the blocks that
+    hold them all. `folds` gives the foldable producers of a block. `supports` turns away
+    configs whose blocks differ from what is described here; such a model is treated as of
+    unknown architecture.
     """
 
     name: str
@@ -67,6 +76,8 @@ class Family:
     linears: tuple[str, ...]
     fused: tuple[tuple[str, tuple[str, ...]], ...]
     folds: Callable[[BlockContext], tuple[Fold, ...]]
+    variants: tuple[tuple[str, ...], ...] = ((),)
+    cache: Callable[[int, str, Any], KVLayer] = expanded_cache
     supports: Callable[[Any], bool] = lambda _config: True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fp8scope.runtime.families.deepseek import DEEPSEEK
 from fp8scope.runtime.families.family import Family
 from fp8scope.runtime.families.gemma import GEMMA
 from fp8scope.runtime.families.gpt2 import GPT2
@@ -12,7 +13,7 @@ from fp8scope.runtime.families.llama import LLAMA
 from fp8scope.runtime.families.opt import OPT
 from fp8scope.runtime.families.phi3 import PHI3
 
-FAMILIES = (LLAMA, GEMMA, PHI3, GPT_NEOX, GPT2, OPT)
+FAMILIES = (LLAMA, GEMMA, PHI3, GPT_NEOX, GPT2, OPT, DEEPSEEK)
 BY_MODEL_TYPE = {model_type: family for family in FAMILIES for model_type in family.model_types}
 
 
