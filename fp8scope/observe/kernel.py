@@ -25,6 +25,7 @@ from fp8scope.observe.team import at, body, claim, compiled, run
 
 BLOCK_ELEMENTS = 1 << 18
 MAX_BLOCK_ROWS = 512
+ELEMENTS_PER_THREAD = 1 << 16  # tens of microseconds: for less a second thread is not worth waking
 
 _SIZES = ("rows", "columns", "heads", "lanes", "blocks", "binades")
 _ARRAYS = (
@@ -97,7 +98,7 @@ def count(
     arrays = (bits, starts, *vars(found).values())
     sizes = (rows, columns, heads, lanes, blocks, kind.binades)
     job = np.array((0, *sizes, *(array.ctypes.data for array in arrays)), JOB)
-    run(_compiled_body(kind.name), job)
+    run(_compiled_body(kind.name), job, min(lanes, max(1, bits.size // ELEMENTS_PER_THREAD)))
     return found
 
 

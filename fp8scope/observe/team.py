@@ -38,9 +38,14 @@ def _cached(compiler: Any, function: Any) -> Any:
         return compiler()(function)
 
 
-def run(work: Any, job: np.ndarray[Any, np.dtype[Any]]) -> None:
-    """Run a body over a job on torch's threads; where torch has no GNU OpenMP, on this one."""
-    _parallel()(work.address, job.ctypes.data, torch.get_num_threads())
+def run(work: Any, job: np.ndarray[Any, np.dtype[Any]], most: int) -> None:
+    """Run a body over a job on up to `most` of torch's threads.
+
+    On this thread alone if `most` is 1, or where torch has no GNU OpenMP.
+    """
+    threads = min(most, torch.get_num_threads())
+    start = _parallel() if threads > 1 else _alone
+    start(work.address, job.ctypes.data, threads)
 
 
 @intrinsic
