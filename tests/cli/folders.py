@@ -15,10 +15,10 @@ from tests.tokenizers import byte_tokenizer
 TEXT = "".join(f"{i}. It is a truth universally acknowledged, or so they say.\n" for i in range(40))
 
 
-def make(folder: Path) -> Path:
-    """A small Llama with its tokenizer, in bf16, and a text beside it."""
+def make(folder: Path, name: str = "llama") -> Path:
+    """A small model with its tokenizer, in bf16, and a text beside it."""
     tokenizer = byte_tokenizer()
-    model: Any = models.build("llama", vocab_size=len(tokenizer))
+    model: Any = models.build(name, vocab_size=len(tokenizer))
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "text.txt").write_text(TEXT)

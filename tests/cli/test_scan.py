@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fp8scope.profile.reader import read_profile
+from tests.cli import folders
 from tests.cli.conftest import Fp8scope
 from tests.observe import scans
 
@@ -49,11 +50,32 @@ def test_the_same_command_gives_the_same_profile(scan: Fp8scope, tmp_path: Path)
     scans.assert_identical(read_profile(tmp_path / "1.h5"), read_profile(tmp_path / "2.h5"))
 
 
+def test_experts_by_name_in_the_files_and_all_of_them_on_request(
+    fp8scope: Fp8scope, tmp_path: Path
+) -> None:
+    folder = folders.make(tmp_path / "mixtral", "mixtral")
+    words = ("scan", folder, "--calib", folder / "text.txt", "--seq-len", 32, "--samples", 6)
+    routed, every = tmp_path / "routed.h5", tmp_path / "every.h5"
+    assert fp8scope(*words, "-o", routed).code == 0
+    assert fp8scope(*words, "-o", every, "--all-experts").code == 0
+    one, other = read_profile(routed), read_profile(every)
+    shards = next(x.checkpoint_shards for x in one.structure.linears if x.experts)
+    assert shards[0] == "model.layers.0.block_sparse_moe.experts.{}.w1.weight"
+    assert (one.settings["all_experts"], other.settings["all_experts"]) == (False, True)
+    for site, record in other.experts.items():
+        assert np.array_equal(record.tokens, one.experts[site].tokens)
+        elements = int(other.samples["length"].sum()) * record.channel_amax.shape[1]
+        assert (record.histogram.sum(1) + record.zeros + record.below == elements).all()
+    ran = fp8scope(*words, "-o", every, "--resume")
+    assert ran.code == 2
+    assert "all_experts differs (True there, False asked)" in ran.refusal
+    ran = fp8scope("merge", routed, every, "-o", tmp_path / "both.h5")
+    assert "differ in --all-experts" in ran.refusal
+
+
 def test_pickled_weights_load_when_allowed(
     fp8scope: Fp8scope, scan: Fp8scope, own_model: Path, tmp_path: Path
 ) -> None:
-    from tests.cli import folders
-
     folders.pickle_weights(own_model)
     text, pickled = own_model / "text.txt", tmp_path / "pickled.h5"
     ran = fp8scope(
