@@ -60,11 +60,13 @@ class Pairs:
         back[self.order] = torch.arange(len(self.order), device=self.order.device)
         return values[back]
 
-    def runs(self, keep: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Each expert with the pairs (indices) of its tokens, without those not to `keep`."""
-        kept = torch.nonzero(keep[self.token])[:, 0]
-        experts, counts = torch.unique_consecutive(self.expert[kept], return_counts=True)
-        yield from zip(experts.tolist(), torch.split(kept, counts.tolist()), strict=True)
+    def by_expert(self, values: Tensor, keep: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Each expert with its rows of values [pairs, channels], of the tokens to `keep`."""
+        expert, kept = self.expert, keep[self.token]
+        if not kept.all():
+            expert, values = expert[kept], values[kept]
+        experts, counts = torch.unique_consecutive(expert, return_counts=True)
+        yield from zip(experts.tolist(), torch.split(values, counts.tolist()), strict=True)
 
 
 class Observer(Protocol):

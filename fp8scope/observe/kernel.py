@@ -97,7 +97,7 @@ def count(
     arrays = (bits, starts, *vars(found).values())
     sizes = (rows, columns, heads, lanes, blocks, kind.binades)
     job = np.array((0, *sizes, *(array.ctypes.data for array in arrays)), JOB)
-    run(_compiled_body(kind.name), job)
+    run(_compiled_body(kind.name), job, lanes)
     return found
 
 

@@ -169,10 +169,9 @@ class Recorder:
         self._observe(last, pairs.in_token_order(products), rows=pairs.per_token)
         if self._batch and len(hidden) == self._batch.input_ids.numel():
             keep = self._batch.real_tokens().to(hidden.device)
-            for site, values, row in ((first, hidden, pairs.token), (last, products, None)):
+            for site, values in ((first, hidden[pairs.token]), (last, products)):
                 record = self._expert_record(site, experts.count, values)
-                for expert, at in pairs.runs(keep):
-                    rows = values[at if row is None else row[at]]
+                for expert, rows in pairs.by_expert(values, keep):
                     add_rows(record, self._batch.tag, expert, rows)
 
     def experts_routed(self, experts: Experts, top_k_index: Tensor) -> None:

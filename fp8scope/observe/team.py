@@ -38,9 +38,13 @@ def _cached(compiler: Any, function: Any) -> Any:
         return compiler()(function)
 
 
-def run(work: Any, job: np.ndarray[Any, np.dtype[Any]]) -> None:
-    """Run a body over a job on torch's threads; where torch has no GNU OpenMP, on this one."""
-    _parallel()(work.address, job.ctypes.data, torch.get_num_threads())
+def run(work: Any, job: np.ndarray[Any, np.dtype[Any]], lanes: int) -> None:
+    """Run a body over a job on torch's threads.
+
+    On this thread alone where the job has one lane, or torch has no GNU OpenMP.
+    """
+    start = _parallel() if lanes > 1 else _alone
+    start(work.address, job.ctypes.data, torch.get_num_threads())
 
 
 @intrinsic

@@ -48,13 +48,17 @@ SHAPE: dict[str, Any] = {
     "vocab_size": 32000,
     "max_position_embeddings": 2048,
 }
+EXPERTS: dict[str, Any] = {
+    "num_experts": 32,
+    "num_experts_per_tok": 4,
+    "moe_intermediate_size": 384,
+}
 
 
 def config(moe: bool) -> PreTrainedConfig:
-    if not moe:
-        return LlamaConfig(**SHAPE, intermediate_size=1376)
-    experts = {"num_experts": 32, "num_experts_per_tok": 4, "moe_intermediate_size": 384}
-    return Qwen3MoeConfig(**SHAPE, **experts)
+    if moe:
+        return Qwen3MoeConfig(**SHAPE, **EXPERTS)
+    return LlamaConfig(**SHAPE, intermediate_size=1376)
 
 
 def build(dtype: torch.dtype, moe: bool = False) -> PreTrainedModel:
