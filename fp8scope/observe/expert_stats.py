@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from fp8scope.core.magnitude import Encoding
-from fp8scope.observe.rows import row_stats
+from fp8scope.observe.rows import part_stats, row_stats
 from fp8scope.observe.stats import tensor_encoding
 from fp8scope.profile.record import ExpertRecord, ExpertWeightRecord
 
@@ -18,14 +20,15 @@ def count_tokens(record: ExpertRecord, tag: int, chosen: Tensor) -> None:
     record.tokens[tag] += np.bincount(experts, minlength=record.experts)
 
 
-def add_rows(record: ExpertRecord, tag: int, expert: int, rows: Tensor) -> None:
-    """Add rows [tokens, channels], finite, that one expert has read; one tag's."""
-    stats = row_stats(_windowed(rows), (len(rows),))
-    record.amax[tag, expert] = max(record.amax[tag, expert], stats.column_amax.max())
-    amax = record.channel_amax[expert]
-    np.maximum(amax, stats.column_amax, out=amax)
-    record.channel_sum_squares[expert] += stats.column_sum_squares.astype(np.float32)
-    record.add(expert, stats.histograms[0], int(stats.zeros[0]))
+def add_rows(record: ExpertRecord, tag: int, rows: Tensor, runs: Sequence[tuple[int, int]]) -> None:
+    """Add rows [pairs, channels], finite, of one tag: runs of (expert, rows), none empty."""
+    parts = part_stats(_windowed(rows), [length for _, length in runs])
+    for (expert, _), stats in zip(runs, parts, strict=True):
+        record.amax[tag, expert] = max(record.amax[tag, expert], stats.column_amax.max())
+        amax = record.channel_amax[expert]
+        np.maximum(amax, stats.column_amax, out=amax)
+        record.channel_sum_squares[expert] += stats.column_sum_squares.astype(np.float32)
+        record.add(expert, stats.histograms[0], int(stats.zeros[0]))
 
 
 def record_expert_weights(stack: Tensor) -> ExpertWeightRecord:

@@ -60,13 +60,10 @@ class Pairs:
         back[self.order] = torch.arange(len(self.order), device=self.order.device)
         return values[back]
 
-    def by_expert(self, values: Tensor, keep: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Each expert with its rows of values [pairs, channels], of the tokens to `keep`."""
-        expert, kept = self.expert, keep[self.token]
-        if not kept.all():
-            expert, values = expert[kept], values[kept]
-        experts, counts = torch.unique_consecutive(expert, return_counts=True)
-        yield from zip(experts.tolist(), torch.split(values, counts.tolist()), strict=True)
+    def runs(self, kept: Tensor) -> list[tuple[int, int]]:
+        """Each expert with the number of its pairs, in order, of those `kept` [pairs] bool."""
+        experts, counts = torch.unique_consecutive(self.expert[kept], return_counts=True)
+        return list(zip(experts.tolist(), counts.tolist(), strict=True))
 
 
 class Observer(Protocol):

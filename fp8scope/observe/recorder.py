@@ -168,11 +168,11 @@ class Recorder:
         first, last = (Site(name, Role.INPUT) for name in (experts.first, experts.last))
         self._observe(last, pairs.in_token_order(products), rows=pairs.per_token)
         if self._batch and len(hidden) == self._batch.input_ids.numel():
-            keep = self._batch.real_tokens().to(hidden.device)
-            for site, values in ((first, hidden[pairs.token]), (last, products)):
-                record = self._expert_record(site, experts.count, values)
-                for expert, rows in pairs.by_expert(values, keep):
-                    add_rows(record, self._batch.tag, expert, rows)
+            kept = self._batch.real_tokens().to(hidden.device)[pairs.token]
+            products = products if kept.all() else products[kept]
+            for site, rows in ((first, hidden[pairs.token[kept]]), (last, products)):
+                record = self._expert_record(site, experts.count, rows)
+                add_rows(record, self._batch.tag, rows, pairs.runs(kept))
 
     def experts_routed(self, experts: Experts, top_k_index: Tensor) -> None:
         """After the passes: the experts [tokens, top-k] that the router chose."""
