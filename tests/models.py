@@ -23,12 +23,14 @@ from transformers import (
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     OPTConfig,
     Phi3Config,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
     StableLmConfig,
 )
 
@@ -48,6 +50,14 @@ COMMON: dict[str, Any] = {
 GQA = {"num_key_value_heads": 2}
 # head_dim apart from hidden / heads, where the family allows it, so that no code divides.
 GEMMA = {"head_dim": 12, "query_pre_attn_scalar": 12, "sliding_window": 4}
+# One block of experts and one of Llama's MLP.
+QWEN3_MOE: dict[str, Any] = {
+    "head_dim": 12,
+    "moe_intermediate_size": 24,
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "mlp_only_layers": [1],
+}
 GEMMA_LAYERS = {"layer_types": ["sliding_attention", "full_attention"]}
 # Rotary factors for Phi-3, which change for a whole batch once its longest row passes 16 tokens.
 LONGROPE: dict[str, Any] = {
@@ -90,6 +100,10 @@ CONFIGS: dict[str, Callable[..., PreTrainedConfig]] = {
     "mistral": lambda **kw: MistralConfig(**{**COMMON, **GQA, "sliding_window": 4, **kw}),
     "qwen2": lambda **kw: Qwen2Config(**{**COMMON, **GQA, **kw}),
     "qwen3": lambda **kw: Qwen3Config(**{**COMMON, **GQA, "head_dim": 12, **kw}),
+    "mixtral": lambda **kw: MixtralConfig(
+        **{**COMMON, **GQA, "num_local_experts": 4, "num_experts_per_tok": 2, **kw}
+    ),
+    "qwen3_moe": lambda **kw: Qwen3MoeConfig(**{**COMMON, **GQA, **QWEN3_MOE, **kw}),
     "gemma2": lambda **kw: Gemma2Config(**{**COMMON, **GQA, **GEMMA, **GEMMA_LAYERS, **kw}),
     "gemma3_text": lambda **kw: Gemma3TextConfig(
         **{**COMMON, **GQA, **GEMMA, **GEMMA_LAYERS, **kw}

@@ -17,8 +17,17 @@ from fp8scope.core.magnitude import BF16, BINS, Encoding
 from fp8scope.core.sites import Role, Site
 from fp8scope.core.structure import Fold, FusedGroup, KVLayer, Linear, Structure
 from fp8scope.core.top import Top
+from fp8scope.core.window import Windows
 from fp8scope.profile import layout
-from fp8scope.profile.record import Profile, SiteRecord, WeightRecord, empty_arrays, top_tokens
+from fp8scope.profile.record import (
+    ExpertRecord,
+    ExpertWeightRecord,
+    Profile,
+    SiteRecord,
+    WeightRecord,
+    empty_arrays,
+    top_tokens,
+)
 
 Q = "model.layers.0.self_attn.q_proj"
 K = "model.layers.0.self_attn.k_proj"
@@ -26,6 +35,7 @@ ATTENTION, BLOCK = "model.layers.0.self_attn", "model.layers.0"
 Q_INPUT, K_INPUT = Site(Q, Role.INPUT), Site(K, Role.INPUT)
 KEYS, RESIDUAL = Site(ATTENTION, Role.K), Site(BLOCK, Role.RESIDUAL)
 CHANNELS = 8
+EXPERTS = 4
 
 Array = NDArray[Any]
 
@@ -104,6 +114,43 @@ def site_record(
                 ),
             )
     return record
+
+
+def expert_record(sequences: Sequence[tuple[int, Array]], tags: int) -> ExpertRecord:
+    """Record of (tag, values [tokens, channels]): token t goes to expert t mod 3, 3 sees none."""
+    channels = sequences[0][1].shape[1]
+    record = ExpertRecord.empty(BF16, tags=tags, experts=EXPERTS, channels=channels)
+    for expert in range(EXPERTS - 1):
+        parts = [(tag, values[expert :: EXPERTS - 1]) for tag, values in sequences]
+        mine = np.concatenate([values for _, values in parts])
+        for tag, values in parts:
+            record.tokens[tag, expert] += len(values)
+            record.amax[tag, expert] = max(record.amax[tag, expert], np.abs(values).max(initial=0))
+        record.channel_amax[expert] = np.abs(mine).max(0)
+        record.channel_sum_squares[expert] = (mine.astype(np.float64) ** 2).sum(0)
+        _fill_window(record, expert, mine)
+    return record
+
+
+def expert_weight_record(matrices: Array) -> ExpertWeightRecord:
+    """Record of weights [experts, rows, columns]."""
+    experts, _, columns = matrices.shape
+    record = ExpertWeightRecord.empty(BF16, experts=experts, columns=columns)
+    for expert, matrix in enumerate(matrices):
+        record.amax[expert] = np.abs(matrix).max()
+        record.column_amax[expert] = np.abs(matrix).max(0)
+        record.column_sum_squares[expert] = (matrix.astype(np.float64) ** 2).sum(0)
+        _fill_window(record, expert, matrix)
+    return record
+
+
+def _fill_window(windows: Windows, which: int, values: Array) -> None:
+    """All at once: eighths below 8 lie within 6 binades."""
+    total, zeros = counts(values), int((values == 0).sum())
+    total[0] -= zeros
+    top = int(np.flatnonzero(total)[-1]) // 128
+    windows.zeros[which], windows.top_binade[which] = zeros, top
+    windows.histogram[which] = total[(top - 23) * 128 : (top + 1) * 128]
 
 
 def weight_record(matrix: Array, encoding: Encoding = BF16, full: bool = False) -> WeightRecord:
@@ -204,6 +251,12 @@ def build(
             for i, name in enumerate((Q, K))
         },
         "aliases": {K_INPUT: Q_INPUT},
+        "experts": {K_INPUT: expert_record(sequences(0), len(tags))},
+        "expert_weights": {
+            K: expert_weight_record(
+                np.stack([invented_values(8, i, shape=(4, CHANNELS)) for i in range(EXPERTS)])
+            )
+        },
         "excerpts": {
             "sample": np.array([at[0] for at in places], np.int32),
             "position": np.array([at[1] for at in places], np.int32),
@@ -234,7 +287,7 @@ def differences(a: Profile, b: Profile) -> list[str]:
     for name in ("samples", "batches", "excerpts"):
         x, y = getattr(a, name), getattr(b, name)
         found += [f"{name}/{c}" for c in x.keys() | y.keys() if not same(x.get(c), y.get(c))]
-    for name in ("sites", "weights"):
+    for name in ("sites", "weights", "experts", "expert_weights"):
         x, y = getattr(a, name), getattr(b, name)
         if set(x) != set(y):
             found.append(name)

@@ -33,6 +33,11 @@ tag's largest values would be clipped by more than 20%, three times the worst ro
 NO_HEADROOM = E4M3.max / 464
 """Headroom from which on nothing would be clipped: up to 464, E4M3 rounds to its largest, 448."""
 
+STARVED_TOKENS = 100
+"""Tokens under which an expert counts as starved. The largest of n tokens is exceeded by the next
+with a chance of 1 / (n + 1): under 100, a static scale from this text would clip more than one in
+a hundred of the expert's later tokens."""
+
 CAST_ROLES = (Role.INPUT, Role.WEIGHT, Role.K, Role.V)
 """What FP8 serving casts. Residual streams and outputs stay as they are: there an outlier is an
 explanation, not damage."""

@@ -69,21 +69,28 @@ def command(
 def _all_sites(
     profile: Profile, count: int, sort: str, roles: tuple[str, ...], as_json: bool
 ) -> None:
+    from fp8scope.analyze.coverage import expert_coverage
     from fp8scope.analyze.measures import measure_sites
     from fp8scope.analyze.thresholds import CAST_ROLES
     from fp8scope.analyze.verdict import in_order, judge
     from fp8scope.core.sites import Role
+    from fp8scope.report.experts import coverage_row, coverage_table
     from fp8scope.report.rows import profile_summary, site_row, verdict_row
     from fp8scope.report.text import worst_sites
 
-    measured = measure_sites(profile)
+    measured, experts = measure_sites(profile), expert_coverage(profile)
     wanted = tuple(map(Role, roles))
     if as_json:
         rows = [site_row(row) for row in in_order(measured, sort, wanted or tuple(Role))]
         verdict = verdict_row(judge(measured))
-        print_json({**profile_summary(profile), "verdict": verdict, "rows": rows})
-    else:
-        console().print(worst_sites(measured, count, by=sort, roles=wanted or CAST_ROLES))
+        coverage = {"experts": [coverage_row(row) for row in experts]} if experts else {}
+        print_json({**profile_summary(profile), "verdict": verdict, **coverage, "rows": rows})
+        return
+    out = console()
+    out.print(worst_sites(measured, count, by=sort, roles=wanted or CAST_ROLES))
+    if experts:
+        out.print()
+        out.print(coverage_table(experts, count))
 
 
 def _one_layer(profile: Profile, name: str, as_json: bool) -> None:

@@ -24,6 +24,7 @@ class Arguments:
     seed: int
     dtype: str | None
     record: str
+    all_experts: bool
     batch_tokens: int
     keep_every: float
     device: str
@@ -85,6 +86,11 @@ _OPTIONS = (
         default="standard",
         show_default=True,
         help="full adds linear outputs, and the FP8 error per token, channel and block.",
+    ),
+    click.option(
+        "--all-experts",
+        is_flag=True,
+        help="Show every token to every routed expert; the output stays that of the routing.",
     ),
     click.option(
         "--batch-tokens",

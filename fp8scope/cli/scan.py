@@ -24,7 +24,7 @@ from fp8scope.errors import (
 )
 
 if TYPE_CHECKING:
-    from fp8scope.observe.scan import Subject
+    from fp8scope.observe.scan import ScanOptions, Subject
     from fp8scope.profile.partial import Partials
     from fp8scope.profile.record import Profile
 
@@ -86,10 +86,10 @@ def _check_finished(
     arguments: Arguments, subject: Subject, finished: Profile, partials: Partials
 ) -> None:
     """Refuse (CannotResume) a profile of another scan; drop what is kept of this one."""
-    from fp8scope.observe.scan import Scan, ScanOptions
+    from fp8scope.observe.scan import Scan
     from fp8scope.profile.same import check_same_scan
 
-    wanted = Scan(subject, ScanOptions(arguments.record, arguments.batch_tokens)).new_profile()
+    wanted = Scan(subject, _options(arguments)).new_profile()
     remedy = "give another -o, or --force to overwrite it"
     check_same_scan(wanted, finished, str(arguments.output), remedy)
     with suppress(CannotResume):
@@ -103,16 +103,26 @@ def _scan(
     arguments: Arguments, subject: Subject, partials: Partials, interrupts: Interrupts
 ) -> Profile:
     from fp8scope.cli.progress import watch
-    from fp8scope.observe.scan import Scan, ScanOptions
+    from fp8scope.observe.scan import Scan
 
     kept = partials.load() if arguments.resume else None
     if arguments.resume and kept is None:
         say("no partial is kept: starting anew")
     if not arguments.resume:
         partials.remove()
-    options = ScanOptions(arguments.record, arguments.batch_tokens, arguments.keep_every)
     with watch(interrupts) as events:
-        return Scan(subject, options, events, partials).run(kept)
+        return Scan(subject, _options(arguments), events, partials).run(kept)
+
+
+def _options(arguments: Arguments) -> ScanOptions:
+    from fp8scope.observe.scan import ScanOptions
+
+    return ScanOptions(
+        record=arguments.record,
+        batch_tokens=arguments.batch_tokens,
+        keep_every=arguments.keep_every,
+        all_experts=arguments.all_experts,
+    )
 
 
 def _write(

@@ -20,6 +20,11 @@ class Linear:
     `transposed` says that the module keeps W as [in, out] (GPT-2's Conv1D).
     `checkpoint_weight` is the tensor's name in the safetensors files, None if not found;
     `tied_to` names the parameter it shares storage with (`model.embed_tokens.weight`).
+
+    `experts` is not 0 where routed experts are stacked: W is [experts, out_features,
+    in_features], and the name is that of the parameter (`…mlp.experts.gate_up_proj`). Files may
+    hold its rows under `checkpoint_shards`, one name per run of rows, in order, with {} for the
+    expert's number (`….experts.{}.w1.weight`, `….experts.{}.w3.weight`).
     """
 
     name: str
@@ -29,6 +34,8 @@ class Linear:
     transposed: bool
     checkpoint_weight: str | None
     tied_to: str | None
+    experts: int = 0
+    checkpoint_shards: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,9 @@ class Fold:
     Consumers read those channels in blocks of `block` channels (head_dim, or n), each block
     repeated `repeat` times in a row (query heads per KV head; 1 without GQA): channel
     h*block + d feeds consumer columns (h*repeat + r)*block + d for r in 0..repeat-1.
+
+    Of stacked experts each has n factors of its own in a fold from one stack to another, and all
+    share the n of a norm.
 
     `kind`: `norm` (weight multiplies), `norm_plus_one` (Gemma: 1 + weight multiplies, so
     large s loses bits), `linear` (rows of W, and the bias where there is one).
@@ -121,11 +131,15 @@ class Structure:
         return cls(
             family=data["family"],
             blocks=tuple(data["blocks"]),
-            linears=tuple(Linear(**row) for row in data["linears"]),
+            linears=tuple(_linear_from_json(row) for row in data["linears"]),
             groups=tuple(FusedGroup(g["name"], tuple(g["members"])) for g in data["groups"]),
             folds=tuple(_fold_from_json(row) for row in data["folds"]),
             kv_layers=tuple(KVLayer(**row) for row in data["kv_layers"]),
         )
+
+
+def _linear_from_json(row: Mapping[str, Any]) -> Linear:
+    return Linear(**{**row, "checkpoint_shards": tuple(row.get("checkpoint_shards", ()))})
 
 
 def _fold_from_json(row: Mapping[str, Any]) -> Fold:

@@ -25,12 +25,14 @@ FIRST, OTHERS = 0, 1  # the two top lists: values at the first token, and at the
 class Tokens:
     """The tokens of some sequences at one site, one sequence after the other.
 
-    values [tokens, channels]; `samples` and `lengths` of the sequences.
+    values [tokens · per_token, channels], a token's rows (one per routed expert, elsewhere one)
+    together; `samples` and `lengths` of the sequences, in rows.
     """
 
     values: Tensor
     samples: tuple[int, ...]
     lengths: tuple[int, ...]
+    per_token: int = 1
 
     def sequences(self) -> Iterator[tuple[int, slice]]:
         """Each sample with its rows."""
@@ -71,7 +73,8 @@ def _add_sequences(record: SiteRecord, tag: int, tokens: Tokens, stats: RowStats
     record.sequence_amax[samples] = np.maximum(so_far, np.maximum.reduceat(stats.row_amax, starts))
     record.sequence_binades[samples] += stats.binades.astype(np.uint32)
     sample = np.repeat(samples, lengths)
-    position = np.arange(len(sample), dtype=np.int32) - np.repeat(starts, lengths).astype(np.int32)
+    row = np.arange(len(sample), dtype=np.int32) - np.repeat(starts, lengths).astype(np.int32)
+    position = row // np.int32(tokens.per_token)
     for which, eligible in ((FIRST, position == 0), (OTHERS, position > 0)):
         floor = max(_floor(record, tag, which), SMALLEST)
         rows = np.flatnonzero(eligible & (stats.row_amax >= floor))
@@ -95,4 +98,5 @@ def _floor(record: SiteRecord, tag: int, which: int) -> np.float32:
 def _first_nonfinite(tokens: Tokens, stats: RowStats) -> str:
     row = int(np.flatnonzero(~np.isfinite(stats.row_amax))[0])
     sample, rows = next(pair for pair in tokens.sequences() if row < pair[1].stop)
-    return f"{stats.nonfinite} inf or NaN (sample {sample}, token {row - rows.start})"
+    token = (row - rows.start) // tokens.per_token
+    return f"{stats.nonfinite} inf or NaN (sample {sample}, token {token})"

@@ -26,6 +26,7 @@ def scan(
     *,
     tokenizer: Any = None,
     record: str = "standard",
+    all_experts: bool = False,
     output: str | Path | None = None,
     force: bool = False,
 ) -> Profile:
@@ -34,8 +35,10 @@ def scan(
     batches: token ids, [B, T] integer tensors or lists of lists of one length, or mappings with
     `input_ids`, optionally `attention_mask` (padding on the right only) and `tag` (a string for
     the batch, "text" unless given). The profile's samples are the rows, in the given order. With
-    a tokenizer the profile holds the text around the largest values. `output` writes the profile
-    there, when the scan is done: a scan from Python keeps no partials, and cannot be resumed.
+    a tokenizer the profile holds the text around the largest values. `all_experts` shows every
+    token to every routed expert; the model's output stays that of the routing. `output` writes
+    the profile there, when the scan is done: a scan from Python keeps no partials, and cannot be
+    resumed.
     The model is left as it was: in its mode, without hooks. The profile of a model in memory
     merges with others from memory, not with those that the command line made from its files.
 
@@ -64,7 +67,7 @@ def scan(
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        profile = Scan(subject, ScanOptions(record=record)).run()
+        profile = Scan(subject, ScanOptions(record=record, all_experts=all_experts)).run()
     finally:
         for module, training in modes.items():
             module.training = training

@@ -3,9 +3,9 @@
 Several times faster than the torch operations in `rows.py`, which do the same in several passes
 and are the reference that it is tested against. Compiled on first use (seconds), then cached.
 
-The work is split into lanes, one per thread: a range of columns (a KV head, or all of them) by
-a range of row blocks, with a histogram of its own. Blocks depend on the matrix alone, never on
-the number of threads, and so do the sums.
+The work is split into lanes, one per thread or per part: a range of columns (a KV head, or all of
+them) by a range of row blocks, its share, with a histogram of its own. Blocks depend on the matrix
+alone, never on the number of threads, and so do the sums.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ _SIZES = ("rows", "columns", "heads", "lanes", "blocks", "binades")
 _ARRAYS = (
     "x",
     "starts",
+    "shares",
     "histogram",
     "binade_counts",
     "row_amax",
@@ -78,24 +79,28 @@ def count(
     starts: NDArray[np.int64],
     heads: int,
     kind: Encoding,
+    shares: NDArray[np.int64] | None = None,
 ) -> Counts:
     """Count a matrix of floats given as their bits.
 
     bits [rows, columns]: uint16 for bf16 and fp16, uint32 for fp32. starts [blocks + 1]: see
-    `block_starts`. heads divides columns.
+    `block_starts`. heads divides columns. shares [n + 1]: at which block each share starts, and
+    where the last ends; by default as many as there are threads for each head.
     """
     rows, columns = bits.shape
     blocks = len(starts) - 1
-    shares = min(blocks, -(-torch.get_num_threads() // heads))
-    lanes = heads * shares
+    if shares is None:
+        wanted = min(blocks, -(-torch.get_num_threads() // heads))
+        shares = np.arange(wanted + 1, dtype=np.int64) * blocks // wanted
+    lanes = heads * (len(shares) - 1)
     found = Counts(
         np.zeros((lanes, BINS), np.uint32),
         np.empty((heads, blocks, kind.binades), np.uint32),
         np.empty((heads, rows), bits.dtype),
-        np.zeros((shares, columns), bits.dtype),
+        np.zeros((len(shares) - 1, columns), bits.dtype),
         np.empty((blocks, columns)),
     )
-    arrays = (bits, starts, *vars(found).values())
+    arrays = (bits, starts, shares, *vars(found).values())
     sizes = (rows, columns, heads, lanes, blocks, kind.binades)
     job = np.array((0, *sizes, *(array.ctypes.data for array in arrays)), JOB)
     run(_compiled_body(kind.name), job, min(lanes, max(1, bits.size // ELEMENTS_PER_THREAD)))
@@ -106,20 +111,21 @@ def count(
 def _count_lanes(address: int, dtype: Any, mask: Any, half_squares: Any) -> None:
     job = carray(at(address), (1,), JOB)[0]
     heads, blocks, columns = job.heads, job.blocks, job.columns
-    shares, width = job.lanes // heads, columns // heads
+    width = columns // heads
+    shares = carray(at(job.shares), (job.lanes // heads + 1,), np.int64)
     x = carray(at(job.x), (job.rows, columns), dtype)
     starts = carray(at(job.starts), (blocks + 1,), np.int64)
     histograms = carray(at(job.histogram), (job.lanes, BINS), np.uint32)
     binades = carray(at(job.binade_counts), (heads, blocks, job.binades), np.uint32)
     row_amax = carray(at(job.row_amax), (heads, job.rows), dtype)
-    column_amax = carray(at(job.column_amax), (shares, columns), dtype)
+    column_amax = carray(at(job.column_amax), (job.lanes // heads, columns), dtype)
     squares = carray(at(job.squares), (blocks, columns), np.float64)
     lane = claim(address)
     while lane < job.lanes:
         head, share = lane % heads, lane // heads
         first, last = head * width, (head + 1) * width
         seen = np.zeros(job.binades, np.uint32)
-        for block in range(share * blocks // shares, (share + 1) * blocks // shares):
+        for block in range(shares[share], shares[share + 1]):
             _count_block(
                 x[starts[block] : starts[block + 1]],
                 (first, last),

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from fp8scope.core.formats import E4M3
 from fp8scope.core.sites import Role, Site
 from fp8scope.core.structure import Structure
 from fp8scope.errors import BadModel, Fp8scopeError, Missing
 from fp8scope.observe.accumulate import Tokens, accumulate
+from fp8scope.observe.expert_stats import add_rows, count_tokens, window_encoding
+from fp8scope.observe.experts import ObservedExperts, Pairs
 from fp8scope.observe.kvcache import ObservedCache, received
 from fp8scope.observe.quantized import errors_by_binade
 from fp8scope.observe.sharing import SharedInputs
 from fp8scope.observe.stats import tensor_encoding
-from fp8scope.profile.record import SiteRecord
+from fp8scope.profile.record import ExpertRecord, SiteRecord
 from fp8scope.runtime.batches import Batch
+from fp8scope.runtime.experts import Experts, named_experts, other_experts
 from fp8scope.runtime.linears import named_linears
 
 ERROR_TOKEN_STRIDE = 128  # --record full tries FP8 on tokens s, s+128, … with s = sample % 128
@@ -31,7 +33,8 @@ ERROR_BLOCK = 128
 class Recorder:
     """Records every forward of `model` between `with` and its end; the hooks always go.
 
-    `sites` and `aliases` are what has been seen so far (those of a partial, to go on with it).
+    `sites`, `aliases` and `experts` are what has been seen so far (those of a partial, to go on
+    with it).
     """
 
     def __init__(
@@ -41,54 +44,52 @@ class Recorder:
         tags: tuple[str, ...],
         samples: int,
         full: bool = False,
+        all_experts: bool = False,
     ) -> None:
         self.sites: dict[Site, SiteRecord] = {}
         self.aliases: dict[Site, Site] = {}
+        self.experts: dict[Site, ExpertRecord] = {}
         self.notes: dict[str, None] = {}
         self._model = model
         self._structure = structure
         self._tags = tags
         self._samples = samples
         self._full = full
+        self._all_experts = all_experts
         self._shared = SharedInputs()
         self._batch: Batch | None = None
         self._cache_refused = False
         self._ran: set[str] = set()
         self._last = ""  # the linear that has run last in this forward
-        self._handles: list[RemovableHandle] = []
+        self._hooks = ExitStack()
         self._attention = _attention_names(model, structure)
         self._kv_layers = {layer.layer: layer for layer in structure.kv_layers}
 
     def __enter__(self) -> Recorder:
-        for name, module in named_linears(self._model).items():
-            self._handles.append(
-                module.register_forward_pre_hook(self._input_hook(name), with_kwargs=True)
-            )
-            if self._full and self._in_block(name):
-                self._handles.append(
-                    module.register_forward_hook(self._output_hook(Site(name, Role.OUTPUT)))
-                )
-        head = _logits_linear(self._model)
-        if head is not None:
-            self._handles.append(
-                head.register_forward_pre_hook(self._skip_logits, with_kwargs=True)
-            )
-        for name in self._structure.blocks:
-            block = self._model.get_submodule(name)
-            self._handles.append(
-                block.register_forward_hook(self._output_hook(Site(name, Role.RESIDUAL)))
-            )
+        with ExitStack() as hooks:
+            for hook in self._hook():
+                hooks.enter_context(hook)
+            self._hooks = hooks.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+    def _hook(self) -> Iterator[AbstractContextManager[Any]]:
+        for name, module in named_linears(self._model).items():
+            yield module.register_forward_pre_hook(self._input_hook(name), with_kwargs=True)
+            if self._full and self._in_block(name):
+                yield module.register_forward_hook(self._output_hook(Site(name, Role.OUTPUT)))
+        head = _logits_linear(self._model)
+        if head is not None:
+            yield head.register_forward_pre_hook(self._skip_logits, with_kwargs=True)
+        for name in self._structure.blocks:
+            block = self._model.get_submodule(name)
+            yield block.register_forward_hook(self._output_hook(Site(name, Role.RESIDUAL)))
+        for experts in named_experts(self._model).values():
+            yield ObservedExperts(experts, self, self._all_experts)
+        for name in other_experts(self._model):
+            self.notes[f"the experts of {name} are not recorded: their layout is not known"] = None
+
+    def __exit__(self, *_: object) -> None:
+        self._hooks.close()
 
     def run(self, batch: Batch, device: torch.device) -> None:
         """One forward over a micro-batch. Raises BadModel at the first inf or NaN."""
@@ -144,14 +145,52 @@ class Recorder:
         site = Site(name, Role.INPUT)
 
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._last = name
-            self._ran.add(name)
-            tensor = args[0] if args else next(iter(kwargs.values()))
-            owner = Site(self._shared.owner(tensor, name), Role.INPUT)
-            if not self._is_alias(site, owner):
-                self._observe(site, tensor)
+            self._observe_input(site, args[0] if args else next(iter(kwargs.values())))
 
         return hook
+
+    def _observe_input(self, site: Site, tensor: Tensor) -> None:
+        self._last = site.module
+        self._ran.add(site.module)
+        owner = Site(self._shared.owner(tensor, site.module), Role.INPUT)
+        if not self._is_alias(site, owner):
+            self._observe(site, tensor)
+
+    def experts_read(self, experts: Experts, hidden: Tensor) -> None:
+        """What a layer of routed experts reads: [tokens, channels], each token once."""
+        self._observe_input(Site(experts.first, Role.INPUT), hidden)
+
+    def experts_pass(
+        self, experts: Experts, hidden: Tensor, products: Tensor, pairs: Pairs
+    ) -> None:
+        """One grouped matmul: products [pairs, channels] is what down_proj reads."""
+        self._last = experts.last
+        self._ran.add(experts.last)
+        first, last = (Site(name, Role.INPUT) for name in (experts.first, experts.last))
+        self._observe(last, pairs.in_token_order(products), rows=pairs.per_token)
+        if self._batch and len(hidden) == self._batch.input_ids.numel():
+            kept = self._batch.real_tokens().to(hidden.device)[pairs.token]
+            products = products if kept.all() else products[kept]
+            for site, rows in ((first, hidden[pairs.token[kept]]), (last, products)):
+                record = self._expert_record(site, experts.count, rows)
+                add_rows(record, self._batch.tag, rows, pairs.runs(kept))
+
+    def experts_routed(self, experts: Experts, top_k_index: Tensor) -> None:
+        """After the passes: the experts [tokens, top-k] that the router chose."""
+        if self._batch and len(top_k_index) == self._batch.input_ids.numel():
+            chosen = top_k_index[self._batch.real_tokens().to(top_k_index.device)]
+            for name in (experts.first, experts.last):
+                count_tokens(self.experts[Site(name, Role.INPUT)], self._batch.tag, chosen)
+
+    def _expert_record(self, site: Site, experts: int, values: Tensor) -> ExpertRecord:
+        if site not in self.experts:
+            self.experts[site] = ExpertRecord.empty(
+                window_encoding(values),
+                tags=len(self._tags),
+                experts=experts,
+                channels=values.shape[1],
+            )
+        return self.experts[site]
 
     def _skip_logits(
         self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -190,11 +229,11 @@ class Recorder:
             heads = tensor.shape[1]
             self._observe(Site(module, role), tensor.transpose(1, 2).flatten(2), heads)
 
-    def _observe(self, site: Site, tensor: Tensor, heads: int = 0) -> None:
+    def _observe(self, site: Site, tensor: Tensor, heads: int = 0, rows: int = 1) -> None:
         batch = self._batch
         if batch is None:  # a forward that is not ours
             return
-        tokens = _tokens(tensor, batch)
+        tokens = _tokens(tensor, batch, rows)
         if tokens is None:
             shape = list(tensor.shape)
             self.notes[f"{site} is not recorded: {shape} is not [batch, tokens, channels]"] = None
@@ -225,19 +264,21 @@ class Recorder:
                 record.error_per_block[batch.tag] += per_block
 
 
-def _tokens(tensor: Tensor, batch: Batch) -> Tokens | None:
-    """The tokens without the padding; None unless the tensor is [B, T, C] or [B·T, C].
+def _tokens(tensor: Tensor, batch: Batch, per_token: int) -> Tokens | None:
+    """The tokens without the padding; None unless the tensor is [B, T, C] or [B·T·rows, C].
 
     MLA's kv_b_proj reads its latent as a cache layer keeps it, [B, 1, T, C].
     """
     count, length = batch.input_ids.shape
-    if tuple(tensor.shape[:-1]) not in {(count, length), (count * length,), (count, 1, length)}:
+    flat = count * length * per_token
+    if tuple(tensor.shape[:-1]) not in {(count, length), (flat,), (count, 1, length)}:
         return None
-    values = tensor.detach().reshape(count * length, tensor.shape[-1])
+    values = tensor.detach().reshape(flat, tensor.shape[-1])
+    lengths = tuple(used * per_token for used in batch.lengths)
     if any(used != length for used in batch.lengths):
-        padded = values.view(count, length, -1)
-        values = torch.cat([padded[row, :used] for row, used in enumerate(batch.lengths)])
-    return Tokens(values, batch.samples, batch.lengths)
+        padded = values.view(count, length * per_token, -1)
+        values = torch.cat([padded[row, :used] for row, used in enumerate(lengths)])
+    return Tokens(values, batch.samples, lengths, per_token)
 
 
 def _sampled_tokens(tokens: Tokens) -> Tensor:

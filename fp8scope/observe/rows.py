@@ -7,6 +7,7 @@ memory the compiled kernel reads it once; on a device torch operations do the sa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,33 @@ def row_stats(matrix: Tensor, parts: Sequence[int], heads: int = 1) -> RowStats:
     if matrix.device.type == "cpu":
         return compiled_row_stats(matrix, parts, heads)
     return torch_row_stats(matrix, parts, heads)
+
+
+def part_stats(matrix: Tensor, parts: Sequence[int]) -> list[RowStats]:
+    """`row_stats` of each part by itself; in main memory parts run side by side."""
+    if matrix.device.type != "cpu":
+        return [torch_row_stats(part, (len(part),)) for part in torch.split(matrix, list(parts))]
+    kind = tensor_encoding(matrix)
+    starts, part_of_block = block_starts(parts, matrix.shape[1])
+    shares = np.searchsorted(part_of_block, range(len(parts) + 1)).astype(np.int64)
+    found = count(_bits(matrix), starts, 1, kind, shares)
+    column_amax = _float32(found.column_amax, matrix.dtype)
+    row_amax = _float32(found.row_amax[0], matrix.dtype)
+    result = []
+    for part, (first, last) in enumerate(pairwise(shares)):
+        rows, histogram = slice(starts[first], starts[last]), found.histogram[part, None]
+        result.append(
+            RowStats(
+                kind,
+                histogram.astype(np.int64),
+                exact_zeros(matrix[rows], histogram[:, 0].astype(np.int64), kind),
+                found.binades[:, first:last].sum(1, np.int64),
+                row_amax[rows],
+                column_amax[part],
+                found.squares[first:last].sum(0),
+            )
+        )
+    return result
 
 
 def compiled_row_stats(matrix: Tensor, parts: Sequence[int], heads: int = 1) -> RowStats:

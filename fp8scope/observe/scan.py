@@ -18,13 +18,12 @@ from fp8scope.core.structure import Structure
 from fp8scope.errors import CannotWrite, Interrupted
 from fp8scope.observe.provenance import batch_table, environment, excerpt_table, sample_table
 from fp8scope.observe.recorder import ERROR_TOKEN_STRIDE, Recorder
-from fp8scope.observe.weights import record_weights
+from fp8scope.observe.weights import record_experts, record_weights
 from fp8scope.profile.layout import EXCERPT_COLUMNS, TOP_K
 from fp8scope.profile.partial import Partials
 from fp8scope.profile.record import Profile, empty_table
 from fp8scope.profile.same import check_same_scan, other_machine
 from fp8scope.runtime.batches import make_batch, plan_batches, takes_padding
-from fp8scope.runtime.linears import fused_experts
 from fp8scope.runtime.text import Calibration
 
 
@@ -43,12 +42,14 @@ class Subject:
 @dataclass(frozen=True)
 class ScanOptions:
     """`record` is `standard` or `full`; `batch_tokens` bounds a micro-batch, padding included;
-    a partial is written every `keep_every` seconds, or more rarely where writing is slow.
+    a partial is written every `keep_every` seconds, or more rarely where writing is slow;
+    `all_experts` shows every token to every routed expert, see `observe.experts`.
     """
 
     record: str = "standard"
     batch_tokens: int = 4096
     keep_every: float = 30.0
+    all_experts: bool = False
 
 
 @dataclass
@@ -98,6 +99,7 @@ class Scan:
         if not profile.weights:
             full = self.options.record == "full"
             profile.weights = record_weights(subject.model, full, self._weights_progress)
+            profile.expert_weights = record_experts(subject.model, self._weights_progress)
         self._forward(profile)
         excerpts = excerpt_table(profile, subject.calibration, subject.tokenizer)
         self._stop_if_asked(profile)
@@ -123,9 +125,11 @@ class Scan:
             profile.tags,
             len(subject.calibration.samples),
             full=self.options.record == "full",
+            all_experts=self.options.all_experts,
         )
-        recorder.sites, recorder.aliases = dict(profile.sites), dict(profile.aliases)
-        profile.sites, profile.aliases = recorder.sites, recorder.aliases
+        for kind in ("sites", "aliases", "experts"):  # one mapping, filled further by the recorder
+            setattr(recorder, kind, dict(getattr(profile, kind)))
+            setattr(profile, kind, getattr(recorder, kind))
         with recorder:
             for number in range(profile.batches_done, len(batches)):
                 batch = make_batch(subject.calibration, batches[number])
@@ -175,12 +179,6 @@ class Scan:
                 f"architecture {subject.identity['architecture']} is not known: each linear is "
                 "its own group, and nothing is foldable"
             )
-        experts = fused_experts(subject.model)
-        if experts:
-            notes.append(
-                "routed experts in fused parameters are not recorded "
-                f"({len(experts)} modules), e.g. {experts[0]}"
-            )
         return Profile(
             model=dict(subject.identity),
             settings={
@@ -192,6 +190,7 @@ class Scan:
                 "seq_len_asked": text.requested[1],
                 "seed": text.seed,
                 "batch_tokens": self.options.batch_tokens,
+                "all_experts": self.options.all_experts,
                 "text_digest": text.digest,
                 "top_k": TOP_K,
                 "error_token_stride": ERROR_TOKEN_STRIDE,

@@ -10,36 +10,51 @@ from torch import Tensor, nn
 
 from fp8scope.core.formats import E4M3
 from fp8scope.errors import BadModel
+from fp8scope.observe.expert_stats import record_expert_weights
 from fp8scope.observe.largest import largest_values
 from fp8scope.observe.quantized import errors_by_binade
 from fp8scope.observe.rows import row_stats
 from fp8scope.profile.layout import TOP_K
-from fp8scope.profile.record import WeightRecord
+from fp8scope.profile.record import ExpertWeightRecord, WeightRecord
+from fp8scope.runtime.experts import named_stacks
 from fp8scope.runtime.linears import named_linears, weight_matrix
 
 BLOCK = 128
+Progress = Callable[[int, int], None]
 
 
-def record_weights(
-    model: nn.Module, full: bool, progress: Callable[[int, int], None]
-) -> dict[str, WeightRecord]:
-    """One record per linear, by module name. `progress(done, total)` counts linears.
+def record_weights(model: nn.Module, full: bool, progress: Progress) -> dict[str, WeightRecord]:
+    """One record per linear, by name. `progress(done, total)` counts linears.
 
-    Raises BadModel for a weight that holds inf or NaN, naming the layer.
+    A stack of experts [experts, rows, columns] is one linear with the rows of all its experts,
+    one expert after the other. Raises BadModel for a weight that holds inf or NaN, naming it.
     """
-    linears = named_linears(model)
+    linears = named_linears(model).items()
+    weights = {name: (f"{name}.weight", weight_matrix(module)) for name, module in linears}
+    stacks = named_stacks(model).items()
+    weights |= {name: (name, stack.flatten(0, 1)) for name, stack in stacks}
     records = {}
-    for done, (name, module) in enumerate(linears.items()):
-        records[name] = _record(name, weight_matrix(module).detach(), full)
-        progress(done + 1, len(linears))
+    for done, (name, (parameter, weight)) in enumerate(weights.items()):
+        records[name] = _record(parameter, weight.detach(), full)
+        progress(done + 1, len(weights))
     return records
 
 
-def _record(name: str, weight: Tensor, full: bool) -> WeightRecord:
+def record_experts(model: nn.Module, progress: Progress) -> dict[str, ExpertWeightRecord]:
+    """For each stack of experts, by name, what tells them apart. All weights must be finite."""
+    stacks = named_stacks(model)
+    records = {}
+    for done, (name, stack) in enumerate(stacks.items()):
+        records[name] = record_expert_weights(stack)
+        progress(done + 1, len(stacks))
+    return records
+
+
+def _record(parameter: str, weight: Tensor, full: bool) -> WeightRecord:
     stats = row_stats(weight, (len(weight),))
     if stats.nonfinite:
         raise BadModel(
-            f"{name}.weight holds {stats.nonfinite} inf or NaN",
+            f"{parameter} holds {stats.nonfinite} inf or NaN",
             "repair the weights, or use a wider dtype",
         )
     rows = np.arange(len(weight), dtype=np.int32)

@@ -8,10 +8,11 @@ same model merge.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from fp8scope.core.magnitude import BINS, Encoding
+from fp8scope.core.window import WINDOW
 
 FORMAT = "fp8scope-profile"
 VERSION = 1
@@ -21,7 +22,7 @@ MODEL, SETTINGS, ENVIRONMENT = "model", "settings", "environment"
 CONFIG, STRUCTURE, NOTES = "model/config", "model/structure", "notes"
 TAGS, SOURCES, SAMPLES, BATCHES = "text/tags", "text/sources", "text/samples", "text/batches"
 EXCERPTS = "text/excerpts"
-SITES = "sites"
+SITES, EXPERTS = "sites", "experts"
 
 # root attributes
 FORMAT_ATTR, VERSION_ATTR = "format", "version"
@@ -41,6 +42,7 @@ class Combine(StrEnum):
     MAX = "max"
     SAMPLE = "sample"
     TOP = "top"
+    WINDOW = "window"
     SAME = "same"
 
 
@@ -96,6 +98,30 @@ WEIGHT_FIELDS: Mapping[str, Field] = {
     "error_per_block": Field(("binade", "measure"), "float64", Combine.SAME, only="full"),
 }
 
+_WINDOWS = {
+    "zeros": Field(("expert",), "int64", Combine.WINDOW),
+    "below": Field(("expert",), "int64", Combine.WINDOW),
+    "top_binade": Field(("expert",), "int32", Combine.WINDOW),
+    "histogram": Field(("expert", "place"), "uint32", Combine.WINDOW),
+}
+
+# of the inputs of routed experts, beside the site's own record
+EXPERT_FIELDS: Mapping[str, Field] = {
+    "tokens": Field(("tag", "expert"), "int64", Combine.SUM),
+    "amax": Field(("tag", "expert"), "float32", Combine.MAX),
+    "channel_amax": Field(("expert", "channel"), "float32", Combine.MAX),
+    "channel_sum_squares": Field(("expert", "channel"), "float32", Combine.SUM),
+    **_WINDOWS,
+}
+
+# of the stacked weights of routed experts, beside the record of all their rows
+EXPERT_WEIGHT_FIELDS: Mapping[str, Field] = {
+    "amax": Field(("expert",), "float32", Combine.SAME),
+    "column_amax": Field(("expert", "column"), "float32", Combine.SAME),
+    "column_sum_squares": Field(("expert", "column"), "float32", Combine.SAME),
+    **{name: replace(field, combine=Combine.SAME) for name, field in _WINDOWS.items()},
+}
+
 # columns of the table text/samples: one row per sequence
 SAMPLE_COLUMNS: Mapping[str, str] = {
     "index": "int32",
@@ -128,4 +154,5 @@ def fixed_dims(encoding: Encoding) -> dict[str, int]:
         "list": len(TOP_LISTS),
         "rank": TOP_K,
         "measure": len(ERROR_MEASURES),
+        "place": WINDOW,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import Any
@@ -14,7 +14,7 @@ from fp8scope.core.sites import Site
 from fp8scope.core.top import merge_top
 from fp8scope.errors import CannotMerge
 from fp8scope.profile import layout
-from fp8scope.profile.record import Profile, SiteRecord, Table, top_tokens
+from fp8scope.profile.record import ExpertRecord, Profile, SiteRecord, Table, top_tokens
 
 
 def merge_profiles(profiles: Sequence[Profile]) -> Profile:
@@ -40,6 +40,7 @@ def _merge_two(a: Profile, b: Profile) -> Profile:
     number = np.argsort(order)
     numbers = number[: len(a.samples["index"])], number[len(a.samples["index"]) :]
     sites = {site: _merge_sites(site, a, b, tags, numbers) for site in a.sites}
+    experts = {site: _merge_experts(site, a, b, tags) for site in a.experts}
     return replace(
         a,
         settings=_join_settings(a, b),
@@ -49,6 +50,8 @@ def _merge_two(a: Profile, b: Profile) -> Profile:
         batches=_join_batches(a, b, numbers),
         sites=sites,
         weights=dict(a.weights),
+        experts=experts,
+        expert_weights=dict(a.expert_weights),
         excerpts=_join_excerpts(a, b, numbers, sites),
         notes=tuple(dict.fromkeys((*a.notes, *b.notes))),
         batches_done=a.batches_done + b.batches_done,
@@ -61,7 +64,8 @@ def _check_same_model(a: Profile, b: Profile) -> None:
         ("config", a.model["config_hash"], b.model["config_hash"]),
         ("dtype", a.settings["dtype"], b.settings["dtype"]),
         ("--record", a.settings["record"], b.settings["record"]),
-        ("recorded sites", set(a.sites), set(b.sites)),
+        ("--all-experts", *(p.settings.get("all_experts", False) for p in (a, b))),
+        ("recorded sites", {*a.sites, *a.experts}, {*b.sites, *b.experts}),
         ("shared inputs", dict(a.aliases), dict(b.aliases)),
     ):
         if x != y:
@@ -150,22 +154,47 @@ def _merge_sites(
 
 def _add(total: SiteRecord, part: SiteRecord, tags: NDArray[Any], number: NDArray[Any]) -> None:
     """Add `part` to `total`: its tag i is tag `tags[i]` there, its sample s `number[s]`."""
-    for name, field in layout.SITE_FIELDS.items():
-        source, target = getattr(part, name), getattr(total, name)
-        if source is None or field.combine is layout.Combine.TOP:
-            continue
-        where = tags if "tag" in field.dims else slice(None)
-        if field.combine is layout.Combine.SUM:
-            target[where] += source
-        elif field.combine is layout.Combine.MAX:
-            target[where] = np.maximum(target[where], source)
-        else:
-            target[number] = source
+    _add_fields(layout.SITE_FIELDS, total, part, tags, number)
     for old, new in enumerate(tags):
         for which in range(len(layout.TOP_LISTS)):
             theirs = part.top(old, which)
             moved = replace(theirs, sample=number[theirs.sample].astype(np.int32))
             total.put_top(new, which, merge_top(total.top(new, which), moved, layout.TOP_K))
+
+
+def _merge_experts(site: Site, a: Profile, b: Profile, tags: tuple[str, ...]) -> ExpertRecord:
+    records = a.experts[site], b.experts[site]
+    experts, channels = records[0].channel_amax.shape
+    merged = ExpertRecord.empty(
+        records[0].encoding, tags=len(tags), experts=experts, channels=channels
+    )
+    for profile, record in zip((a, b), records, strict=True):
+        where = np.array([tags.index(tag) for tag in profile.tags])
+        _add_fields(layout.EXPERT_FIELDS, merged, record, where)
+        for expert in range(experts):
+            merged.add_window(expert, record, expert)
+    return merged
+
+
+def _add_fields(
+    fields: Mapping[str, layout.Field],
+    total: Any,
+    part: Any,
+    tags: NDArray[Any],
+    number: NDArray[Any] | None = None,
+) -> None:
+    """Add what is combined number by number; top lists and windows are not."""
+    for name, field in fields.items():
+        source, target = getattr(part, name), getattr(total, name)
+        where = tags if "tag" in field.dims else slice(None)
+        if source is None:
+            continue
+        if field.combine is layout.Combine.SUM:
+            target[where] += source
+        elif field.combine is layout.Combine.MAX:
+            target[where] = np.maximum(target[where], source)
+        elif field.combine is layout.Combine.SAMPLE:
+            target[number] = source
 
 
 def _join_excerpts(

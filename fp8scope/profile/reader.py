@@ -21,8 +21,15 @@ from fp8scope.core.sites import Role, Site
 from fp8scope.core.structure import Structure
 from fp8scope.errors import BadInput, DamagedProfile, NotAProfile, ProfileVersion
 from fp8scope.profile import layout
-from fp8scope.profile.record import Profile, SiteRecord, Table, WeightRecord
-from fp8scope.profile.writer import site_path
+from fp8scope.profile.record import (
+    ExpertRecord,
+    ExpertWeightRecord,
+    Profile,
+    SiteRecord,
+    Table,
+    WeightRecord,
+)
+from fp8scope.profile.writer import expert_path, site_path
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # what HDF5, JSON and our own decoding raise on a broken file
@@ -51,6 +58,8 @@ def read_profile(path: str | Path, *, unfinished: bool = False) -> Profile:
     with file:
         profile.sites = dict(profile.sites)
         profile.weights = dict(profile.weights)
+        profile.experts = dict(profile.experts)
+        profile.expert_weights = dict(profile.expert_weights)
     return profile
 
 
@@ -134,6 +143,9 @@ class _Reader:
         tags = tuple(self.json(layout.TAGS))
         activations = [site for site in owners if site.role is not Role.WEIGHT]
         modules = [site.module for site in owners if site.role is Role.WEIGHT]
+        experts = self.experts()
+        inputs = [site for site in experts if site.role is not Role.WEIGHT]
+        stacks = [site.module for site in experts if site.role is Role.WEIGHT]
         return Profile(
             model=self.attributes(layout.MODEL),
             settings=self.attributes(layout.SETTINGS),
@@ -147,6 +159,8 @@ class _Reader:
             sites=_Lazy(activations, lambda site: self.activation(site, len(tags), samples)),
             weights=_Lazy(modules, self.weight),
             aliases=aliases,
+            experts=_Lazy(inputs, lambda site: self.expert(site, len(tags))),
+            expert_weights=_Lazy(stacks, self.expert_weight),
             excerpts=self.table(layout.EXCERPTS, layout.EXCERPT_COLUMNS),
             notes=tuple(self.json(layout.NOTES)),
             batches_done=int(attrs[layout.BATCHES_DONE_ATTR]),
@@ -166,6 +180,12 @@ class _Reader:
                     owners.append(site)
         return owners, aliases
 
+    def experts(self) -> list[Site]:
+        if layout.EXPERTS not in list(self.file):  # in older files; `in file` hides damage
+            return []
+        groups = self.file[layout.EXPERTS].items()
+        return [Site(module, Role(name)) for module, roles in groups for name in roles]
+
     def attributes(self, path: str) -> dict[str, Any]:
         return {name: _plain(value) for name, value in self.file[path].attrs.items()}
 
@@ -177,10 +197,7 @@ class _Reader:
 
     def activation(self, site: Site, tags: int, samples: Table) -> SiteRecord:
         with _damage(self.path):
-            group = self.file[site_path(site)]
-            kind = encoding(_plain(group.attrs[layout.ENCODING_ATTR]))
-            arrays = self.arrays(group, layout.SITE_FIELDS)
-            record = SiteRecord(kind, **arrays)
+            record = SiteRecord(**self.arrays(site_path(site), layout.SITE_FIELDS))
             if record.tags != tags or len(record.sequence_amax) != len(samples["index"]):
                 raise ValueError(f"{site} does not fit the file's tags and samples")
             if not np.array_equal(record.histogram.sum(axis=1), record.elements):
@@ -189,15 +206,31 @@ class _Reader:
 
     def weight(self, module: str) -> WeightRecord:
         with _damage(self.path):
-            group = self.file[site_path(Site(module, Role.WEIGHT))]
-            kind = encoding(_plain(group.attrs[layout.ENCODING_ATTR]))
-            return WeightRecord(kind, **self.arrays(group, layout.WEIGHT_FIELDS))
+            path = site_path(Site(module, Role.WEIGHT))
+            return WeightRecord(**self.arrays(path, layout.WEIGHT_FIELDS))
 
-    def arrays(self, group: h5py.Group, fields: Mapping[str, layout.Field]) -> dict[str, Any]:
+    def expert(self, site: Site, tags: int) -> ExpertRecord:
+        with _damage(self.path):
+            record = ExpertRecord(**self.arrays(expert_path(site), layout.EXPERT_FIELDS))
+            if len(record.tokens) != tags:
+                raise ValueError(f"the experts of {site} do not fit the file's tags")
+            return record
+
+    def expert_weight(self, module: str) -> ExpertWeightRecord:
+        with _damage(self.path):
+            path = expert_path(Site(module, Role.WEIGHT))
+            return ExpertWeightRecord(**self.arrays(path, layout.EXPERT_WEIGHT_FIELDS))
+
+    def arrays(self, path: str, fields: Mapping[str, layout.Field]) -> dict[str, Any]:
+        """Encoding and datasets of a record, by the names that it has in memory."""
+        group = self.file[path]
         return {
-            name: self.array(group[name], field)
-            for name, field in fields.items()
-            if name in group or not field.only
+            "encoding": encoding(_plain(group.attrs[layout.ENCODING_ATTR])),
+            **{
+                name: self.array(group[name], field)
+                for name, field in fields.items()
+                if name in group or not field.only
+            },
         }
 
     def array(self, dataset: h5py.Dataset, field: layout.Field) -> NDArray[Any]:

@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 from fp8scope.core.sites import Role, Site
 from fp8scope.errors import CannotWrite
 from fp8scope.profile import layout
-from fp8scope.profile.record import Profile, SiteRecord, Table, WeightRecord
+from fp8scope.profile.record import (
+    ExpertRecord,
+    ExpertWeightRecord,
+    Profile,
+    SiteRecord,
+    Table,
+    WeightRecord,
+)
+
+Record = SiteRecord | WeightRecord | ExpertRecord | ExpertWeightRecord
 
 
 def write_profile(profile: Profile, path: Path, compression: int = 4) -> None:
@@ -82,7 +91,8 @@ class _Writer:
         root[layout.VERSION_ATTR] = layout.VERSION
         root[layout.COMPLETE_ATTR] = profile.complete
         root[layout.BATCHES_DONE_ATTR] = profile.batches_done
-        self.file.create_group(layout.SITES, track_order=True)  # in the order of the forward
+        for group in (layout.SITES, layout.EXPERTS):
+            self.file.create_group(group, track_order=True)  # in the order of the forward
         self.attributes(layout.MODEL, profile.model)
         self.attributes(layout.SETTINGS, profile.settings)
         self.attributes(layout.ENVIRONMENT, profile.environment)
@@ -95,9 +105,14 @@ class _Writer:
         self.table(layout.BATCHES, profile.batches)
         self.table(layout.EXCERPTS, profile.excerpts)
         for site, record in profile.sites.items():
-            self.record(site, record, layout.SITE_FIELDS)
+            self.record(site_path(site), record, layout.SITE_FIELDS)
         for module, weight in profile.weights.items():
-            self.record(Site(module, Role.WEIGHT), weight, layout.WEIGHT_FIELDS)
+            self.record(site_path(Site(module, Role.WEIGHT)), weight, layout.WEIGHT_FIELDS)
+        for site, experts in profile.experts.items():
+            self.record(expert_path(site), experts, layout.EXPERT_FIELDS)
+        for module, stack in profile.expert_weights.items():
+            path = expert_path(Site(module, Role.WEIGHT))
+            self.record(path, stack, layout.EXPERT_WEIGHT_FIELDS)
         for alias, owner in profile.aliases.items():
             self.file[site_path(alias)] = h5py.SoftLink("/" + site_path(owner))
 
@@ -113,13 +128,7 @@ class _Writer:
         for name, column in table.items():
             self.dataset(f"{path}/{name}", column)
 
-    def record(
-        self,
-        site: Site,
-        record: SiteRecord | WeightRecord,
-        fields: Mapping[str, layout.Field],
-    ) -> None:
-        path = site_path(site)
+    def record(self, path: str, record: Record, fields: Mapping[str, layout.Field]) -> None:
         self.file.require_group(path).attrs[layout.ENCODING_ATTR] = fixed_text(record.encoding.name)
         for name, field in fields.items():
             array = getattr(record, name)
@@ -165,3 +174,8 @@ def utf8(text: str) -> bytes:
 def site_path(site: Site) -> str:
     """Path of a site's group: `sites/model.layers.0.mlp.down_proj/input`."""
     return f"{layout.SITES}/{site.module}/{site.role}"
+
+
+def expert_path(site: Site) -> str:
+    """Path of the group that tells a site's experts apart."""
+    return f"{layout.EXPERTS}/{site.module}/{site.role}"

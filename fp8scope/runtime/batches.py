@@ -35,6 +35,11 @@ class Batch:
     input_ids: torch.Tensor = field(compare=False)
     lengths: tuple[int, ...]
 
+    def real_tokens(self) -> torch.Tensor:
+        """Which of the B·T positions are text, [B·T] bool."""
+        position = torch.arange(self.input_ids.shape[1])
+        return (position < torch.tensor(self.lengths)[:, None]).flatten()
+
 
 def takes_padding(model: nn.Module, structure: Structure) -> bool:
     """Whether sequences of unequal length may share a batch without changing each other.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+_LAST_NUMBER = re.compile(r"\.\d+\.(?!.*\.\d+\.)")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,22 @@ class CheckpointNames:
             found = [name for name in sources if self._holds(name, shape)]
         return found[0] if found else None
 
+    def shards(self, name: str, shape: tuple[int, int, int]) -> tuple[str, ...]:
+        """Names under which the files hold a stack [experts, rows, columns] expert by expert.
+
+        One per run of rows, in order, {} standing for the expert; () if any shard is missing or
+        of another shape.
+        """
+        experts, rows, columns = shape
+        found = self._converted.get(name, ())
+        heights = [
+            {self.shapes.get(shard.format(expert)) for expert in range(experts)} for shard in found
+        ]
+        alike = all(len(sizes) == 1 for sizes in heights)
+        sizes = [size or () for height in heights for size in height]
+        fits = alike and all(size[1:] == (columns,) for size in sizes)
+        return tuple(found) if fits and sum(size[0] for size in sizes) == rows else ()
+
     def _holds(self, name: str, shape: tuple[int, ...]) -> bool:
         return name in self.shapes and tuple(self.shapes[name]) == shape
 
@@ -46,15 +66,35 @@ class CheckpointNames:
 
         Only renamings: tensors that are merged, split or transposed have no single source.
         """
-        if not isinstance(self.model, PreTrainedModel):
-            return {}
-        transforms = get_model_conversion_mapping(self.model)
-        renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
-        converters = [t for t in transforms if isinstance(t, WeightConverter)]
         found: dict[str, str] = {}
-        for name in self.shapes:
-            runtime, converted = rename_source_key(name, renamings, converters)
-            if converted is None:
+        for name, runtime, source in self._loaded:
+            if source is None:
                 for spelling in self._spellings(runtime):
                     found.setdefault(spelling, name)
         return found
+
+    @cached_property
+    def _converted(self) -> dict[str, tuple[str, ...]]:
+        """Runtime name → file names of what is merged into it, {} for the last number in each.
+
+        In the order in which they are laid end to end.
+        """
+        patterns = [p for c in self._transforms(WeightConverter) for p in c.source_patterns]
+        found: dict[str, dict[str, int]] = {}
+        for name, runtime, source in self._loaded:
+            numbered = _LAST_NUMBER.sub(".{}.", name, count=1)
+            if source is not None and numbered != name:
+                for spelling in self._spellings(runtime):
+                    found.setdefault(spelling, {})[numbered] = patterns.index(source)
+        return {name: tuple(sorted(of, key=of.__getitem__)) for name, of in found.items()}
+
+    @cached_property
+    def _loaded(self) -> list[tuple[str, str, str | None]]:
+        """Each file name, the runtime name it is loaded into, and the merging pattern, if any."""
+        renamings, converters = map(self._transforms, (WeightRenaming, WeightConverter))
+        return [(name, *rename_source_key(name, renamings, converters)) for name in self.shapes]
+
+    def _transforms(self, kind: type[Any]) -> list[Any]:
+        if not isinstance(self.model, PreTrainedModel):
+            return []
+        return [t for t in get_model_conversion_mapping(self.model) if isinstance(t, kind)]

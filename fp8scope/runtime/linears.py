@@ -1,12 +1,15 @@
-"""What counts as a linear layer: `nn.Linear` and transformers' `Conv1D` (GPT-2).
+"""What counts as a linear layer: `nn.Linear`, transformers' `Conv1D` (GPT-2), and routers.
 
-Both compute y = x @ W.T + b with W of shape [out, in]; Conv1D keeps W as [in, out].
+All compute y = x @ W.T + b with W of shape [out, in]; Conv1D keeps W as [in, out]. The stacked
+linears of routed experts are in `experts`.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
+
+from fp8scope.runtime.experts import named_routers, named_stacks
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -27,7 +30,7 @@ def weight_matrix(module: nn.Module) -> Tensor:
     Raises TypeError for a module that is not a linear.
     """
     weight = getattr(module, "weight", None)
-    if not is_linear(module) or not isinstance(weight, Tensor):
+    if not isinstance(weight, Tensor) or weight.ndim != 2:
         raise TypeError(f"{type(module).__name__} is not a linear layer")
     return weight.T if is_transposed(module) else weight
 
@@ -37,14 +40,15 @@ def named_linears(model: nn.Module) -> dict[str, nn.Module]:
 
     A module used under two names appears once, under the first.
     """
-    return {name: module for name, module in model.named_modules() if is_linear(module)}
-
-
-def fused_experts(model: nn.Module) -> list[str]:
-    """Modules called `experts` that keep the matrices of all experts in 3-D parameters."""
-    return [
-        name
+    routers = named_routers(model)
+    return {
+        name: module
         for name, module in model.named_modules()
-        if name.rpartition(".")[2] == "experts"
-        and any(parameter.ndim == 3 for parameter in module.parameters(recurse=False))
-    ]
+        if is_linear(module) or name in routers
+    }
+
+
+def linear_weight(model: nn.Module, name: str) -> Tensor:
+    """The weight of any linear by name, [out, in], of stacked experts [experts, out, in]."""
+    stacks = named_stacks(model)
+    return stacks[name] if name in stacks else weight_matrix(model.get_submodule(name))

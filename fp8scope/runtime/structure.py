@@ -17,6 +17,7 @@ from transformers import PreTrainedConfig
 
 from fp8scope.core.structure import Fold, FusedGroup, Linear, Structure
 from fp8scope.runtime.checkpoint_names import CheckpointNames
+from fp8scope.runtime.experts import Experts, named_experts
 from fp8scope.runtime.families.family import BlockContext, Family, Heads
 from fp8scope.runtime.families.registry import family_of
 from fp8scope.runtime.linears import is_transposed, named_linears, weight_matrix
@@ -156,10 +157,33 @@ def _linears(
     model: nn.Module, modules: Mapping[str, nn.Module], names: CheckpointNames
 ) -> dict[str, Linear]:
     aliases = _aliases(model)
-    return {
-        name: _linear(name, module, aliases[f"{name}.weight"], names)
-        for name, module in modules.items()
-    }
+    experts = named_experts(model)
+    linears = {}
+    for name, _ in model.named_modules():
+        if name in modules:
+            linears[name] = _linear(name, modules[name], aliases[f"{name}.weight"], names)
+        elif name in experts:
+            for stack, weight in experts[name].stacks().items():
+                linears[stack] = _stack(stack, experts[name], weight, aliases[stack], names)
+    return linears
+
+
+def _stack(
+    name: str, experts: Experts, weight: Tensor, aliases: tuple[str, ...], names: CheckpointNames
+) -> Linear:
+    module, (count, rows, columns) = experts.module, weight.shape
+    stored = (count, columns, rows) if module.is_transposed else (count, rows, columns)
+    return Linear(
+        name=name,
+        in_features=columns,
+        out_features=rows,
+        bias=module.has_bias,
+        transposed=module.is_transposed,
+        checkpoint_weight=names.find((name, *aliases), stored),
+        tied_to=next(iter(aliases), None),
+        experts=count,
+        checkpoint_shards=names.shards(name, (count, rows, columns)),
+    )
 
 
 def _linear(

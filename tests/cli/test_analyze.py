@@ -149,3 +149,17 @@ def test_a_profile_does_not_flood_the_screen(path: Path) -> None:
     shown = repr(package.open_profile(path))
     assert "tags text" in shown
     assert len(shown) < 300
+
+
+def test_experts_are_shown_and_in_json(fp8scope: Fp8scope, tmp_path: Path) -> None:
+    path = tmp_path / "moe.h5"
+    package.scan(models.build("mixtral"), [models.token_ids(2, 12)], output=path)
+    shown = " ".join(fp8scope("analyze", path).out.split())
+    assert "8 routed experts in 2 layers" in shown
+    found = json.loads(fp8scope("analyze", path, "--json").out)["experts"]
+    assert {row["module"] for row in found} == {f"model.layers.{i}.mlp.experts" for i in (0, 1)}
+    assert all(sum(row["tokens"]) == 2 * 24 for row in found)
+    path.unlink()
+    package.scan(models.build("llama"), [models.token_ids(2, 12)], output=path)
+    assert "experts" not in fp8scope("analyze", path).out
+    assert "experts" not in json.loads(fp8scope("analyze", path, "--json").out)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fp8scope.profile.reader import read_profile
+from tests.cli import folders
 from tests.cli.conftest import Fp8scope
 from tests.observe import scans
 
@@ -48,10 +49,13 @@ def test_latent_attention_and_experts_from_the_command_line(
         "-o", output,
     )  # fmt: skip
     assert ran.code == 0, ran.err
-    assert "routed experts in fused parameters are not recorded" in ran.err
-    structure = read_profile(output).structure
+    profile = read_profile(output)
+    structure = profile.structure
     assert structure.family == "deepseek"
-    assert all(linear.checkpoint_weight for linear in structure.linears)
+    assert all(x.checkpoint_weight or x.checkpoint_shards for x in structure.linears)
+    stacks = [f"model.layers.1.mlp.experts.{name}_proj" for name in ("gate_up", "down")]
+    assert [site.module for site in profile.experts] == stacks
+    assert all(record.tokens.sum() for record in profile.experts.values())
     detail = json.loads(fp8scope("analyze", output, "--layer", "layers.0.self_attn", "--json").out)
     assert [(site["role"], len(site["heads"])) for site in detail["sites"]] == [("k", 1)]
 
@@ -67,11 +71,32 @@ def test_the_same_command_gives_the_same_profile(scan: Fp8scope, tmp_path: Path)
     scans.assert_identical(read_profile(tmp_path / "1.h5"), read_profile(tmp_path / "2.h5"))
 
 
+def test_experts_by_name_in_the_files_and_all_of_them_on_request(
+    fp8scope: Fp8scope, tmp_path: Path
+) -> None:
+    folder = folders.make(tmp_path / "mixtral", "mixtral")
+    words = ("scan", folder, "--calib", folder / "text.txt", "--seq-len", 32, "--samples", 6)
+    routed, every = tmp_path / "routed.h5", tmp_path / "every.h5"
+    assert fp8scope(*words, "-o", routed).code == 0
+    assert fp8scope(*words, "-o", every, "--all-experts").code == 0
+    one, other = read_profile(routed), read_profile(every)
+    shards = next(x.checkpoint_shards for x in one.structure.linears if x.experts)
+    assert shards[0] == "model.layers.0.block_sparse_moe.experts.{}.w1.weight"
+    assert (one.settings["all_experts"], other.settings["all_experts"]) == (False, True)
+    for site, record in other.experts.items():
+        assert np.array_equal(record.tokens, one.experts[site].tokens)
+        elements = int(other.samples["length"].sum()) * record.channel_amax.shape[1]
+        assert (record.histogram.sum(1) + record.zeros + record.below == elements).all()
+    ran = fp8scope(*words, "-o", every, "--resume")
+    assert ran.code == 2
+    assert "all_experts differs (True there, False asked)" in ran.refusal
+    ran = fp8scope("merge", routed, every, "-o", tmp_path / "both.h5")
+    assert "differ in --all-experts" in ran.refusal
+
+
 def test_pickled_weights_load_when_allowed(
     fp8scope: Fp8scope, scan: Fp8scope, own_model: Path, tmp_path: Path
 ) -> None:
-    from tests.cli import folders
-
     folders.pickle_weights(own_model)
     text, pickled = own_model / "text.txt", tmp_path / "pickled.h5"
     ran = fp8scope(

@@ -88,7 +88,7 @@ def in_dtype(name: str, dtype: torch.dtype, seed: int = 0, **changes: Any) -> nn
 def arrays(profile: Profile) -> dict[str, Any]:
     """Every array of a profile by a name, environment and settings left out."""
     found: dict[str, Any] = {}
-    for kind in ("sites", "weights"):
+    for kind in ("sites", "weights", "experts", "expert_weights"):
         for key, record in sorted(getattr(profile, kind).items()):
             for field in fields(record):
                 value = getattr(record, field.name)

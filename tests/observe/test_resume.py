@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 
 from fp8scope.errors import CannotResume, Interrupted
 from fp8scope.observe.scan import Events, ScanOptions
-from fp8scope.profile.layout import SITE_FIELDS, Combine
+from fp8scope.profile.layout import EXPERT_FIELDS, SITE_FIELDS, Combine, Field
 from fp8scope.profile.merge import merge_profiles
 from fp8scope.profile.partial import Partials
 from fp8scope.runtime.sources import Source
@@ -24,9 +26,13 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("record", OPTIONS)
-def test_stopped_after_any_batch_and_resumed_is_bit_identical(record: str, tmp_path: Path) -> None:
-    what, options = scans.subject(scans.in_dtype("llama", torch.bfloat16)), OPTIONS[record]
+@pytest.mark.parametrize(
+    ("name", "record"), [("llama", "standard"), ("llama", "full"), ("mixtral", "standard")]
+)
+def test_stopped_after_any_batch_and_resumed_is_bit_identical(
+    name: str, record: str, tmp_path: Path
+) -> None:
+    what, options = scans.subject(scans.in_dtype(name, torch.bfloat16)), OPTIONS[record]
     whole = scans.scan_with(what, options)
     assert len(whole.tags) == 2
     assert whole.batches_done >= 4
@@ -161,14 +167,17 @@ def _text(folder: Path, *sources: tuple[str, str]) -> Calibration:
     )
 
 
-@pytest.mark.parametrize("tags", [("a", "b"), ("a", "a"), ("b", "a")])
+@pytest.mark.parametrize(
+    ("name", "tags"),
+    [("llama", ("a", "b")), ("llama", ("a", "a")), ("llama", ("b", "a")), ("mixtral", ("b", "a"))],
+)
 def test_scans_of_two_halves_merge_into_the_scan_of_both(
-    tags: tuple[str, str], tmp_path: Path
+    name: str, tags: tuple[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "one.txt").write_text("".join(f"{i} {WORDS}" for i in range(12)))
     (tmp_path / "two.txt").write_text("".join(f"def f{i}(x): return x\n" for i in range(30)))
     files = tuple(zip(tags, ("one.txt", "two.txt"), strict=True))
-    model = scans.in_dtype("llama", torch.bfloat16, vocab_size=320)
+    model = scans.in_dtype(name, torch.bfloat16, vocab_size=320)
     options = ScanOptions(batch_tokens=1)
     whole, first, second = (
         scans.scan_with(scans.subject(model, _text(tmp_path, *part), byte_tokenizer()), options)
@@ -177,16 +186,21 @@ def test_scans_of_two_halves_merge_into_the_scan_of_both(
     merged = merge_profiles([first, second])
     assert merged.tags == whole.tags
     assert dict(merged.aliases) == dict(whole.aliases)
-    for name in ("tag", "length", "digest", "source"):
-        np.testing.assert_array_equal(merged.samples[name], whole.samples[name])
-    for name, column in whole.excerpts.items():
-        np.testing.assert_array_equal(np.sort(merged.excerpts[name]), np.sort(column))
-    for site, record in whole.sites.items():
-        for name, field in SITE_FIELDS.items():
-            got, want = getattr(merged.sites[site], name), getattr(record, name)
-            if want is None:
-                continue
-            if field.combine is Combine.SUM and field.dtype.startswith("float"):
-                np.testing.assert_allclose(got, want, rtol=1e-6)
-            else:
-                np.testing.assert_array_equal(got, want, err_msg=f"{site} {name}")
+    for column in ("tag", "length", "digest", "source"):
+        np.testing.assert_array_equal(merged.samples[column], whole.samples[column])
+    for column, values in whole.excerpts.items():
+        np.testing.assert_array_equal(np.sort(merged.excerpts[column]), np.sort(values))
+    for kind, fields in (("sites", SITE_FIELDS), ("experts", EXPERT_FIELDS)):
+        for site, record in getattr(whole, kind).items():
+            _check_merged(f"{kind} {site}", getattr(merged, kind)[site], record, fields)
+
+
+def _check_merged(site: str, merged: Any, whole: Any, fields: Mapping[str, Field]) -> None:
+    for name, field in fields.items():
+        got, want = getattr(merged, name), getattr(whole, name)
+        if want is None:
+            continue
+        if field.combine is Combine.SUM and field.dtype.startswith("float"):
+            np.testing.assert_allclose(got, want, rtol=1e-5)
+        else:
+            np.testing.assert_array_equal(got, want, err_msg=f"{site} {name}")

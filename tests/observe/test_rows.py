@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fp8scope.observe import team
-from fp8scope.observe.rows import compiled_row_stats
+from fp8scope.observe.rows import compiled_row_stats, part_stats
 from fp8scope.observe.torch_rows import torch_row_stats
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -49,6 +49,21 @@ def test_kernel_equals_torch(
     assert np.array_equal(kernel.column_amax, reference.column_amax)
     sums, expected = kernel.column_sum_squares, reference.column_sum_squares
     np.testing.assert_allclose(sums, expected, rtol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("parts", [(1,), (5, 300, 1), (600, 2, 700, 31)])
+def test_parts_side_by_side_equal_each_by_itself(
+    dtype: torch.dtype, parts: tuple[int, ...]
+) -> None:
+    values = matrix(dtype, sum(parts), 172)
+    found = part_stats(values, parts)
+    assert len(found) == len(parts)
+    for stats, rows in zip(found, torch.split(values, list(parts)), strict=True):
+        alone = compiled_row_stats(rows, (len(rows),))
+        for field in dataclasses.fields(alone):
+            got, want = getattr(stats, field.name), getattr(alone, field.name)
+            assert np.array_equal(got, want), field.name
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

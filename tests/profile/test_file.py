@@ -30,9 +30,16 @@ from fp8scope.errors import (
 )
 from fp8scope.profile import layout
 from fp8scope.profile.reader import open_profile, read_profile
-from fp8scope.profile.record import Profile, SiteRecord, WeightRecord, empty_table
+from fp8scope.profile.record import (
+    ExpertRecord,
+    ExpertWeightRecord,
+    Profile,
+    SiteRecord,
+    WeightRecord,
+    empty_table,
+)
 from fp8scope.profile.writer import profile_bytes, write_profile
-from tests.profiles import K_INPUT, KEYS, Q_INPUT, Q, build, differences, same, weight_record
+from tests.profiles import K_INPUT, KEYS, Q_INPUT, K, Q, build, differences, same, weight_record
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "profile-format.md"
 
@@ -57,6 +64,8 @@ def test_a_profile_without_sites_or_excerpts_is_one_too(tmp_path: Path) -> None:
         sites={},
         weights={},
         aliases={},
+        experts={},
+        expert_weights={},
         excerpts=empty_table(layout.EXCERPT_COLUMNS),
         notes=(),
         model={"name": "", "hash": "x" * 3000},
@@ -164,6 +173,8 @@ def test_plain_h5py_reads_numbers_and_follows_aliases(written: Path) -> None:
         (SiteRecord, layout.SITE_FIELDS, Q_INPUT, {"", "full"}),
         (SiteRecord, layout.SITE_FIELDS, KEYS, {"", "kv"}),
         (WeightRecord, layout.WEIGHT_FIELDS, Site(Q, Role.WEIGHT), {"", "full"}),
+        (ExpertRecord, layout.EXPERT_FIELDS, K_INPUT, {""}),
+        (ExpertWeightRecord, layout.EXPERT_WEIGHT_FIELDS, Site(K, Role.WEIGHT), {""}),
     ],
 )
 def test_layout_records_and_file_agree(
@@ -179,7 +190,8 @@ def test_layout_records_and_file_agree(
     assert optional == {name for name, field in table.items() if field.only}
     table = {name: field for name, field in table.items() if field.only in there}
     with h5py.File(written) as file:
-        group = file[f"sites/{site.module}/{site.role}"]
+        place = "experts" if record in (ExpertRecord, ExpertWeightRecord) else "sites"
+        group = file[f"{place}/{site.module}/{site.role}"]
         assert set(group) == set(table)
         for name, field in table.items():
             assert group[name].dtype == field.dtype
@@ -193,8 +205,10 @@ def test_the_document_names_everything() -> None:
     for table, heading in (
         (layout.SITE_FIELDS, "## Activation sites"),
         (layout.WEIGHT_FIELDS, "## Weights"),
+        (layout.EXPERT_FIELDS, "### Inputs of experts"),
+        (layout.EXPERT_WEIGHT_FIELDS, "### Weights of experts"),
     ):
-        section = text.split(heading)[1].split("\n## ")[0]
+        section = re.split(r"\n###? ", text.split(heading)[1])[0]
         described = dict(re.findall(r"^\| `([a-z_]+)` \|(.*)$", section, re.M))
         assert list(described) == list(table)
         for name, field in table.items():
@@ -213,6 +227,7 @@ def test_the_document_names_everything() -> None:
         *(layout.STRUCTURE, layout.NOTES, layout.TAGS, layout.SOURCES, layout.SAMPLES),
         *(layout.BATCHES, layout.EXCERPTS, layout.FORMAT_ATTR, layout.VERSION_ATTR),
         *(layout.COMPLETE_ATTR, layout.BATCHES_DONE_ATTR, layout.ENCODING_ATTR),
+        layout.EXPERTS,
         *(layout.FIRST_BIN_ATTR, layout.BINS_ATTR, *layout.TOP_LISTS, *layout.ERROR_MEASURES),
         *(str(role) for role in Role),
         *(str(way) for way in layout.Combine),
@@ -323,7 +338,8 @@ def test_a_profile_that_contradicts_itself_is_damaged(tmp_path: Path, harm: Any)
 def _small() -> Profile:
     profile = build(indices=range(2))
     site = profile.sites[Q_INPUT]
-    return build(indices=range(2), sites={Q_INPUT: site}, weights={Q: profile.weights[Q]})
+    weights = {Q: profile.weights[Q]}
+    return build(indices=range(2), sites={Q_INPUT: site}, weights=weights, expert_weights={})
 
 
 def _verdict(path: Path, data: bytes, original: Profile) -> str:

@@ -10,42 +10,55 @@ import torch
 from torch import Tensor, nn
 
 from fp8scope.core.structure import Fold
+from fp8scope.runtime.experts import named_stacks
 from fp8scope.runtime.families.registry import BY_MODEL_TYPE
-from fp8scope.runtime.linears import weight_matrix
+from fp8scope.runtime.linears import linear_weight
 from fp8scope.runtime.structure import discover
 from tests import models
 
 
-def _factors(fold: Fold, seed: int = 0) -> Tensor:
-    """Random powers of two from 1/8 to 8, one per foldable channel, [n] in fp32."""
+def _factors(model: nn.Module, fold: Fold, seed: int = 0) -> Tensor:
+    """Random powers of two from 1/8 to 8, in fp32: [n], one per foldable channel.
+
+    From one stack of experts to another, [experts, n]: each has its own.
+    """
     generator = torch.Generator().manual_seed(seed)
-    return torch.exp2(torch.randint(-3, 4, (fold.channels,), generator=generator).float())
+    stack = named_stacks(model).get(fold.producer)
+    shape = (fold.channels,) if stack is None else (len(stack), fold.channels)
+    return torch.exp2(torch.randint(-3, 4, shape, generator=generator).float())
 
 
 @torch.no_grad()
 def _scale_producer(model: nn.Module, fold: Fold, factors: Tensor, *, bias: bool = True) -> None:
-    module = model.get_submodule(fold.producer)
     rows = list(fold.producer_rows())
     if fold.kind == "linear":
-        weight_matrix(module)[rows] *= factors[:, None]
-    elif fold.kind == "norm":
-        module.get_parameter("weight")[rows] *= factors
+        linear_weight(model, fold.producer)[..., rows, :] *= factors[..., None]
     else:
-        weight = module.get_parameter("weight")
-        weight[rows] = ((1 + weight[rows].float()) * factors - 1).to(weight.dtype)
-    if bias and isinstance(getattr(module, "bias", None), Tensor):
-        module.get_parameter("bias")[rows] *= factors
+        weight = model.get_submodule(fold.producer).get_parameter("weight")
+        if fold.kind == "norm":
+            weight[rows] *= factors
+        else:
+            weight[rows] = ((1 + weight[rows].float()) * factors - 1).to(weight.dtype)
+    if bias and _bias(model, fold.producer) is not None:
+        model.get_submodule(fold.producer).get_parameter("bias")[rows] *= factors
+
+
+def _bias(model: nn.Module, name: str) -> Tensor | None:
+    """The bias of a module; stacked experts, which are none, have none here."""
+    module = dict(model.named_modules()).get(name)
+    return getattr(module, "bias", None)
 
 
 @torch.no_grad()
 def _scale_consumers(model: nn.Module, fold: Fold, factors: Tensor) -> None:
-    columns = factors[fold.consumer_channels()]
+    columns = factors[..., fold.consumer_channels()]
     for name in fold.consumers:
-        weight_matrix(model.get_submodule(name)).div_(columns)
+        weight = linear_weight(model, name)
+        weight.div_(columns[:, None] if columns.ndim == 2 else columns)
 
 
 def _folded(model: nn.Module, fold: Fold, seed: int = 0) -> nn.Module:
-    model, factors = copy.deepcopy(model), _factors(fold, seed)
+    model, factors = copy.deepcopy(model), _factors(model, fold, seed)
     _scale_producer(model, fold, factors)
     _scale_consumers(model, fold, factors)
     return model
@@ -90,9 +103,9 @@ def test_factors_on_the_wrong_columns_change_the_logits(name: str) -> None:
     model, ids = models.build(name), models.token_ids()
     want = models.logits(model, ids)
     for fold in discover(model).folds:
-        wrong, factors = copy.deepcopy(model), _factors(fold)
+        wrong, factors = copy.deepcopy(model), _factors(model, fold)
         _scale_producer(wrong, fold, factors)
-        _scale_consumers(wrong, fold, factors.roll(1))
+        _scale_consumers(wrong, fold, factors.roll(1, -1))
         assert _relative(models.logits(wrong, ids), want) > 1e-3, fold
 
 
@@ -111,14 +124,10 @@ def test_a_consumer_left_out_changes_the_logits(name: str) -> None:
 def test_a_bias_left_out_changes_the_logits(name: str) -> None:
     model, ids = models.build(name), models.token_ids()
     want = models.logits(model, ids)
-    with_bias = [
-        fold
-        for fold in discover(model).folds
-        if getattr(model.get_submodule(fold.producer), "bias", None) is not None
-    ]
+    with_bias = [fold for fold in discover(model).folds if _bias(model, fold.producer) is not None]
     assert with_bias
     for fold in with_bias:
-        wrong, factors = copy.deepcopy(model), _factors(fold)
+        wrong, factors = copy.deepcopy(model), _factors(model, fold)
         _scale_producer(wrong, fold, factors, bias=False)
         _scale_consumers(wrong, fold, factors)
         assert _relative(models.logits(wrong, ids), want) > 1e-3, fold
@@ -190,7 +199,7 @@ def test_llama_offers_exactly_four_folds_per_block() -> None:
 
 @pytest.mark.parametrize("name", models.LATENT)
 def test_folds_of_deepseek(name: str) -> None:
-    """[nope | value] rows per head of kv_b; the norm before experts is not offered."""
+    """[nope | value] rows per head of kv_b; the norm before experts feeds the router and all."""
     dense, moe = ([], [])  # type: tuple[list[Fold], list[Fold]]
     for fold in discover(models.build(name)).folds:
         (dense if "layers.0." in fold.producer else moe).append(fold)
@@ -209,12 +218,15 @@ def test_folds_of_deepseek(name: str) -> None:
         Fold(gate_up[1], "linear", ((0, 48),), (f"{mlp}.down_proj",), 48),
     ]
     assert dense == want
-    shared = "model.layers.1.mlp.shared_experts"
-    assert [fold.producer for fold in moe[-2:]] == [
-        "model.layers.1.self_attn.kv_b_proj",
-        f"{shared}.up_proj",
+    block = "model.layers.1"
+    shared, experts = f"{block}.mlp.shared_experts", f"{block}.mlp.experts"
+    readers = (f"{shared}.gate_proj", f"{shared}.up_proj", f"{block}.mlp.gate")
+    assert [(fold.producer, fold.consumers) for fold in moe[-4:]] == [
+        (f"{block}.self_attn.kv_b_proj", (f"{block}.self_attn.o_proj",)),
+        (f"{block}.post_attention_layernorm", (*readers, f"{experts}.gate_up_proj")),
+        (f"{shared}.up_proj", (f"{shared}.down_proj",)),
+        (f"{experts}.gate_up_proj", (f"{experts}.down_proj",)),
     ]
-    assert moe[-1].consumers == (f"{shared}.down_proj",)
 
 
 def test_fused_rows_of_the_values() -> None:

@@ -14,7 +14,8 @@ from transformers.pytorch_utils import Conv1D
 
 from fp8scope.checkpoint.inventory import read_inventory
 from fp8scope.core.structure import Structure
-from fp8scope.runtime.linears import is_transposed, named_linears, weight_matrix
+from fp8scope.runtime.experts import named_routers
+from fp8scope.runtime.linears import is_transposed, linear_weight, named_linears, weight_matrix
 from fp8scope.runtime.structure import discover
 from tests import models
 
@@ -40,11 +41,18 @@ def test_every_linear_is_in_exactly_one_group(name: str) -> None:
 @pytest.mark.parametrize("name", models.CONFIGS)
 def test_shapes_are_those_of_the_function(name: str) -> None:
     model = models.build(name)
-    modules = named_linears(model)
+    modules, routers = named_linears(model), named_routers(model)
     for linear in discover(model).linears:
-        inputs = torch.zeros(1, linear.in_features)
-        assert modules[linear.name](inputs).shape == (1, linear.out_features)
-        assert (getattr(modules[linear.name], "bias", None) is not None) == linear.bias
+        weight = linear_weight(model, linear.name)
+        assert weight.shape[-2:] == (linear.out_features, linear.in_features)
+        if linear.experts:
+            assert len(weight) == linear.experts
+            continue
+        module = modules[linear.name]
+        if linear.name not in routers:
+            inputs = torch.zeros(1, linear.in_features)
+            assert module(inputs).shape == (1, linear.out_features)
+        assert (getattr(module, "bias", None) is not None) == linear.bias
 
 
 @pytest.mark.parametrize("name", models.CONFIGS)
@@ -94,6 +102,8 @@ def test_groups_of_deepseek(name: str) -> None:
             want[f"{block}.self_attn.qkv_a"] = tuple(f"{block}.self_attn.{m}" for m in members)
         gate_up = tuple(f"{block}.{mlp}.{part}_proj" for part in ("gate", "up"))
         want[f"{block}.{mlp}.gate_up"] = gate_up
+    experts = f"{structure.blocks[1]}.mlp.experts"
+    want[experts] = (f"{experts}.gate_up_proj", f"{experts}.down_proj")
     assert fused == want
 
 
@@ -102,8 +112,13 @@ def test_deepseek_names_are_those_of_the_files(tmp_path: Path) -> None:
     model = models.build("deepseek_v3")
     shapes = _save(model, tmp_path)
     assert "model.layers.1.mlp.experts.3.gate_proj.weight" in shapes  # as published
-    for name, stored in _checkpoint_names(discover(model, shapes)).items():
-        assert stored == f"{name}.weight"
+    structure = discover(model, shapes)
+    names = _checkpoint_names(structure)
+    for linear in structure.linears:
+        if linear.experts:
+            assert linear.checkpoint_shards
+        else:
+            assert names[linear.name] == f"{linear.name}.weight"
 
 
 def test_deepseek_with_a_replaced_linear_is_not_known() -> None:
@@ -189,9 +204,48 @@ def test_checkpoint_names_of_a_saved_model(name: str, tmp_path: Path) -> None:
     structure = discover(model, _save(model, tmp_path))
     stored = load_file(tmp_path / "model.safetensors")
     for linear in structure.linears:
+        if linear.experts:
+            weights = linear_weight(model, linear.name)
+            for expert, weight in enumerate(weights):
+                shards = [stored[name.format(expert)] for name in linear.checkpoint_shards]
+                assert torch.equal(torch.cat(shards), weight), linear.name
+            continue
         assert linear.checkpoint_weight is not None, linear.name
         weight = model.get_parameter(f"{linear.name}.weight")
         assert torch.equal(stored[linear.checkpoint_weight], weight), linear.name
+
+
+def test_experts_of_a_layer_are_one_group_beside_their_router(tmp_path: Path) -> None:
+    model = models.build("qwen3_moe")
+    structure = discover(model, _save(model, tmp_path))
+    mlp = "model.layers.0.mlp"
+    stacks = (f"{mlp}.experts.gate_up_proj", f"{mlp}.experts.down_proj")
+    groups = {group.name: group.members for group in structure.groups}
+    assert groups[f"{mlp}.experts"] == stacks
+    assert groups[f"{mlp}.gate"] == (f"{mlp}.gate",)
+    assert "model.layers.1.mlp.gate_up" in groups  # a block without experts
+    shards = {linear.name: linear.checkpoint_shards for linear in structure.linears}
+    assert shards[stacks[0]] == tuple(
+        f"{mlp}.experts.{{}}.{part}_proj.weight" for part in ("gate", "up")
+    )
+    assert shards[f"{mlp}.gate"] == ()
+
+
+def test_shards_that_miss_an_expert_or_have_another_shape_are_not_taken() -> None:
+    model = models.build("mixtral")
+    down = "model.layers.0.mlp.experts.down_proj"
+    names = [f"model.layers.0.block_sparse_moe.experts.{i}.w2.weight" for i in range(4)]
+
+    def shards(shapes: dict[str, tuple[int, ...]]) -> tuple[str, ...]:
+        linears = discover(model, shapes).linears
+        return next(linear for linear in linears if linear.name == down).checkpoint_shards
+
+    assert shards(dict.fromkeys(names, (32, 48))) == (names[0].replace(".0.w2", ".{}.w2"),)
+    assert shards(dict.fromkeys(names[1:], (32, 48))) == ()
+    assert shards(dict.fromkeys(names, (48, 32))) == ()
+    assert shards({**dict.fromkeys(names, (32, 48)), names[2]: (31, 48)}) == ()
+    whole = discover(model, {down: (4, 32, 48)}).linears
+    assert {linear.checkpoint_weight for linear in whole} == {down, None}
 
 
 @pytest.mark.parametrize(("name", "prefix"), [("gpt2", "transformer."), ("opt", "model.")])

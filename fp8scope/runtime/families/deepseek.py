@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from fp8scope.core.structure import Fold, KVLayer
+from fp8scope.runtime.families import moe
 from fp8scope.runtime.families.family import (
     BlockContext,
     Family,
@@ -52,16 +53,20 @@ def _attention_folds(block: BlockContext) -> tuple[Fold, ...]:
 
 
 def _folds(block: BlockContext) -> tuple[Fold, ...]:
-    """Attention, and up→down of the MLP or the shared experts.
+    """Attention, and up→down of the MLP, or of the shared and the routed experts.
 
-    In a block with experts post_attention_layernorm feeds the router and the routed experts as
-    well. They are no linears of the structure, so their columns could not be scaled: no fold.
+    In a block with experts post_attention_layernorm feeds the router and all experts.
     """
     dense = not hasattr(block.module.get_submodule("mlp"), "shared_experts")
     gate, up, down = DENSE if dense else SHARED
-    norm = norm_fold(block.module, "post_attention_layernorm", (gate, up)) if dense else ()
+    readers = (gate, up) if dense else (gate, up, moe.ROUTER, moe.FIRST)
     up_rows = ((0, out_features(block.module, up)),)
-    return (*_attention_folds(block), *norm, linear_fold(up, up_rows, down))
+    return (
+        *_attention_folds(block),
+        *norm_fold(block.module, "post_attention_layernorm", readers),
+        linear_fold(up, up_rows, down),
+        *(() if dense else (moe.experts_fold(block.module),)),
+    )
 
 
 def _latent_cache(layer: int, attention: str, config: Any) -> KVLayer:
@@ -80,6 +85,7 @@ DEEPSEEK = Family(
         ("self_attn.qkv_a", (Q_A, KV_A)),
         ("mlp.gate_up", DENSE[:2]),
         ("mlp.shared_experts.gate_up", SHARED[:2]),
+        moe.EXPERTS,
     ),
     folds=_folds,
     cache=_latent_cache,

@@ -10,10 +10,11 @@ from fp8scope.runtime.families.gemma import GEMMA
 from fp8scope.runtime.families.gpt2 import GPT2
 from fp8scope.runtime.families.gpt_neox import GPT_NEOX
 from fp8scope.runtime.families.llama import LLAMA
+from fp8scope.runtime.families.moe import LLAMA_MOE
 from fp8scope.runtime.families.opt import OPT
 from fp8scope.runtime.families.phi3 import PHI3
 
-FAMILIES = (LLAMA, GEMMA, PHI3, GPT_NEOX, GPT2, OPT, DEEPSEEK)
+FAMILIES = (LLAMA, LLAMA_MOE, GEMMA, PHI3, GPT_NEOX, GPT2, OPT, DEEPSEEK)
 BY_MODEL_TYPE = {model_type: family for family in FAMILIES for model_type in family.model_types}
 
 

@@ -1,0 +1,79 @@
+"""The table of routed experts: how many the text has not reached, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fp8scope.analyze.coverage import Coverage, Load
+from fp8scope.analyze.thresholds import STARVED_TOKENS
+from fp8scope.report.words import common_prefix, literal
+
+MOST_TAGS = 4
+
+
+def coverage_table(found: Sequence[Coverage], count: int) -> RenderableType:
+    """The sentence on all layers, and a table of the `count` worst, if any expert is short."""
+    short = [coverage for coverage in found if any(coverage.severity)]
+    dead, starved = (-sum(coverage.severity[i] for coverage in found) for i in (0, 1))
+    experts = sum(len(coverage.whole.tokens) for coverage in found)
+    layers = "1 layer" if len(found) == 1 else f"{len(found)} layers"
+    said = Text(
+        f"{experts} routed experts in {layers}: {dead} dead (no token), "
+        f"{starved} starved (under {STARVED_TOKENS} tokens)."
+    )
+    if not short:
+        return said
+    title = f"first {min(count, len(short))} of {len(short)} layers with such experts"
+    tags = _worst_tags(short)
+    if len(tags) > 1:
+        title += "; by tag, dead + starved"
+    return Group(said, Text(), Text(title), _table(short[:count], tags if len(tags) > 1 else []))
+
+
+def coverage_row(coverage: Coverage) -> dict[str, Any]:
+    """A layer's experts as plain values; experts by number."""
+    return {
+        "module": coverage.module,
+        **_load(coverage.whole),
+        "tags": {tag: _load(load) for tag, load in coverage.tags.items()},
+    }
+
+
+def _load(load: Load) -> dict[str, Any]:
+    return {"tokens": load.tokens.tolist(), "dead": load.dead, "starved": load.starved}
+
+
+def _worst_tags(found: Sequence[Coverage]) -> list[str]:
+    """The tags of which most experts are short, at most `MOST_TAGS`."""
+
+    def reached(tag: str) -> int:
+        return sum(int((c.tags[tag].tokens >= STARVED_TOKENS).sum()) for c in found)
+
+    return sorted(found[0].tags, key=reached)[:MOST_TAGS]
+
+
+def _table(found: Sequence[Coverage], tags: Sequence[str]) -> Table:
+    prefix = common_prefix(coverage.module for coverage in found)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("module", no_wrap=True, vertical="bottom")
+    headers = ("experts", "dead", "starved", "fewest\ntokens", "median", "most")
+    for header in (*map(Text, headers), *map(literal, tags)):
+        table.add_column(header, justify="right", vertical="bottom")
+    for coverage in found:
+        whole = coverage.whole
+        quantiles = np.quantile(whole.tokens, (0, 0.5, 1), method="inverted_cdf").tolist()
+        numbers = (len(whole.tokens), len(whole.dead), len(whole.starved), *quantiles)
+        by_tag = [
+            f"{len(load.dead)} + {len(load.starved)}"
+            for load in (coverage.tags[tag] for tag in tags)
+        ]
+        name = literal(coverage.module.removeprefix(prefix))
+        table.add_row(name, *(f"{number:,}" for number in numbers), *by_tag)
+    return table
