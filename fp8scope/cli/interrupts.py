@@ -36,7 +36,8 @@ class Interrupts:
     def listen(self) -> None:
         """From now on, to the very end: Python's exit would answer with a traceback too."""
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and `trap ''` leave it
+                signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.asked or not self.finishing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fp8scope.cli.options import Arguments
@@ -20,16 +21,23 @@ def check_texts(arguments: Arguments) -> list[Source]:
     Local texts are read here once for their faults alone, which is quick: torch and the model
     take seconds to minutes to load. Raises BadText and Missing as `read_sources`.
     """
-    from fp8scope.runtime.locations import HUB
     from fp8scope.runtime.sources import parse_source, read_sources
 
     sources = [parse_source(value) for value in arguments.calib]
     if not sources and arguments.model != DEMO:
         raise BadText("no text was given", "give text like your traffic with --calib FILE")
-    local = [source for source in sources if not source.location.startswith(HUB)]
-    if local:
-        read_sources(local)
+    early = [source for source in sources if not _read_once(source.location)]
+    if early:
+        read_sources(early)
     return sources
+
+
+def _read_once(location: str) -> bool:
+    """Whether it comes over the network, or is a pipe, which is empty the second time."""
+    from fp8scope.runtime.locations import HUB
+
+    path = Path(location)
+    return location.startswith(HUB) or (path.exists() and not (path.is_file() or path.is_dir()))
 
 
 def load_subject(arguments: Arguments, sources: list[Source]) -> Subject:

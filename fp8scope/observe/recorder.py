@@ -77,8 +77,8 @@ class Recorder:
             yield module.register_forward_pre_hook(self._input_hook(name), with_kwargs=True)
             if self._full and self._in_block(name):
                 yield module.register_forward_hook(self._output_hook(Site(name, Role.OUTPUT)))
-        head = _logits_linear(self._model)
-        if head is not None:
+        head = _logits_linear(self._model) if self._structure.family else None
+        if head is not None:  # who knows what an unknown architecture does with its logits
             yield head.register_forward_pre_hook(self._skip_logits, with_kwargs=True)
         for name in self._structure.blocks:
             block = self._model.get_submodule(name)

@@ -31,7 +31,7 @@ def merge_profiles(profiles: Sequence[Profile]) -> Profile:
 
 def _merge_two(a: Profile, b: Profile) -> Profile:
     _check_same_model(a, b)
-    _check_no_sequence_twice(a, b)
+    repeated = _check_repeated(a, b)
     tags = tuple(dict.fromkeys((*a.tags, *b.tags)))
     sources = (*a.sources, *(source for source in b.sources if source not in a.sources))
     order = _sample_order(a, b)
@@ -53,7 +53,7 @@ def _merge_two(a: Profile, b: Profile) -> Profile:
         experts=experts,
         expert_weights=dict(a.expert_weights),
         excerpts=_join_excerpts(a, b, numbers, sites),
-        notes=tuple(dict.fromkeys((*a.notes, *b.notes))),
+        notes=tuple(dict.fromkeys((*a.notes, *b.notes, *repeated))),
         batches_done=a.batches_done + b.batches_done,
     )
 
@@ -75,21 +75,42 @@ def _check_same_model(a: Profile, b: Profile) -> None:
             )
 
 
-def _check_no_sequence_twice(a: Profile, b: Profile) -> None:
-    twice = _places(a) & _places(b)
-    if twice:
+def _check_repeated(a: Profile, b: Profile) -> tuple[str, ...]:
+    """Refuse (CannotMerge) text that is in both parts; a note where a few sequences are alike.
+
+    Requests repeat in traffic ("hello"), so equal sequences from two places count twice, as
+    they came. But a log that has grown holds the old one, under another hash.
+    """
+    repeated = len(np.intersect1d(a.samples["digest"], b.samples["digest"]))
+    smaller = min(len(np.unique(part.samples["digest"])) for part in (a, b))
+    if _places(a) & _places(b) or 2 * repeated > smaller:
         raise CannotMerge(
-            f"{len(twice)} sequences are in both profiles and would count twice",
+            f"{repeated} sequences are in both profiles and would count twice",
             "merge scans of different text",
         )
+    lengths = [part.settings.get("seq_len") for part in (a, b)]
+    if lengths[0] != lengths[1] and _documents(a) & _documents(b):
+        raise CannotMerge(
+            f"the profiles cut the same documents, into sequences of {lengths[0]} and "
+            f"{lengths[1]} tokens",
+            "merge scans of different text, or with one --seq-len",
+        )
+    return (f"{repeated} sequences are in two parts and count twice",) if repeated else ()
 
 
-def _places(profile: Profile) -> set[tuple[str, int, int]]:
-    """Where each sequence was read. Equal words from two places ("hello") are traffic."""
-    columns = (profile.samples[name].tolist() for name in ("source", "document", "window"))
+def _documents(profile: Profile) -> set[tuple[str, int]]:
+    return {(source, document) for source, document, _ in _places(profile)}
+
+
+def _places(profile: Profile) -> set[tuple[str, int, bytes]]:
+    """Source (its hash), document and words of each sequence.
+
+    Not the window's number: of a large text it depends on what the choice needed to see.
+    """
+    columns = (profile.samples[name].tolist() for name in ("source", "document", "digest"))
     return {
-        (profile.sources[source]["sha256"], document, window)
-        for source, document, window in zip(*columns, strict=True)
+        (profile.sources[source]["sha256"], document, digest)
+        for source, document, digest in zip(*columns, strict=True)
     }
 
 

@@ -36,7 +36,7 @@ def weight_matrix(module: nn.Module) -> Tensor:
 
 
 def named_linears(model: nn.Module) -> dict[str, nn.Module]:
-    """Every linear of `model` by module name, in module order.
+    """Every linear of `model` by module name, in module order, but those without elements.
 
     A module used under two names appears once, under the first.
     """
@@ -44,7 +44,7 @@ def named_linears(model: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in model.named_modules()
-        if is_linear(module) or name in routers
+        if (is_linear(module) and weight_matrix(module).numel()) or name in routers
     }
 
 

@@ -29,6 +29,19 @@ from tests.observe import scans
 COMMAND = [sys.executable, "-W", "ignore", "-m", "fp8scope"]
 
 
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # as the shell leaves it to `command &` in a script
+    try:
+        Interrupts().listen()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+
+
 def test_ctrl_c_in_a_weak_references_callback_is_not_lost(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 
@@ -164,6 +166,18 @@ def test_the_demos_model_takes_other_text(fp8scope: Fp8scope, model: Path, tmp_p
     assert ran.code == 0, ran.err
     assert read_profile(path).tags == ("text",)
     assert f"next: fp8scope analyze '{path}'" in ran.err
+
+
+def test_text_may_come_through_a_pipe(fp8scope: Fp8scope, model: Path, tmp_path: Path) -> None:
+    pipe, output = tmp_path / "pipe", tmp_path / "o.h5"
+    os.mkfifo(pipe)
+    writer = Thread(target=pipe.write_text, args=((model / "text.txt").read_text(),))
+    writer.start()
+    words = ["--calib", f"t={pipe}", "--samples", 6, "--seq-len", 32, "-o", output]
+    ran = fp8scope("scan", model, *words)
+    writer.join(5)
+    assert ran.code == 0, ran.err
+    assert read_profile(output).tags == ("t",)
 
 
 def test_a_refusal_is_exit_2(tmp_path: Path) -> None:

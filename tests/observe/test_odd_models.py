@@ -52,6 +52,22 @@ class Flat(Toy):
         return x.reshape(-1, WIDTH)
 
 
+class ReadsItsLogits(Toy):
+    """What comes after the head needs all tokens: here their softmax goes into a layer again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again = nn.Linear(WIDTH, 3)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.head
+
+    def forward(self, input_ids: Tensor, **_: Any) -> Tensor:
+        logits = super().forward(input_ids).view(*input_ids.shape, -1)
+        mixed = logits.softmax(-1) @ self.embed.weight
+        return self.again(self.embed(input_ids) + mixed)  # type: ignore[no-any-return]
+
+
 class Fails(Toy):
     def between(self, x: Tensor) -> Tensor:
         self.gate(x)
@@ -83,6 +99,27 @@ def test_a_flat_layout_is_recorded() -> None:
     for name in ("gate", "head"):
         site = Site(name, Role.INPUT)
         assert (profile.sites[site].histogram == plain.sites[site].histogram).all()
+
+
+def test_an_unknown_architecture_keeps_its_logits() -> None:
+    model = ReadsItsLogits()
+    seen: list[Tensor] = []
+    handle = model.again.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    profile = scan(model)
+    handle.remove()
+    assert [tuple(x.shape) for x in seen] == [(2, 5, WIDTH), (2, 4, WIDTH)]
+    before = torch.cat([x.flatten(0, 1) for x in seen])
+    with torch.no_grad():
+        model(torch.arange(10).reshape(2, 5))
+    record = profile.sites[Site("again", Role.INPUT)]
+    assert record.amax.max() == before.abs().max()
+
+
+def test_a_linear_without_elements_is_no_site() -> None:
+    model = Toy()
+    model.empty = nn.Linear(WIDTH, 1, bias=False)  # as pruning may leave it:
+    model.empty.weight = nn.Parameter(torch.empty(0, WIDTH))
+    assert Site("empty", Role.INPUT) not in scan(model).sites
 
 
 def test_a_forward_that_fails_names_the_layer_before() -> None:

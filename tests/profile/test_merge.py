@@ -132,6 +132,23 @@ def test_the_parts_stay_as_they_were() -> None:
     assert differences(b, build("b")) == []
 
 
+def test_a_log_that_has_grown_holds_the_old_one() -> None:
+    monday, week = build("monday", range(4)), build("week", range(8))
+    week.samples["digest"][:3] = monday.samples["digest"][:3]
+    with pytest.raises(CannotMerge, match="3 sequences are in both"):
+        merge_profiles([monday, week])
+    week.samples["digest"][2] = b"0123456789abcdef"
+    assert "2 sequences are in two parts and count twice" in merge_profiles([monday, week]).notes
+
+
+def test_one_document_cut_to_two_lengths_is_refused() -> None:
+    short = build("novel", range(3), settings=settings(seq_len=64))
+    long = build("novel", range(3, 6), settings=settings(seq_len=128))
+    long.samples["document"] = short.samples["document"].copy()
+    with pytest.raises(CannotMerge, match="into sequences of 64 and 128 tokens"):
+        merge_profiles([short, long])
+
+
 def settings(**more: int) -> dict[str, Any]:
     return {**build().settings, **more}
 
