@@ -29,14 +29,14 @@ def record_weights(model: nn.Module, full: bool, progress: Progress) -> dict[str
     A stack of experts [experts, rows, columns] is one linear with the rows of all its experts,
     one expert after the other. Raises BadModel for a weight that holds inf or NaN, naming it.
     """
-    linears = named_linears(model).items()
-    weights = {name: (f"{name}.weight", weight_matrix(module)) for name, module in linears}
-    stacks = named_stacks(model).items()
-    weights |= {name: (name, stack.flatten(0, 1)) for name, stack in stacks}
-    records = {}
-    for done, (name, (parameter, weight)) in enumerate(weights.items()):
-        records[name] = _record(parameter, weight.detach(), full)
-        progress(done + 1, len(weights))
+    linears, stacks = named_linears(model), named_stacks(model)
+    total, records = len(linears) + len(stacks), {}
+    for name, module in linears.items():
+        records[name] = _record(f"{name}.weight", weight_matrix(module).detach(), full)
+        progress(len(records), total)
+    for name, stack in stacks.items():  # flattened one by one: a transposed stack is copied
+        records[name] = _record(name, stack.detach().flatten(0, 1), full)
+        progress(len(records), total)
     return records
 
 

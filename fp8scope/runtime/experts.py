@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+ALIGNMENT = 16  # bytes: a grouped matmul takes no other row lengths
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -94,5 +95,9 @@ def _is_experts(module: Any) -> bool:
     names = ("gate_up_proj" if module.has_gate else "up_proj", "down_proj")
     weights = [module._parameters.get(name) for name in names]
     return all(
-        weight is not None and weight.ndim == 3 and weight.dtype in DTYPES for weight in weights
+        weight is not None
+        and weight.ndim == 3
+        and weight.dtype in DTYPES
+        and all(width * weight.itemsize % ALIGNMENT == 0 for width in weight.shape[1:])
+        for weight in weights
     )

@@ -144,6 +144,8 @@ def _folds(context: BlockContext, family: Family, block: str) -> Iterator[Fold]:
 def _applies(fold: Fold, linears: Mapping[str, Linear]) -> bool:
     """Whether this very model can take the fold: shapes agree and no weight is shared."""
     producer = linears.get(fold.producer)
+    if not all(name in linears for name in fold.consumers):  # a reader that cannot be scaled
+        return False
     touched = [linears[name] for name in fold.consumers]
     columns = len(fold.consumer_channels())
     fits = all(linear.in_features == columns for linear in touched)

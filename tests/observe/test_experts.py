@@ -333,3 +333,12 @@ def test_the_bound_on_memory_holds_for_qwen3_30b_a3b() -> None:
         arrays = [*vars(inputs).values(), *vars(weights).values()]
         total += sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
     assert 48 * total < 0.6e9
+
+
+def test_odd_widths_stay_with_the_model_s_own_implementation_and_a_note_says_so() -> None:
+    model: Any = models.build("mixtral", intermediate_size=6)
+    model.to(torch.bfloat16)
+    model.set_experts_implementation("eager")
+    profile = fp8scope.scan(model, [models.token_ids()])
+    assert not profile.experts
+    assert any("mlp.experts are not recorded" in note for note in profile.notes)
