@@ -1,7 +1,8 @@
 """The CPU's inner loop, compiled by numba: one read of a matrix counts, compares and squares it.
 
-Several times faster than the torch operations in `rows.py`, which do the same in several passes
-and are the reference that it is tested against. Compiled on first use (seconds), then cached.
+Several times faster than the torch operations in `torch_rows.py`, which do the same in several
+passes and are the reference that it is tested against. Compiled on first use (seconds), then
+cached.
 
 The work is split into lanes, one per thread or per part: a range of columns (a KV head, or all of
 them) by a range of row blocks, its share, with a histogram of its own. Blocks depend on the matrix
