@@ -5,6 +5,8 @@
 | E4M3   | 3        | 448   | 2^-6            | 2^-9               | 448 (torch: NaN or 448)  |
 | E5M2   | 2        | 57344 | 2^-14           | 2^-16              | 57344 (torch: inf)       |
 | INT8   | –        | 127   | 1               | 1                  | 127 (symmetric)          |
+| INT4   | –        | 7     | 1               | 1                  | 7 (symmetric)            |
+| E2M1   | 1        | 6     | 1               | 0.5                | 6                        |
 
 E4M3 is e4m3fn of the OCP 8-bit floating point specification (OFP8, rev. 1.0), the one that
 NVIDIA hardware has; tables that give ±240 describe the fnuz variant.
@@ -63,6 +65,8 @@ class Format:
 E4M3 = Format("e4m3", max=448.0, smallest_normal=2.0**-6, mantissa_bits=3)
 E5M2 = Format("e5m2", max=57344.0, smallest_normal=2.0**-14, mantissa_bits=2)
 INT8 = Format("int8", max=127.0, smallest_normal=1.0, mantissa_bits=None)
+INT4 = Format("int4", max=7.0, smallest_normal=1.0, mantissa_bits=None)
+E2M1 = Format("e2m1", max=6.0, smallest_normal=1.0, mantissa_bits=1)
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,11 @@ class KVLayer:
     head_dim: int
     latent_dim: int = 0
 
+    @property
+    def group(self) -> str:
+        """The cache's name among the fused groups."""
+        return f"{self.attention}.kv_cache"
+
 
 @dataclass(frozen=True)
 class Structure:

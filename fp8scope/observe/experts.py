@@ -108,7 +108,7 @@ class ObservedExperts:
             for chosen in _groups(self._experts.count, top_k_index):
                 weights = top_k_weights.new_zeros(chosen.shape)  # only to be looked at
                 self._observed_pass(hidden_states, chosen, weights)
-            result = _grouped(self._experts.module, hidden_states, top_k_index, top_k_weights)
+            result = grouped(self._experts.module, hidden_states, top_k_index, top_k_weights)
         else:
             result = self._observed_pass(hidden_states, top_k_index, top_k_weights)
         self._observer.experts_routed(self._experts, top_k_index)
@@ -117,13 +117,14 @@ class ObservedExperts:
     def _observed_pass(self, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         pairs = Pairs.of(top_k_index)
 
-        def show(products: Tensor) -> None:
+        def show(_: Tensor, products: Tensor) -> None:
             self._observer.experts_pass(self._experts, hidden, products, pairs)
 
-        return _grouped(_Cover(self._experts.module, show), hidden, top_k_index, top_k_weights)
+        return grouped(Cover(self._experts.module, show), hidden, top_k_index, top_k_weights)
 
 
-def _grouped(module: Any, *arguments: Tensor) -> Tensor:
+def grouped(module: Any, *arguments: Tensor) -> Tensor:
+    """Transformers' grouped forward of an experts module, or of its cover."""
     result: Tensor = grouped_mm_experts_forward(module, *arguments)
     return result
 
@@ -135,10 +136,12 @@ def _groups(experts: int, top_k_index: Tensor) -> Iterator[Tensor]:
         yield group.expand(tokens, -1)
 
 
-class _Cover:
-    """An experts module that shows what its activation returns, the input of down_proj."""
+class Cover:
+    """An experts module that shows what its activation takes, the output of gate_up_proj, and
+    what it returns, the input of down_proj. What `show` returns is read instead, if anything.
+    """
 
-    def __init__(self, experts: Any, show: Callable[[Tensor], None]) -> None:
+    def __init__(self, experts: Any, show: Callable[[Tensor, Tensor], Tensor | None]) -> None:
         self._experts = experts
         self._show = show
 
@@ -146,12 +149,12 @@ class _Cover:
         return getattr(self._experts, name)
 
     def _apply_gate(self, gate_up: Tensor) -> Tensor:
-        return self._shown(self._experts._apply_gate(gate_up))
+        return self._shown(gate_up, self._experts._apply_gate(gate_up))
 
     def act_fn(self, up: Tensor) -> Tensor:
         """Called in place of `_apply_gate` where nothing is gated."""
-        return self._shown(self._experts.act_fn(up))
+        return self._shown(up, self._experts.act_fn(up))
 
-    def _shown(self, products: Tensor) -> Tensor:
-        self._show(products)
-        return products
+    def _shown(self, taken: Tensor, products: Tensor) -> Tensor:
+        instead = self._show(taken, products)
+        return products if instead is None else instead

@@ -17,11 +17,14 @@ from transformers import DynamicCache
 from fp8scope.core.sites import Role
 from fp8scope.core.structure import KVLayer
 
-Observer = Callable[[int, Tensor, Tensor], None]
+Observer = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor] | None]
 
 
 class ObservedCache(DynamicCache):
-    """Calls `observer(layer, keys, values)` at each update and stays empty."""
+    """Calls `observer(layer, keys, values)` at each update and stays empty.
+
+    What the observer returns, if anything, is read in place of what came.
+    """
 
     def __init__(self, observer: Observer, config: Any) -> None:
         super().__init__(config=config)
@@ -30,9 +33,8 @@ class ObservedCache(DynamicCache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Show keys and values and hand them back unchanged."""
-        self._observer(layer_idx, key_states, value_states)
-        return key_states, value_states
+        """Show keys and values, and hand them back."""
+        return self._observer(layer_idx, key_states, value_states) or (key_states, value_states)
 
 
 def received(layer: KVLayer | None, keys: Tensor, values: Tensor) -> dict[Role, Tensor]:

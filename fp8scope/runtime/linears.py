@@ -48,7 +48,7 @@ def named_linears(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def linear_weight(model: nn.Module, name: str) -> Tensor:
-    """The weight of any linear by name, [out, in], of stacked experts [experts, out, in]."""
-    stacks = named_stacks(model)
-    return stacks[name] if name in stacks else weight_matrix(model.get_submodule(name))
+def linear_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The weight of every linear by name, [out, in], of stacked experts [experts, out, in]."""
+    linears = {name: weight_matrix(module) for name, module in named_linears(model).items()}
+    return {**linears, **named_stacks(model)}

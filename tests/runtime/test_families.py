@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fp8scope.core.structure import Fold
 from fp8scope.runtime.experts import named_stacks
 from fp8scope.runtime.families.registry import BY_MODEL_TYPE
-from fp8scope.runtime.linears import linear_weight
+from fp8scope.runtime.linears import linear_weights
 from fp8scope.runtime.structure import discover
 from tests import models
 
@@ -32,7 +32,7 @@ def _factors(model: nn.Module, fold: Fold, seed: int = 0) -> Tensor:
 def _scale_producer(model: nn.Module, fold: Fold, factors: Tensor, *, bias: bool = True) -> None:
     rows = list(fold.producer_rows())
     if fold.kind == "linear":
-        linear_weight(model, fold.producer)[..., rows, :] *= factors[..., None]
+        linear_weights(model)[fold.producer][..., rows, :] *= factors[..., None]
     else:
         weight = model.get_submodule(fold.producer).get_parameter("weight")
         if fold.kind == "norm":
@@ -53,7 +53,7 @@ def _bias(model: nn.Module, name: str) -> Tensor | None:
 def _scale_consumers(model: nn.Module, fold: Fold, factors: Tensor) -> None:
     columns = factors[..., fold.consumer_channels()]
     for name in fold.consumers:
-        weight = linear_weight(model, name)
+        weight = linear_weights(model)[name]
         weight.div_(columns[:, None] if columns.ndim == 2 else columns)
 
 

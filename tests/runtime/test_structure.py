@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from fp8scope.checkpoint.inventory import read_inventory
 from fp8scope.core.structure import Structure
 from fp8scope.runtime.experts import named_routers
-from fp8scope.runtime.linears import is_transposed, linear_weight, named_linears, weight_matrix
+from fp8scope.runtime.linears import is_transposed, linear_weights, named_linears, weight_matrix
 from fp8scope.runtime.structure import discover
 from tests import models
 
@@ -43,7 +43,7 @@ def test_shapes_are_those_of_the_function(name: str) -> None:
     model = models.build(name)
     modules, routers = named_linears(model), named_routers(model)
     for linear in discover(model).linears:
-        weight = linear_weight(model, linear.name)
+        weight = linear_weights(model)[linear.name]
         assert weight.shape[-2:] == (linear.out_features, linear.in_features)
         if linear.experts:
             assert len(weight) == linear.experts
@@ -205,7 +205,7 @@ def test_checkpoint_names_of_a_saved_model(name: str, tmp_path: Path) -> None:
     stored = load_file(tmp_path / "model.safetensors")
     for linear in structure.linears:
         if linear.experts:
-            weights = linear_weight(model, linear.name)
+            weights = linear_weights(model)[linear.name]
             for expert, weight in enumerate(weights):
                 shards = [stored[name.format(expert)] for name in linear.checkpoint_shards]
                 assert torch.equal(torch.cat(shards), weight), linear.name

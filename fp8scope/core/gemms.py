@@ -1,0 +1,97 @@
+"""The matmuls that an engine runs: which linears read one tensor together, and what folds there.
+
+A fused group is one GEMM, but for routed experts, whose two stacks are one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fp8scope.core.structure import Fold, Structure
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """`members` read one tensor: y = x @ W.T with W their weights one below the other.
+
+    `members` name linears of the group called `group`. `input_fold` can smooth x; its factors go
+    into the columns of W. `output_folds` are those whose producer is the member that they are
+    under: their factors divide rows of W. `experts` is not 0 for a stack.
+    """
+
+    group: str
+    members: tuple[str, ...]
+    input_fold: Fold | None
+    output_folds: Mapping[str, Fold]
+    experts: int = 0
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One fused group: what shares a precision, and the units that smoothing ties to it.
+
+    `readers` are the groups whose smoothing is folded into rows of this one.
+    """
+
+    name: str
+    gemms: tuple[Gemm, ...]
+    readers: tuple[str, ...]
+
+    @property
+    def smoothable(self) -> bool:
+        """Whether every input can be smoothed."""
+        return all(gemm.input_fold is not None for gemm in self.gemms)
+
+
+def units(structure: Structure) -> list[Unit]:
+    """Every fused group but the routers, which no engine quantizes, in module order.
+
+    Gemma's norms (1 + w) take no factor here: 1 + w' of a factor over 1 has lost bits in bf16.
+    """
+    linears = {linear.name: linear for linear in structure.linears}
+    left_out = routers(structure)
+    group_of = {name: group.name for group in structure.groups for name in group.members}
+    folds = [fold for fold in structure.folds if fold.kind != "norm_plus_one"]
+    inputs = {name: fold for fold in folds for name in fold.consumers}
+    outputs = {fold.producer: fold for fold in folds if fold.kind == "linear"}
+    found = []
+    for group in structure.groups:
+        members = [name for name in group.members if name not in left_out]
+        if not members:
+            continue
+        stacked = any(linears[name].experts for name in members)
+        runs = [(name,) for name in members] if stacked else [tuple(members)]
+        gemms = tuple(
+            Gemm(
+                group.name,
+                run,
+                inputs.get(run[0]),
+                {name: outputs[name] for name in run if name in outputs},
+                linears[run[0]].experts,
+            )
+            for run in runs
+        )
+        readers = (
+            group_of[reader]
+            for gemm in gemms
+            for fold in gemm.output_folds.values()
+            for reader in fold.consumers
+        )
+        others = tuple(name for name in dict.fromkeys(readers) if name != group.name)
+        found.append(Unit(group.name, gemms, others))
+    return found
+
+
+def routers(structure: Structure) -> set[str]:
+    """Linears that choose experts: beside a module `experts` of as many as they have outputs."""
+    counts = {
+        linear.name.rpartition(".experts.")[0]: linear.experts
+        for linear in structure.linears
+        if linear.experts
+    }
+    return {
+        linear.name
+        for linear in structure.linears
+        if counts.get(linear.name.rpartition(".")[0]) == linear.out_features and not linear.experts
+    }

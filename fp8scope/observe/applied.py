@@ -1,0 +1,161 @@
+"""Terms applied to a model by fake quantization, and taken back: for measuring what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fp8scope.core.choices import Term
+from fp8scope.core.sites import Role
+from fp8scope.observe.experts import Cover, Pairs, grouped
+from fp8scope.observe.kvcache import ObservedCache
+from fp8scope.runtime.experts import Experts, named_experts
+from fp8scope.runtime.linears import is_transposed
+from fp8scope.runtime.quantized import QuantizedCache, QuantizedGemm
+
+
+class Applied:
+    """A model that can be run with any terms applied to it.
+
+    Inside `with applied.terms(…)` weights and inputs of the named groups are what their GEMM would
+    read; the parameters themselves are set aside, so that tied weights stay apart.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        gemms: Mapping[tuple[str, ...], QuantizedGemm],
+        caches: Mapping[int, QuantizedCache],
+        *,
+        cached: bool,
+    ) -> None:
+        self._model: Any = model
+        self._caches = caches
+        self._cached = cached
+        self._experts = named_experts(model)
+        self._gemms: dict[str, list[QuantizedGemm]] = {}
+        for gemm in gemms.values():
+            self._gemms.setdefault(gemm.gemm.group, []).append(gemm)
+        self._layers: dict[int, Term] = {}
+
+    @torch.no_grad()
+    def logits(self, input_ids: Tensor) -> Tensor:
+        """Logits [B, T, V] of the model as it is now."""
+        cache = None
+        if self._cached and self._layers:
+            cache = ObservedCache(self._through_cache, self._model.config)
+        output = self._model(
+            input_ids=input_ids, use_cache=cache is not None, past_key_values=cache
+        )
+        logits: Tensor = output.logits
+        return logits
+
+    @contextmanager
+    def terms(self, terms: Iterable[Term]) -> Iterator[None]:
+        """Apply them, and take them back at the end, whatever happens."""
+        layers = {cache.layer.group: number for number, cache in self._caches.items()}
+        with ExitStack() as back:
+            back.callback(self._layers.clear)
+            for term in terms:
+                if term.group in layers:
+                    self._layers[layers[term.group]] = term
+                for gemm in self._gemms.get(term.group, []):
+                    if gemm.gemm.experts:
+                        self._apply_stack(gemm, term, back)
+                    else:
+                        self._apply(gemm, term, back)
+                self._cover_experts(term, back)
+            yield
+
+    def _apply(self, gemm: QuantizedGemm, term: Term, back: ExitStack) -> None:
+        for name, weight in zip(gemm.gemm.members, gemm.weights(term), strict=True):
+            module = self._model.get_submodule(name)
+            stored = weight.T if is_transposed(module) else weight
+            _set_aside(module, "weight", stored, back)
+            hook = module.register_forward_pre_hook(_reads(gemm, term), with_kwargs=True)
+            back.enter_context(hook)
+
+    def _apply_stack(self, gemm: QuantizedGemm, term: Term, back: ExitStack) -> None:
+        parent, _, parameter = gemm.gemm.members[0].rpartition(".")
+        module = self._model.get_submodule(parent)
+        experts = [gemm.weights(term, expert)[0] for expert in range(gemm.gemm.experts)]
+        stacked = torch.stack(experts)
+        stored = stacked.transpose(1, 2) if module.is_transposed else stacked
+        _set_aside(module, parameter, stored, back)
+
+    def _cover_experts(self, term: Term, back: ExitStack) -> None:
+        by_name = {gemm.gemm.members[0]: gemm for gemm in self._gemms.get(term.group, [])}
+        for experts in self._experts.values():
+            if experts.first in by_name and experts.last in by_name:
+                first, last = by_name[experts.first], by_name[experts.last]
+                module, own = experts.module, experts.module.__dict__.get("forward")
+                module.forward = _expert_forward(experts, first, last, term)
+                back.callback(_restore_forward, module, own)
+
+    def _through_cache(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        term = self._layers.get(layer)
+        if term is None:
+            return keys, values
+        cache = self._caches[layer]
+        return (
+            cache.quantize(Role.K, keys, term).to(keys.dtype),
+            cache.quantize(Role.V, values, term).to(values.dtype),
+        )
+
+
+def _set_aside(module: nn.Module, name: str, weight: Tensor, back: ExitStack) -> None:
+    own = module._parameters[name]
+    if own is None:
+        raise TypeError(f"{type(module).__name__} has no {name}")
+    stored = weight.contiguous().to(own.dtype)
+    module._parameters[name] = nn.Parameter(stored, requires_grad=False)
+    back.callback(module._parameters.__setitem__, name, own)
+
+
+def _reads(gemm: QuantizedGemm, term: Term) -> Callable[..., Any]:
+    def hook(
+        _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if args:
+            return (_read(gemm, args[0], term), *args[1:]), kwargs
+        name = next(iter(kwargs))
+        return args, {**kwargs, name: _read(gemm, kwargs[name], term)}
+
+    return hook
+
+
+def _read(gemm: QuantizedGemm, x: Tensor, term: Term, expert: int | None = None) -> Tensor:
+    read = gemm.input(x.flatten(0, -2), term, expert)
+    return read.to(x.dtype).view(x.shape)
+
+
+def _expert_forward(
+    experts: Experts, first: QuantizedGemm, last: QuantizedGemm, term: Term
+) -> Callable[..., Tensor]:
+    def forward(hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        pairs = Pairs.of(top_k_index)
+
+        def show(_: Tensor, products: Tensor) -> Tensor:
+            everything = torch.ones_like(pairs.expert, dtype=torch.bool)
+            runs = pairs.runs(everything)
+            parts = products.split([count for _, count in runs])
+            read = [
+                _read(last, part, term, expert)
+                for (expert, _), part in zip(runs, parts, strict=True)
+            ]
+            return torch.cat(read)
+
+        read = _read(first, hidden_states, term)
+        return grouped(Cover(experts.module, show), read, top_k_index, top_k_weights)
+
+    return forward
+
+
+def _restore_forward(module: Any, own: Any) -> None:
+    del module.forward
+    if own is not None:
+        module.forward = own

@@ -1,0 +1,133 @@
+"""One GEMM in a candidate, as fake quantization in the model's own coordinates.
+
+With smoothing the engine computes Q(x/s) @ Q(W·s/r).T, and the reader of its rows expects them
+divided by r. Undoing s and r around the rounding gives s·Q(x/s) and Q(W·s/r)·r/s, which take the
+place of x and W: the fold itself never touches the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fp8scope.analyze.scales import Scales
+from fp8scope.core.choices import Part, Term
+from fp8scope.core.formats import E4M3
+from fp8scope.core.gemms import Gemm
+from fp8scope.core.schemes import CANDIDATES, TENSOR, Scheme
+from fp8scope.core.sites import Role
+from fp8scope.core.structure import KVLayer
+from fp8scope.runtime.fake_quant import fake_quantize
+
+STATIC_E4M3 = Scheme(E4M3, TENSOR, static=True)
+
+
+class QuantizedGemm:
+    """The `members` of one GEMM, [out, in] or [experts, out, in], and what each term makes of them
+    and of their input.
+    """
+
+    def __init__(self, gemm: Gemm, weights: Mapping[str, Tensor], scales: Scales) -> None:
+        self.gemm = gemm
+        self.members = [weights[name].detach() for name in gemm.members]
+        self._scales = scales
+
+    def input(self, x: Tensor, term: Term, expert: int | None = None) -> Tensor:
+        """`x` [tokens, in] as the GEMM reads it, float32; of a stack, for one expert."""
+        scheme = CANDIDATES[term.candidate].input
+        if scheme is None or term.part is Part.WEIGHT:
+            return x.float()
+        amax = self._scales.input_amax(self.gemm, term.alpha) if scheme.static else None
+        factors = _of(self._scales.columns(self.gemm, term.alpha), expert, x.device)
+        if factors is None:
+            return fake_quantize(x, scheme, amax)
+        return fake_quantize(x.float() / factors, scheme, amax).mul_(factors)
+
+    def true_weights(self, expert: int | None = None) -> list[Tensor]:
+        """Each member's own weight [out, in]; of one expert of a stack."""
+        return [weight if expert is None else weight[expert] for weight in self.members]
+
+    def weights(self, term: Term, expert: int | None = None) -> list[Tensor]:
+        """Each member's weight [out, in] as the GEMM reads it, float32."""
+        scheme = CANDIDATES[term.candidate].weight
+        members = self.true_weights(expert)
+        if scheme is None or term.part is Part.INPUT:
+            return [weight.float() for weight in members]
+        factors = [
+            self._factors(term, name, weight, expert)
+            for name, weight in zip(self.gemm.members, members, strict=True)
+        ]
+        scaled = [
+            weight.float() if factor is None else weight.float() * factor
+            for weight, factor in zip(members, factors, strict=True)
+        ]
+        quantized = _quantize_together(scaled, scheme)
+        return [
+            weight if factor is None else weight.div_(factor)
+            for weight, factor in zip(quantized, factors, strict=True)
+        ]
+
+    def weight_error(self, term: Term, expert: int | None = None) -> Tensor:
+        """Quantized less true weight, the members below each other, [out, in] in their dtype."""
+        members = self.true_weights(expert)
+        errors = [
+            quantized.sub_(weight)
+            for quantized, weight in zip(self.weights(term, expert), members, strict=True)
+        ]
+        return torch.cat(errors).to(members[0].dtype)
+
+    def _factors(
+        self, term: Term, member: str, weight: Tensor, expert: int | None
+    ) -> Tensor | None:
+        """Factors of the columns over those of the rows, broadcast to the weight."""
+        columns = _of(self._scales.columns(self.gemm, term.alpha), expert, weight.device)
+        rows = self._scales.rows(self.gemm, member, term.folded, len(weight))
+        divisors = _of(rows, expert, weight.device)
+        if divisors is None:
+            return columns
+        inverse = (1 / divisors)[:, None]
+        return inverse if columns is None else columns * inverse
+
+
+def _quantize_together(weights: list[Tensor], scheme: Scheme) -> list[Tensor]:
+    """One scale for all, where there is one for the tensor; tiles of each by itself."""
+    amax = max(float(weight.abs().max()) for weight in weights)
+    return [fake_quantize(weight, scheme, amax) for weight in weights]
+
+
+def _of(
+    factors: NDArray[np.float32] | None, expert: int | None, device: torch.device
+) -> Tensor | None:
+    """The factors as a tensor; those of one expert, where each has its own."""
+    if factors is None:
+        return None
+    own = factors[expert] if expert is not None and factors.ndim == 2 else factors
+    return torch.from_numpy(np.ascontiguousarray(own)).to(device)
+
+
+class QuantizedCache:
+    """The KV cache of one layer in FP8: a scale for K and one for V, or 1 for both."""
+
+    def __init__(self, layer: KVLayer, scales: Scales) -> None:
+        self.layer = layer
+        self._scales = scales
+
+    def quantize(self, role: Role, values: Tensor, term: Term) -> Tensor:
+        """K or V [B, heads, T, channels] as read back from the cache, float32.
+
+        Under a fold of the values the cache holds them divided by its factors.
+        """
+        factors = self._scales.cache_factors(self.layer, term.folded) if role is Role.V else None
+        scaled = Role.K if self.layer.latent_dim else role  # one vector, with one scale
+        amax = self._scales.cache_amax(self.layer, scaled, factors)
+        if term.candidate == "fp8_unit":
+            amax = E4M3.max
+        if factors is None:
+            return fake_quantize(values, STATIC_E4M3, amax)
+        by_head = torch.from_numpy(factors).to(values.device)
+        by_head = by_head.view(values.shape[1], 1, values.shape[3])
+        return fake_quantize(values.float() / by_head, STATIC_E4M3, amax).mul_(by_head)
