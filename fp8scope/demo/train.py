@@ -138,7 +138,7 @@ def train(model: Any, data: list[Tensor], marks: dict[int, int], steps: int) -> 
         share = BATCH // len(data)
         picked = [part[torch.randint(len(part), (share,), generator=dice)] for part in data]
         loss = next_token_loss(model, torch.cat(picked))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -85,5 +85,5 @@ def _record(parameter: str, weight: Tensor, full: bool) -> WeightRecord:
 
 
 def _row_sum_squares(weight: Tensor) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    parts = [block.double().square_().sum(1) for block in weight.split(256)]  # type: ignore[no-untyped-call]
+    parts = [block.double().square_().sum(1) for block in weight.split(256)]
     return torch.cat(parts).cpu().numpy()

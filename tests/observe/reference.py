@@ -147,7 +147,7 @@ def fp8_error(matrix: Tensor, height: int, width: int) -> Array:
     """[binades, 4] of a matrix under torch's own float8_e4m3fn, a scale per tile."""
     shift = 10 if matrix.dtype is torch.float16 else 7
     total = np.zeros((BINS >> shift, 4))
-    for rows in matrix.split(height):  # type: ignore[no-untyped-call]
+    for rows in matrix.split(height):
         for tile in rows.split(width, dim=1):
             x = tile.float()
             amax = x.abs().max()
