@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from fp8scope.core.schemes import CANDIDATES, DEFAULT_CANDIDATES
+
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
@@ -25,6 +27,11 @@ class Arguments:
     dtype: str | None
     record: str
     all_experts: bool
+    sensitivity: str | None
+    sensitivity_samples: int
+    candidates: tuple[str, ...]
+    alphas: tuple[float, ...]
+    parts: bool
     batch_tokens: int
     keep_every: float
     device: str
@@ -42,6 +49,27 @@ class _Seconds(click.FloatRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         seconds = super().convert(value, param, ctx)
         return self.fail("nan is no number of seconds.") if math.isnan(seconds) else seconds
+
+
+def _candidates(value: str | None) -> tuple[str, ...]:
+    if value is None:
+        return DEFAULT_CANDIDATES
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    unknown = [name for name in names if name not in CANDIDATES and name != "all"]
+    if unknown or not names:
+        shown = unknown[0] if unknown else "an empty list"
+        raise click.BadParameter(f"{shown} is none of {', '.join(CANDIDATES)}, all")
+    return tuple(CANDIDATES) if "all" in names else tuple(dict.fromkeys(names))
+
+
+def _alphas(value: str) -> tuple[float, ...]:
+    try:
+        alphas = sorted({float(part) for part in value.split(",")})
+    except ValueError:
+        raise click.BadParameter(f"{value} is no list of numbers") from None
+    if not all(0 <= alpha <= 1 for alpha in alphas):
+        raise click.BadParameter(f"{value}: an α lies between 0 and 1")
+    return tuple(alphas)
 
 
 _OPTIONS = (
@@ -92,6 +120,36 @@ _OPTIONS = (
         is_flag=True,
         help="Show every token to every routed expert; the output stays that of the routing.",
     ),
+    click.option(
+        "--sensitivity",
+        type=click.Choice(["fisher", "kl", "none"]),
+        help="Second pass: the KL in nats that each fused group would cost in each candidate. "
+        "fisher: one backward for all; kl: each measured by itself, slow.  "
+        "[default: fisher where memory allows]",
+    ),
+    click.option(
+        "--sensitivity-samples",
+        type=click.IntRange(min=2),
+        default=64,
+        show_default=True,
+        help="Sequences of the second pass.",
+    ),
+    click.option(
+        "--candidates",
+        callback=lambda _, __, value: _candidates(value),
+        metavar="NAME,…",
+        help="What to score: fp8_tensor, fp8_token, fp8_block, fp8_smooth; what-ifs e5m2_tensor, "
+        "int8_tensor, int8_smooth, int8_weight, int4_weight, nvfp4; `all`.  [default: all fp8]",
+    ),
+    click.option(
+        "--alphas",
+        default="0.25,0.5,0.75",
+        show_default=True,
+        callback=lambda _, __, value: _alphas(value),
+        metavar="α,…",
+        help="Smoothing strengths to try: 0 leaves all to the input, 1 all to the weight.",
+    ),
+    click.option("--parts", is_flag=True, help="Score weights alone and inputs alone as well."),
     click.option(
         "--batch-tokens",
         type=click.IntRange(min=1),

@@ -41,6 +41,8 @@ def watch(interrupts: Interrupts) -> Iterator[Events]:
                 begin=view.begin,
                 weights=view.weights,
                 batch=view.batch,
+                scored=view.scored,
+                measured=view.measured,
                 stop=lambda: interrupts.asked,
                 warn=lambda sentence: say(f"warning: {sentence}"),
             )
@@ -53,6 +55,7 @@ class _View:
         self.bars = bars
         self.interrupts = interrupts
         self.task: Any = None
+        self.passes: dict[str, Any] = {}
         self.tokens = self.total_tokens = 0
         self.first_end, self.first_tokens = 0.0, 0
         self.next_line = monotonic() + FIRST_LINE_S
@@ -91,6 +94,19 @@ class _View:
             left += " to go"
         self.bars.update(self.task, completed=self.tokens, speed=speed)
         self._line(f"{done} of {total} batches{left}")
+
+    def scored(self, done: int, total: int, tokens: int) -> None:
+        self._second_pass("sensitivity", done, total)
+
+    def measured(self, done: int, total: int) -> None:
+        self._second_pass("measuring what is large", done, total)
+
+    def _second_pass(self, name: str, done: int, total: int) -> None:
+        if name not in self.passes:
+            self.passes[name] = self._bar(name, "batches", total, done)
+            self.task = self.passes[name]
+        self.bars.update(self.task, completed=done)
+        self._line(f"{name}: {done} of {total} batches")
 
     def announce(self, sentence: str) -> None:
         """Said on the bar itself, which would draw over a line that is printed."""

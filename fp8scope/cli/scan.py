@@ -115,13 +115,22 @@ def _scan(
 
 
 def _options(arguments: Arguments) -> ScanOptions:
+    from fp8scope.core.choices import Choices
     from fp8scope.observe.scan import ScanOptions
+    from fp8scope.observe.sensitivity import SensitivityOptions
 
+    sensitivity = SensitivityOptions(
+        samples=arguments.sensitivity_samples,
+        choices=Choices(arguments.candidates, arguments.alphas, arguments.parts),
+        measure_all=arguments.sensitivity == "kl",
+        required=arguments.sensitivity is not None,
+    )
     return ScanOptions(
         record=arguments.record,
         batch_tokens=arguments.batch_tokens,
         keep_every=arguments.keep_every,
         all_experts=arguments.all_experts,
+        sensitivity=None if arguments.sensitivity == "none" else sensitivity,
     )
 
 

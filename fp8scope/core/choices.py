@@ -121,7 +121,8 @@ class Choices:
     def _folded(self, reader: str | None, names: dict[str, Unit]) -> tuple[float, ...]:
         """The α that the group `reader` may be smoothed with."""
         smooths = any(CANDIDATES[name].smooth for name in self.candidates)
-        return self.alphas if reader and smooths and names[reader].smoothable else ()
+        found = names.get(reader) if reader and smooths else None
+        return self.alphas if found and found.smoothable else ()
 
     def _pairs(
         self, units: Sequence[Unit], names: dict[str, Unit], caches: dict[str, str]

@@ -12,6 +12,7 @@ from torch import nn
 
 from fp8scope.errors import BadInput, BadModel, CannotWrite, OutputExists
 from fp8scope.observe.scan import Scan, ScanOptions, Subject
+from fp8scope.observe.sensitivity import SensitivityOptions
 from fp8scope.observe.token_batches import BatchLike, calibration_of_batches
 from fp8scope.profile.record import Profile
 from fp8scope.profile.writer import write_profile
@@ -20,13 +21,14 @@ from fp8scope.runtime.loading import model_identity
 from fp8scope.runtime.structure import discover
 
 
-def scan(
+def scan(  # noqa: PLR0913  (keywords, each with a default)
     model: nn.Module,
     batches: Iterable[BatchLike],
     *,
     tokenizer: Any = None,
     record: str = "standard",
     all_experts: bool = False,
+    sensitivity: str | None = None,
     output: str | Path | None = None,
     force: bool = False,
 ) -> Profile:
@@ -36,18 +38,21 @@ def scan(
     `input_ids`, optionally `attention_mask` (padding on the right only) and `tag` (a string for
     the batch, "text" unless given). The profile's samples are the rows, in the given order. With
     a tokenizer the profile holds the text around the largest values. `all_experts` shows every
-    token to every routed expert; the model's output stays that of the routing. `output` writes
+    token to every routed expert; the model's output stays that of the routing. `sensitivity` is
+    `fisher`, `kl` or `none`; unless given, `fisher` where memory and model allow. `output` writes
     the profile there, when the scan is done: a scan from Python keeps no partials, and cannot be
     resumed.
     The model is left as it was: in its mode, without hooks. The profile of a model in memory
     merges with others from memory, not with those that the command line made from its files.
 
     Raises, before anything is computed, BadText (batches that the model does not take), BadModel
-    (not loaded or not whole, inf or NaN in a parameter), BadInput (`record`), OutputExists and
-    CannotWrite; then BadModel for inf or NaN in the forward.
+    (not loaded or not whole, inf or NaN in a parameter), BadInput (`record`, `sensitivity`),
+    OutputExists and CannotWrite; then BadModel for inf or NaN in the forward.
     """
     if record not in ("standard", "full"):
         raise BadInput(f"record is {record!r}", "give 'standard' or 'full'")
+    if sensitivity not in (None, "fisher", "kl", "none"):
+        raise BadInput(f"sensitivity is {sensitivity!r}", "give 'fisher', 'kl' or 'none'")
     path = Path(output) if output is not None else None
     if path is not None:
         _check_output(path, force)
@@ -64,10 +69,14 @@ def scan(
         structure=discover(model),
         calibration=calibration,
     )
+    second = SensitivityOptions(measure_all=sensitivity == "kl", required=sensitivity is not None)
+    options = ScanOptions(
+        record, all_experts=all_experts, sensitivity=None if sensitivity == "none" else second
+    )
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        profile = Scan(subject, ScanOptions(record=record, all_experts=all_experts)).run()
+        profile = Scan(subject, options).run()
     finally:
         for module, training in modes.items():
             module.training = training

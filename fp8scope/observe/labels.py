@@ -17,7 +17,7 @@ from torch import Tensor
 SLICE_ELEMENTS = 1 << 24
 
 
-def draws(digest: bytes, length: int, seed: int) -> Tensor:
+def draws(digest: str, length: int, seed: int) -> Tensor:
     """Uniform numbers in [0, 1) for the positions of one sequence, [length] float64.
 
     They depend on the sequence's words and the seed alone: not on its batch, nor on padding.

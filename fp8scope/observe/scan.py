@@ -15,9 +15,10 @@ from typing import Any
 from torch import nn
 
 from fp8scope.core.structure import Structure
-from fp8scope.errors import CannotWrite, Interrupted
+from fp8scope.errors import BadModel, CannotWrite, Interrupted, Missing
 from fp8scope.observe.provenance import batch_table, environment, excerpt_table, sample_table
 from fp8scope.observe.recorder import ERROR_TOKEN_STRIDE, Recorder
+from fp8scope.observe.sensitivity import SensitivityOptions, SensitivityPass, Steps
 from fp8scope.observe.weights import record_experts, record_weights
 from fp8scope.profile.layout import EXCERPT_COLUMNS, TOP_K
 from fp8scope.profile.partial import Partials
@@ -43,13 +44,15 @@ class Subject:
 class ScanOptions:
     """`record` is `standard` or `full`; `batch_tokens` bounds a micro-batch, padding included;
     a partial is written every `keep_every` seconds, or more rarely where writing is slow;
-    `all_experts` shows every token to every routed expert, see `observe.experts`.
+    `all_experts` shows every token to every routed expert, see `observe.experts`;
+    `sensitivity` is that of the second pass, None for none.
     """
 
     record: str = "standard"
     batch_tokens: int = 4096
     keep_every: float = 30.0
     all_experts: bool = False
+    sensitivity: SensitivityOptions | None = None
 
 
 @dataclass
@@ -63,6 +66,8 @@ class Events:
     begin: Callable[[Profile], None] = lambda profile: None
     weights: Callable[[int, int], None] = lambda done, total: None
     batch: Callable[[int, int, int], None] = lambda done, total, tokens: None
+    scored: Callable[[int, int, int], None] = lambda done, total, tokens: None
+    measured: Callable[[int, int], None] = lambda done, total: None
     stop: Callable[[], bool] = lambda: False
     warn: Callable[[str], None] = lambda sentence: None
 
@@ -101,6 +106,7 @@ class Scan:
             profile.weights = record_weights(subject.model, full, self._weights_progress)
             profile.expert_weights = record_experts(subject.model, self._weights_progress)
         self._forward(profile)
+        self._second_pass(profile)
         excerpts = excerpt_table(profile, subject.calibration, subject.tokenizer)
         self._stop_if_asked(profile)
         profile.excerpts = excerpts
@@ -137,13 +143,32 @@ class Scan:
                 profile.batches_done = number + 1
                 profile.notes = tuple(dict.fromkeys((*profile.notes, *recorder.notes)))
                 self.events.batch(number + 1, len(batches), sum(batch.lengths))
-                self._stop_if_asked(profile)
-                if number + 1 < len(batches) and self._clock.due():
-                    self._keep(profile)
-                    self._clock.written()
+                self._stop_or_keep(profile)
         never = recorder.never_ran()
         if never:
-            profile.notes += (f"{len(never)} linears never ran, e.g. {never[0]}",)
+            note = f"{len(never)} linears never ran, e.g. {never[0]}"
+            profile.notes = tuple(dict.fromkeys((*profile.notes, note)))
+
+    def _second_pass(self, profile: Profile) -> None:
+        """Sensitivity, where it was asked for; a note where it is not to be had and need not be."""
+        options = self.options.sensitivity
+        if options is None:
+            return
+        text = self.subject.calibration
+        steps = Steps(self.events.scored, self.events.measured, lambda: self._stop_or_keep(profile))
+        try:
+            SensitivityPass(self.subject.model, profile, text, options).run(profile, steps)
+        except (BadModel, Missing) as error:
+            if options.required:
+                raise
+            profile.sensitivity = None
+            profile.notes += (f"no sensitivity: {error.what}",)
+
+    def _stop_or_keep(self, profile: Profile) -> None:
+        self._stop_if_asked(profile)
+        if self._clock.due():
+            self._keep(profile)
+            self._clock.written()
 
     def _weights_progress(self, done: int, total: int) -> None:
         self.events.weights(done, total)
@@ -153,9 +178,9 @@ class Scan:
     def _stop_if_asked(self, profile: Profile) -> None:
         if self.events.stop():
             self._keep(profile)
-            raise Interrupted(
-                f"stopped after {profile.batches_done} of {len(self._batches)} batches"
-            )
+            scored = profile.sensitivity
+            done = f"{profile.batches_done} of {len(self._batches)} batches"
+            raise Interrupted(f"stopped after {done}{', in the second pass' if scored else ''}")
 
     def _keep(self, profile: Profile) -> None:
         """Write a partial if the disk lets us: without one the scan is no worse off."""
@@ -191,6 +216,11 @@ class Scan:
                 "seed": text.seed,
                 "batch_tokens": self.options.batch_tokens,
                 "all_experts": self.options.all_experts,
+                **(
+                    self.options.sensitivity.settings()
+                    if self.options.sensitivity
+                    else {"sensitivity": "none"}
+                ),
                 "text_digest": text.digest,
                 "top_k": TOP_K,
                 "error_token_stride": ERROR_TOKEN_STRIDE,

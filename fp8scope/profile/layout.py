@@ -22,11 +22,13 @@ MODEL, SETTINGS, ENVIRONMENT = "model", "settings", "environment"
 CONFIG, STRUCTURE, NOTES = "model/config", "model/structure", "notes"
 TAGS, SOURCES, SAMPLES, BATCHES = "text/tags", "text/sources", "text/samples", "text/batches"
 EXCERPTS = "text/excerpts"
-SITES, EXPERTS = "sites", "experts"
+SITES, EXPERTS, SENSITIVITY = "sites", "experts", "sensitivity"
+SENSITIVITY_ROWS = "sensitivity/rows"
 
 # root attributes
 FORMAT_ATTR, VERSION_ATTR = "format", "version"
 COMPLETE_ATTR, BATCHES_DONE_ATTR = "complete", "batches_done"
+SENSITIVITY_ATTRS = ("batches_done", "measured_done")
 # attributes of a site, and of a windowed dataset
 ENCODING_ATTR, FIRST_BIN_ATTR, BINS_ATTR = "encoding", "first_bin", "bins"
 
@@ -120,6 +122,14 @@ EXPERT_WEIGHT_FIELDS: Mapping[str, Field] = {
     "column_amax": Field(("expert", "column"), "float32", Combine.SAME),
     "column_sum_squares": Field(("expert", "column"), "float32", Combine.SAME),
     **{name: replace(field, combine=Combine.SAME) for name, field in _WINDOWS.items()},
+}
+
+# of the second pass; `scored` are its sequences
+SENSITIVITY_FIELDS: Mapping[str, Field] = {
+    "samples": Field(("scored",), "int32", Combine.SAMPLE),
+    "kl_token": Field(("row", "scored"), "float64", Combine.SAMPLE),
+    "kl_sequence": Field(("row", "scored"), "float64", Combine.SAMPLE),
+    "kl_measured": Field(("row", "scored"), "float64", Combine.SAMPLE),
 }
 
 # columns of the table text/samples: one row per sequence

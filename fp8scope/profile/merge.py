@@ -15,6 +15,7 @@ from fp8scope.core.top import merge_top
 from fp8scope.errors import CannotMerge
 from fp8scope.profile import layout
 from fp8scope.profile.record import ExpertRecord, Profile, SiteRecord, Table, top_tokens
+from fp8scope.profile.sensitivity import merge_sensitivity
 
 
 def merge_profiles(profiles: Sequence[Profile]) -> Profile:
@@ -41,6 +42,7 @@ def _merge_two(a: Profile, b: Profile) -> Profile:
     numbers = number[: len(a.samples["index"])], number[len(a.samples["index"]) :]
     sites = {site: _merge_sites(site, a, b, tags, numbers) for site in a.sites}
     experts = {site: _merge_experts(site, a, b, tags) for site in a.experts}
+    sensitivity, said = merge_sensitivity(a, b, numbers)
     return replace(
         a,
         settings=_join_settings(a, b),
@@ -53,7 +55,8 @@ def _merge_two(a: Profile, b: Profile) -> Profile:
         experts=experts,
         expert_weights=dict(a.expert_weights),
         excerpts=_join_excerpts(a, b, numbers, sites),
-        notes=tuple(dict.fromkeys((*a.notes, *b.notes, *repeated))),
+        sensitivity=sensitivity,
+        notes=tuple(dict.fromkeys((*a.notes, *b.notes, *repeated, *([said] if said else [])))),
         batches_done=a.batches_done + b.batches_done,
     )
 

@@ -38,7 +38,7 @@ class Partials:
 
         Raises CannotResume if some are kept but none is readable.
         """
-        kept: list[tuple[int, int, Profile]] = []
+        kept: list[tuple[tuple[int, int, int], int, Profile]] = []
         damage: list[BadInput] = []
         for i, path in enumerate(self.paths):
             if not path.exists():
@@ -48,7 +48,7 @@ class Partials:
             except BadInput as error:  # damaged, cut to nothing, or of another version
                 damage.append(error)
             else:
-                kept.append((profile.batches_done, i, profile))
+                kept.append((profile.progress, i, profile))
         if not kept:
             if damage:
                 raise CannotResume(

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from fp8scope.core.choices import Row
 from fp8scope.core.magnitude import encoding
 from fp8scope.core.sites import Role, Site
 from fp8scope.core.structure import Structure
@@ -29,6 +30,7 @@ from fp8scope.profile.record import (
     Table,
     WeightRecord,
 )
+from fp8scope.profile.sensitivity import Sensitivity
 from fp8scope.profile.writer import expert_path, site_path
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -163,6 +165,7 @@ class _Reader:
             expert_weights=_Lazy(stacks, self.expert_weight),
             excerpts=self.table(layout.EXCERPTS, layout.EXCERPT_COLUMNS),
             notes=tuple(self.json(layout.NOTES)),
+            sensitivity=self.sensitivity(samples),
             batches_done=int(attrs[layout.BATCHES_DONE_ATTR]),
             complete=bool(attrs[layout.COMPLETE_ATTR]),
         )
@@ -185,6 +188,21 @@ class _Reader:
             return []
         groups = self.file[layout.EXPERTS].items()
         return [Site(module, Role(name)) for module, roles in groups for name in roles]
+
+    def sensitivity(self, samples: Table) -> Sensitivity | None:
+        if layout.SENSITIVITY not in list(self.file):
+            return None
+        group = self.file[layout.SENSITIVITY]
+        rows = tuple(Row.from_json(row) for row in self.json(layout.SENSITIVITY_ROWS))
+        fields = layout.SENSITIVITY_FIELDS
+        arrays = {name: self.array(group[name], field) for name, field in fields.items()}
+        shape = (len(rows), len(arrays["samples"]))
+        if any(array.shape not in (shape, shape[1:]) for array in arrays.values()) or (
+            arrays["samples"].size and arrays["samples"].max() >= len(samples["index"])
+        ):
+            raise ValueError("the sensitivity does not fit its rows and samples")
+        done = {n: int(group.attrs[n]) for n in layout.SENSITIVITY_ATTRS}
+        return Sensitivity(rows=rows, **arrays, **done)
 
     def attributes(self, path: str) -> dict[str, Any]:
         return {name: _plain(value) for name, value in self.file[path].attrs.items()}

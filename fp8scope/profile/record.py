@@ -19,6 +19,7 @@ from fp8scope.core.structure import Structure
 from fp8scope.core.top import Top, merge_top
 from fp8scope.core.window import NOTHING, Windows
 from fp8scope.profile import layout
+from fp8scope.profile.sensitivity import Sensitivity
 
 Int64 = NDArray[np.int64]
 Int32 = NDArray[np.int32]
@@ -226,6 +227,7 @@ class Profile:
     `excerpts` and `batches` are tables (columns in `layout`). `aliases` maps a site to the
     site that saw the very same tensor and holds its record (k_proj's input → q_proj's).
     `experts` and `expert_weights` tell the routed experts of a site or a weight apart.
+    `sensitivity` is None where none was asked for, or it could not be had.
     `complete` is False in a kept partial.
     """
 
@@ -245,6 +247,7 @@ class Profile:
     expert_weights: Mapping[str, ExpertWeightRecord] = field(default_factory=dict)
     excerpts: Table = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    sensitivity: Sensitivity | None = None
     batches_done: int = 0
     complete: bool = False
 
@@ -252,6 +255,13 @@ class Profile:
         found = f"{len(self.sites)} activation sites, {len(self.weights)} weights"
         text = f"{len(self.samples['index'])} sequences, tags {', '.join(self.tags)}"
         return f"<Profile of {self.model.get('name')}: {found}; {text}>"
+
+    @property
+    def progress(self) -> tuple[int, int, int]:
+        """How far the scan is; the larger is the further."""
+        scored = self.sensitivity
+        done = (scored.batches_done, scored.measured_done) if scored else (0, 0)
+        return self.batches_done, *done
 
     def site(self, site: Site) -> SiteRecord:
         """Record of a site, through its alias if it shares another's tensor."""

@@ -27,6 +27,7 @@ from fp8scope.profile.record import (
     Table,
     WeightRecord,
 )
+from fp8scope.profile.sensitivity import Sensitivity
 
 Record = SiteRecord | WeightRecord | ExpertRecord | ExpertWeightRecord
 
@@ -113,8 +114,18 @@ class _Writer:
         for module, stack in profile.expert_weights.items():
             path = expert_path(Site(module, Role.WEIGHT))
             self.record(path, stack, layout.EXPERT_WEIGHT_FIELDS)
+        if profile.sensitivity is not None:
+            self.sensitivity(profile.sensitivity)
         for alias, owner in profile.aliases.items():
             self.file[site_path(alias)] = h5py.SoftLink("/" + site_path(owner))
+
+    def sensitivity(self, scored: Sensitivity) -> None:
+        self.json(layout.SENSITIVITY_ROWS, [row.to_json() for row in scored.rows])
+        for name in layout.SENSITIVITY_FIELDS:
+            self.dataset(f"{layout.SENSITIVITY}/{name}", getattr(scored, name))
+        attrs = self.file[layout.SENSITIVITY].attrs
+        for name in layout.SENSITIVITY_ATTRS:
+            attrs[name] = getattr(scored, name)
 
     def attributes(self, path: str, values: Mapping[str, Any]) -> None:
         attrs = self.file.require_group(path).attrs

@@ -4,7 +4,7 @@ The plan depends on the calibration alone, so that a resumed scan sees the same 
 the same order, and its float sums come out bit-identical.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 from typing import Any
@@ -62,21 +62,29 @@ def takes_padding(model: nn.Module, structure: Structure) -> bool:
 
 
 def plan_batches(
-    calibration: Calibration, batch_tokens: int = 4096, *, padding: bool = True
+    calibration: Calibration,
+    batch_tokens: int = 4096,
+    *,
+    padding: bool = True,
+    only: Collection[int] | None = None,
 ) -> tuple[tuple[int, ...], ...]:
     """Group the samples into micro-batches: tuples of `Sample.index`, each sample exactly once.
 
     A batch holds samples of one tag and at most `batch_tokens` positions, padding included; a
     longer sample is a batch by itself. Samples are sorted by length, longest first, so that
     little is padded; without `padding` only samples of one length share a batch. The tags take
-    turns, so that a scan cut short has seen all of them.
+    turns, so that a scan cut short has seen all of them. `only` leaves out all other samples.
     """
     if batch_tokens < 1:
         raise BadInput(f"a batch of {batch_tokens} tokens holds nothing", "give 1 or more")
     lengths = [len(sample.tokens) for sample in calibration.samples]
     by_tag: list[list[tuple[int, ...]]] = []
     for tag in range(len(calibration.tags)):
-        mine = [sample.index for sample in calibration.samples if sample.tag == tag]
+        mine = [
+            sample.index
+            for sample in calibration.samples
+            if sample.tag == tag and (only is None or sample.index in only)
+        ]
         mine.sort(key=lambda index: -lengths[index])  # stable: equal lengths stay in text order
         batches: list[tuple[int, ...]] = []
         start = 0

@@ -1,0 +1,248 @@
+"""A scan's second pass: what each candidate of each group would cost, in nats per token.
+
+One forward and one backward with sampled labels over a subset of the sequences, under the static
+scales that the first pass found; then what is predicted to be large, and the whole model, is
+measured as well: second order does not hold there.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fp8scope.analyze.scales import Scales
+from fp8scope.core.choices import Choices, Kind, Row, Term
+from fp8scope.core.gemms import units
+from fp8scope.core.schemes import DEFAULT_CANDIDATES
+from fp8scope.core.sites import Role, Site
+from fp8scope.core.structure import Structure
+from fp8scope.errors import BadModel, Fp8scopeError, Missing, one_line
+from fp8scope.observe.applied import Applied
+from fp8scope.observe.divergence import kl_by_sequence
+from fp8scope.observe.gradients import Gradients
+from fp8scope.observe.labels import draws
+from fp8scope.observe.term_scores import TermScores
+from fp8scope.profile.record import Profile
+from fp8scope.profile.sensitivity import Sensitivity
+from fp8scope.runtime.batches import Batch, make_batch, plan_batches, takes_padding
+from fp8scope.runtime.linears import linear_weights
+from fp8scope.runtime.memory import available_bytes
+from fp8scope.runtime.quantized import QuantizedCache, QuantizedGemm
+from fp8scope.runtime.text import Calibration
+
+MEASURE_FROM = 0.1
+"""Nats per token from which on a row is measured: second order is no estimate any more."""
+
+
+@dataclass(frozen=True)
+class SensitivityOptions:
+    """`measure_all` measures every row (slow, the reference). `required`: where the pass cannot
+    be had, refuse; else it is left out with a note.
+    """
+
+    samples: int = 64
+    choices: Choices = field(default_factory=lambda: Choices(DEFAULT_CANDIDATES))
+    measure_all: bool = False
+    required: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        """What a profile says of it."""
+        return {
+            "sensitivity": "kl" if self.measure_all else "fisher",
+            "sensitivity_samples": self.samples,
+            "candidates": ",".join(self.choices.candidates),
+            "alphas": ",".join(map(str, self.choices.alphas)),
+            "sensitivity_parts": self.choices.parts,
+        }
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What the pass calls: `scored(done, total, tokens)` and `measured(done, total)` count batches,
+    and `after` each of them is the time to stop or to keep a partial.
+    """
+
+    scored: Callable[[int, int, int], None]
+    measured: Callable[[int, int], None]
+    after: Callable[[], None]
+
+
+class SensitivityPass:
+    """The second pass over one model, whose profile holds the first.
+
+    Raises Missing (memory) or BadModel (no logits, no backward).
+    """
+
+    def __init__(
+        self, model: Any, profile: Profile, text: Calibration, options: SensitivityOptions
+    ) -> None:
+        self._model = model
+        self._text = text
+        self._options = options
+        self._seed = int(profile.settings["seed"])
+        scales, weights = Scales(profile), linear_weights(model)
+        found = [unit for unit in units(profile.structure) if all(map(scales.seen, unit.gemms))]
+        structure = replace(
+            profile.structure,
+            kv_layers=tuple(
+                layer
+                for layer in profile.structure.kv_layers
+                if Site(layer.attention, Role.K) in profile.sites
+            ),
+        )
+        self._gemms = {
+            gemm.members: QuantizedGemm(gemm, weights, scales)
+            for unit in found
+            for gemm in unit.gemms
+        }
+        self._caches = {layer.layer: QuantizedCache(layer, scales) for layer in structure.kv_layers}
+        self._rows = options.choices.rows(structure, found)
+        self._samples = choose_samples(text, options.samples)
+        self._place = {sample: place for place, sample in enumerate(self._samples)}
+        fits = tokens_that_fit(model, profile.structure, max(map(self._length, self._samples)))
+        self._batches = plan_batches(
+            text,
+            min(fits, int(profile.settings["batch_tokens"])),
+            padding=takes_padding(model, profile.structure),
+            only=self._place,
+        )
+
+    def run(self, profile: Profile, steps: Steps) -> None:
+        """Fill `profile.sensitivity`, or go on with it."""
+        if profile.sensitivity is None:
+            profile.sensitivity = Sensitivity.empty(self._rows, self._samples)
+        scored = profile.sensitivity
+        try:
+            self._score(scored, steps)
+            self._measure(scored, steps)
+        except Fp8scopeError:
+            raise
+        except torch.OutOfMemoryError as error:
+            raise Missing("out of memory in the backward pass", "lower --batch-tokens") from error
+        except Exception as error:
+            raise BadModel(
+                f"the backward pass fails: {type(error).__name__}: {one_line(error)}",
+                "--sensitivity none goes without it",
+            ) from error
+
+    def _score(self, scored: Sensitivity, steps: Steps) -> None:
+        terms = TermScores(self._gemms, self._caches, [t for row in scored.rows for t in row.terms])
+        gemms = [gemm.gemm for gemm in self._gemms.values()]
+        with Gradients(self._model, gemms, terms, cached=bool(self._caches)) as gradients:
+            for number in range(scored.batches_done, len(self._batches)):
+                batch = make_batch(self._text, self._batches[number])
+                terms.scores.clear()
+                gradients.run(batch.input_ids.to(self._device()), self._draws(batch))
+                by_token, by_sequence = kl_of_scores(scored.rows, terms.scores, batch)
+                places = [self._place[sample] for sample in batch.samples]
+                scored.kl_token[:, places] = by_token
+                scored.kl_sequence[:, places] = by_sequence
+                scored.batches_done = number + 1
+                steps.scored(number + 1, len(self._batches), sum(batch.lengths))
+                steps.after()
+
+    def _measure(self, scored: Sensitivity, steps: Steps) -> None:
+        chosen = self._to_measure(scored)
+        applied = Applied(self._model, self._gemms, self._caches, cached=bool(self._caches))
+        for number in range(scored.measured_done, len(self._batches) if len(chosen) else 0):
+            batch = make_batch(self._text, self._batches[number])
+            ids = batch.input_ids.to(self._device())
+            places = [self._place[sample] for sample in batch.samples]
+            true = applied.logits(ids)
+            for row in chosen:
+                with applied.terms(scored.rows[row].terms):
+                    scored.kl_measured[row, places] = kl_by_sequence(
+                        true, applied.logits(ids), batch.lengths
+                    )
+            scored.measured_done = number + 1
+            steps.measured(number + 1, len(self._batches))
+            steps.after()
+
+    def _to_measure(self, scored: Sensitivity) -> NDArray[np.intp]:
+        """Rows whose prediction is large (or not a number), and the whole model."""
+        lengths = np.array([self._length(sample) for sample in self._samples], np.int32)
+        small = scored.per_token(lengths) < MEASURE_FROM
+        whole = np.array([row.kind is Kind.MODEL for row in scored.rows], bool)
+        return np.flatnonzero(~small | whole | self._options.measure_all)
+
+    def _draws(self, batch: Batch) -> list[Tensor]:
+        samples = self._text.samples
+        return [draws(samples[i].digest, len(samples[i].tokens), self._seed) for i in batch.samples]
+
+    def _length(self, sample: int) -> int:
+        return len(self._text.samples[sample].tokens)
+
+    def _device(self) -> torch.device:
+        device: torch.device = next(self._model.parameters()).device
+        return device
+
+
+def choose_samples(text: Calibration, count: int) -> list[int]:
+    """At most `count` of the sequences, in order: of each tag its share, at least one.
+
+    Which ones depends on their words (the digest), not on their order.
+    """
+    chosen: list[int] = []
+    for tag in range(len(text.tags)):
+        mine = [sample for sample in text.samples if sample.tag == tag]
+        share = max(1, round(count * len(mine) / len(text.samples)))
+        mine.sort(key=lambda sample: (sample.digest, sample.index))
+        chosen += [sample.index for sample in mine[:share]]
+    return sorted(chosen)
+
+
+def kl_of_scores(
+    rows: Sequence[Row], scores: Mapping[Term, Tensor], batch: Batch
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Nats of each row and sequence, [rows, sequences]: ½·Σ s² and ½·(Σ s)² over its tokens s.
+
+    What the backward never reached costs nothing.
+    """
+    shape = batch.input_ids.shape
+    result = np.zeros((2, len(rows), len(batch.samples)))
+    real = batch.real_tokens().view(shape).numpy()
+    table = {term: score.double().cpu().numpy().reshape(shape) for term, score in scores.items()}
+    for index, row in enumerate(rows):
+        score = np.zeros(shape)
+        for term in row.terms:
+            score += table.get(term, 0.0)
+        score[~real] = 0
+        result[0, index] = (score**2).sum(axis=1) / 2
+        result[1, index] = score.sum(axis=1) ** 2 / 2
+    return result[0], result[1]
+
+
+def tokens_that_fit(model: Any, structure: Structure, longest: int) -> int:
+    """Most tokens of a micro-batch whose backward fits into memory.
+
+    Kept for the backward: about twice what every linear reads and writes (the residual stream,
+    norms and attention between them included), and the logits with their gradient. On top comes
+    what one GEMM takes while it is scored: five copies of its input and four of its weight.
+    Raises Missing where not even one sequence of `longest` tokens fits.
+    """
+    parameter = next(model.parameters())
+    linears = structure.linears
+    widths = sum(linear.in_features + linear.out_features for linear in linears)
+    vocabulary = max(linear.out_features for linear in linears)
+    widest = max(linear.in_features for linear in linears)
+    weight = max(linear.in_features * linear.out_features for linear in linears)
+    per_token = 2 * widths * parameter.itemsize + 4 * vocabulary * parameter.itemsize + 20 * widest
+    free = available_bytes(parameter.device)
+    if free is None:
+        return sys.maxsize
+    tokens = int((free - 16 * weight) / per_token)
+    if tokens < longest:
+        needed = (16 * weight + longest * per_token) / 1e9
+        raise Missing(
+            f"sensitivity needs about {needed:.1f} GB for a sequence of {longest} tokens, and "
+            f"{free / 1e9:.1f} GB are free",
+            "lower --seq-len, or --sensitivity none",
+        )
+    return tokens
