@@ -195,13 +195,15 @@ class _Reader:
         group = self.file[layout.SENSITIVITY]
         rows = tuple(Row.from_json(row) for row in self.json(layout.SENSITIVITY_ROWS))
         fields = layout.SENSITIVITY_FIELDS
-        arrays = {name: self.array(group[name], field) for name, field in fields.items()}
+        arrays: dict[str, Any] = {
+            name: self.array(group[name], field) for name, field in fields.items()
+        }
         shape = (len(rows), len(arrays["samples"]))
         if any(array.shape not in (shape, shape[1:]) for array in arrays.values()) or (
             arrays["samples"].size and arrays["samples"].max() >= len(samples["index"])
         ):
             raise ValueError("the sensitivity does not fit its rows and samples")
-        done = {n: int(group.attrs[n]) for n in layout.SENSITIVITY_ATTRS}
+        done: dict[str, Any] = {n: int(group.attrs[n]) for n in layout.SENSITIVITY_ATTRS}
         return Sensitivity(rows=rows, **arrays, **done)
 
     def attributes(self, path: str) -> dict[str, Any]:
