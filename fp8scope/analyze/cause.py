@@ -7,7 +7,7 @@ model suffers from them is another question, which the KL answers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -93,55 +93,62 @@ def site_cause(profile: Profile, site: Site) -> SiteCause:
     if site.role is Role.WEIGHT:
         return _of_weight(profile, site)
     record = profile.site(site)
-    whole = record.magnitudes()
-    ratio, body = whole.outlier_ratio(), whole.rms_body()
-    if ratio < OUTLIER_RATIO:
-        return SiteCause(site, Cause.ROUNDING, ratio)
-    fold, usual = fold_into(profile.structure, site), _usual_token(record)
+    whole, usual = record.magnitudes(), _usual_token(record)
+    rounding = _rounding(site, whole, usual)
+    if rounding.ratio < OUTLIER_RATIO:
+        return rounding
+    level, fold = whole.amax / STANDS_OUT, fold_into(profile.structure, site)
     channel_amax = record.channel_amax.max(axis=0)
     lines = _standing_out(channel_amax, record.channel_sum_squares, whole.elements)
-    level = whole.amax / STANDS_OUT
     tokens: list[OutlyingToken] = []
     if whole.amax >= FEW_TOKENS * usual or _first_stands_out(record):
         tokens = outlying_tokens(profile, record, level)
-        cause, remedy = _token_cause(tokens), _token_remedy(site, usual / body, fold)
+        cause, remedy = _token_cause(tokens), _token_remedy(rounding, fold)
     elif lines:
         product = fold is not None and is_gated_product(profile.structure, fold)
         cause = Cause.PRODUCT_CHANNEL if product else Cause.FIXED_CHANNEL
         remedy = Remedy.SMOOTH if fold else Remedy.BF16
-    else:  # it is large everywhere
-        return SiteCause(site, Cause.ROUNDING, ratio, usual / body)
-    return SiteCause(
-        site,
-        cause,
-        ratio,
-        usual / body,
-        remedy,
-        fold if remedy is Remedy.SMOOTH else None,
-        lines,
-        tuple(tokens[:MOST]),
-        tuple(tag for tag, amax in zip(profile.tags, record.amax, strict=True) if amax >= level),
-        int((record.sequence_amax >= level).sum()),
+    else:
+        return rounding
+    return replace(
+        rounding,
+        cause=cause,
+        remedy=remedy,
+        fold=fold if remedy is Remedy.SMOOTH else None,
+        lines=lines,
+        tokens=tuple(tokens[:MOST]),
+        tags=tuple(t for t, amax in zip(profile.tags, record.amax, strict=True) if amax >= level),
+        sequences=int((record.sequence_amax >= level).sum()),
     )
 
 
 def _of_weight(profile: Profile, site: Site) -> SiteCause:
-    record = profile.weights[site.module]
+    record, structure = profile.weights[site.module], profile.structure
     whole = record.magnitudes()
-    ratio, body = whole.outlier_ratio(), whole.rms_body()
-    if ratio < OUTLIER_RATIO:
-        return SiteCause(site, Cause.ROUNDING, ratio)
+    by_row = _rounding(site, whole, _usual(record.row_amax))
+    if by_row.ratio < OUTLIER_RATIO:
+        return by_row
     rows = _standing_out(record.row_amax, record.row_sum_squares, whole.elements)
     if rows:
-        usual, fold = _usual(record.row_amax), fold_out_of(profile.structure, site, rows[0].index)
-        cause, remedy = Cause.WEIGHT_ROW, Remedy.PER_CHANNEL
-        return SiteCause(site, cause, ratio, usual / body, remedy, fold, rows)
+        fold, remedy = fold_out_of(structure, site, rows[0].index), Remedy.PER_CHANNEL
+        return replace(by_row, cause=Cause.WEIGHT_ROW, remedy=remedy, fold=fold, lines=rows)
     columns = _standing_out(record.column_amax, record.column_sum_squares, whole.elements)
-    usual, fold = _usual(record.column_amax), fold_into(profile.structure, site)
     if columns:
+        by_column = _rounding(site, whole, _usual(record.column_amax))
+        fold = fold_into(structure, site)
         remedy = Remedy.UNFOLD if fold else Remedy.BF16
-        return SiteCause(site, Cause.WEIGHT_COLUMN, ratio, usual / body, remedy, fold, columns)
-    return SiteCause(site, Cause.ROUNDING, ratio, usual / body)
+        return replace(
+            by_column, cause=Cause.WEIGHT_COLUMN, remedy=remedy, fold=fold, lines=columns
+        )
+    return by_row
+
+
+def _rounding(site: Site, whole: Histogram, usual: float) -> SiteCause:
+    """What holds unless something stands out."""
+    body = whole.rms_body()
+    if body == 0:
+        return SiteCause(site, Cause.ROUNDING, 0.0)
+    return SiteCause(site, Cause.ROUNDING, whole.amax / body, usual / body)
 
 
 def _usual(amax: NDArray[np.float32]) -> float:
@@ -184,8 +191,8 @@ def _token_cause(tokens: Sequence[OutlyingToken]) -> Cause:
     return Cause.DELIMITER if most else Cause.OTHER_TOKEN
 
 
-def _token_remedy(site: Site, usual_ratio: float, fold: Fold | None) -> Remedy:
-    if usual_ratio >= OUTLIER_RATIO:  # scales per token would leave what is in most tokens
+def _token_remedy(found: SiteCause, fold: Fold | None) -> Remedy:
+    if found.usual_ratio >= OUTLIER_RATIO:  # scales per token would leave what is in most tokens
         return Remedy.SMOOTH if fold else Remedy.BF16
     # a KV cache has no scale per token
-    return Remedy.BF16 if site.role in (Role.K, Role.V) else Remedy.PER_TOKEN
+    return Remedy.BF16 if found.site.role in (Role.K, Role.V) else Remedy.PER_TOKEN

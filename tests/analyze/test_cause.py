@@ -259,7 +259,7 @@ def test_outliers_that_e4m3_holds_are_plain_rounding(strength: float) -> None:
     for sequences in (with_token({(0, 0): strength}), with_channel(strength / 4)):
         found = site_cause(profile(DOWN_INPUT, sequences), DOWN_INPUT)
         assert found.ratio < OUTLIER_RATIO
-        assert found == SiteCause(DOWN_INPUT, Cause.ROUNDING, found.ratio)
+        assert found == SiteCause(DOWN_INPUT, Cause.ROUNDING, found.ratio, found.usual_ratio)
 
 
 def test_what_is_large_everywhere_is_no_outlier() -> None:
