@@ -109,7 +109,7 @@ def _activation(profile: Profile, site: Site) -> SiteDetail:
             "channel": _spread(channel_amax),
         },
         lines={
-            "channel": _lines(
+            "channel": largest_lines(
                 channel_amax,
                 record.channel_sum_squares,
                 whole.elements // len(channel_amax),
@@ -137,8 +137,8 @@ def _weight(profile: Profile, module: str) -> SiteDetail:
         ),
         spreads={"row": _spread(record.row_amax), "column": _spread(record.column_amax)},
         lines={
-            "row": _lines(record.row_amax, record.row_sum_squares, columns),
-            "column": _lines(record.column_amax, record.column_sum_squares, rows),
+            "row": largest_lines(record.row_amax, record.row_sum_squares, columns),
+            "column": largest_lines(record.column_amax, record.column_sum_squares, rows),
         },
         top_weights=_top_weights(record),
     )
@@ -174,7 +174,10 @@ def _spread(amax: NDArray[np.float32]) -> tuple[float, ...]:
     return tuple(float(q) for q in np.quantile(amax, QUANTILES, method="inverted_cdf"))
 
 
-def _lines(amax: NDArray[np.float32], sum_squares: NDArray[np.float64], length: int) -> list[Line]:
+def largest_lines(
+    amax: NDArray[np.float32], sum_squares: NDArray[np.float64], length: int
+) -> list[Line]:
+    """The `LINES` largest lines, of `length` elements each; amax and sum_squares by line, [n]."""
     median = float(np.median(amax))
     rms = np.sqrt(sum_squares / max(1, length))
     return [

@@ -112,7 +112,7 @@ def _neuron(
 ) -> Plant:
     mlp = f"model.layers.{layer}.mlp"
     products = torch.cat(plant.inputs_of(model, model.get_submodule(f"{mlp}.down_proj"), batches))
-    peak = RATIO * _histogram(products).rms_body()
+    peak = RATIO * histogram(products).rms_body()
     one_tag = layer == ONE_TAG_LAYER
     plant.aim_neuron(model, layer, neuron, marks[one_tag], batches, peak)
     return Plant(
@@ -134,10 +134,11 @@ def _steadiest(x: Tensor) -> tuple[int, int]:
     """The channel of least amax/rms, and the power of two that takes its amax to RATIO."""
     channel = int((x.abs().amax(0) / x.square().mean(0).sqrt()).argmin())
     amax = float(x[:, channel].abs().max())
-    return channel, round(math.log2(RATIO * _histogram(x).rms_body() / amax))
+    return channel, round(math.log2(RATIO * histogram(x).rms_body() / amax))
 
 
-def _histogram(x: Tensor) -> Histogram:
+def histogram(x: Tensor) -> Histogram:
+    """The magnitudes of x [tokens, channels]."""
     stats = row_stats(x, (len(x),))
     amax = float(stats.column_amax.max())
     return Histogram(stats.encoding, stats.histograms[0], int(stats.zeros[0]), amax)

@@ -1,0 +1,73 @@
+"""Is the cause of a planted outlier found? Every kind, strength, layer and model, one at a time.
+
+    python tests/bench/causes.py [--strengths 1e2 1e4 1e5 1e6] [--model NAME …]
+
+Plants in the small trained models of ../shared/data (see tests/planting.py), scans, and prints a
+line of JSON per plant: the cause of the planted site, its amax/rms and body SQNR, and the sites
+outside the plant that have another cause than plain rounding; at last how many were right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from typing import Any
+
+import fp8scope
+from fp8scope.analyze.cause import Cause, site_cause
+from fp8scope.analyze.measures import measure
+from fp8scope.analyze.thresholds import CAST_ROLES, OUTLIER_RATIO
+from fp8scope.core.sites import Role, Site
+from tests import planting
+
+
+def row(name: str, kind: str, strength: float, layer: int) -> dict[str, Any]:
+    """One plant: what is said of it, and whether that is right."""
+    model, _, plants = planting.planted(name, {layer: kind}, strength)
+    plant = plants[layer]
+    profile = fp8scope.scan(model, planting.batches(name), tokenizer=planting.load(name)[1])
+    sites = [site for site in profile.sites if site.role in CAST_ROLES]
+    sites += [Site(module, Role.WEIGHT) for module in profile.weights]
+    others = {site: site_cause(profile, site).cause for site in sites if site not in plant.shows}
+    elsewhere = [str(site) for site, cause in others.items() if cause is not Cause.ROUNDING]
+    found, measured = site_cause(profile, plant.site), measure(profile, plant.site)
+    expected = plant.shows[plant.site] if strength >= OUTLIER_RATIO else Cause.ROUNDING
+    return {
+        "model": name,
+        "kind": kind,
+        "strength": strength,
+        "layer": layer,
+        "cause": found.cause,
+        "right": found.cause is expected and not elsewhere,
+        "amax/rms": round(found.ratio),
+        "usual/rms": round(found.usual_ratio, 1),
+        "body SQNR, dB": round(measured.error.body_sqnr_db, 1),
+        "elsewhere": elsewhere,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--strengths", type=float, nargs="*", default=[1e2, 1e4, 1e5, 1e6])
+    parser.add_argument("--model", nargs="*", default=planting.MODELS)
+    arguments = parser.parse_args()
+    if not planting.DATA.is_dir():
+        print(f"skipped: no {planting.DATA}")
+        return
+    right: Counter[float] = Counter()
+    total: Counter[float] = Counter()
+    for name in arguments.model:
+        for kind in planting.KINDS:
+            for strength in arguments.strengths:
+                for layer in range(planting.LAYERS):
+                    found = row(name, kind, strength, layer)
+                    print(json.dumps(found, ensure_ascii=False), flush=True)
+                    right[strength] += found["right"]
+                    total[strength] += 1
+    for strength in arguments.strengths:
+        print(f"strength {strength:.0e}: {right[strength]} of {total[strength]} right")
+
+
+if __name__ == "__main__":
+    main()
