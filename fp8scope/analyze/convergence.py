@@ -110,13 +110,13 @@ class Convergence:
 
     @property
     def tag(self) -> str:
-        """The tag whose doubling would lift the amax of the site most."""
-        return max(self.curves, key=lambda tag: self._grown(self.curves[tag]))
+        """The tag whose doubling would lift the amax of the site most; "" if none was seen."""
+        return max(self.curves, key=lambda tag: self._grown(self.curves[tag]), default="")
 
     @property
     def growth(self) -> float:
         """Expected amax with twice the text of that tag, over the amax of all text."""
-        return self._grown(self.curves[self.tag])
+        return max(map(self._grown, self.curves.values()), default=1.0)
 
     @property
     def alone(self) -> bool:
@@ -126,7 +126,7 @@ class Convergence:
     @property
     def state(self) -> State:
         """By `growth` and `alone`."""
-        if any(curve.sequences < FEWEST for curve in self.curves.values()):
+        if min((curve.sequences for curve in self.curves.values()), default=0) < FEWEST:
             return State.UNKNOWN
         if self.growth > HARMS or self.alone:
             return State.UNSETTLED

@@ -65,7 +65,7 @@ class Saturation:
     @property
     def share_interval(self) -> Interval:
         """95% interval of `share`: the score interval of Wilson (1927), for none of n too."""
-        return _wilson(self.saturated_sequences, self.sequences)
+        return wilson(self.saturated_sequences, self.sequences)
 
     @property
     def far_share(self) -> float:
@@ -75,7 +75,7 @@ class Saturation:
     @property
     def far_interval(self) -> Interval:
         """95% interval of `far_share`, as `share_interval`."""
-        return _wilson(self.far_sequences, self.sequences)
+        return wilson(self.far_sequences, self.sequences)
 
     @property
     def severity(self) -> tuple[float, float, float]:
@@ -156,7 +156,7 @@ def _draws(n: int) -> NDArray[np.float32]:
     return draws.astype(np.float32)
 
 
-def _wilson(hits: int, n: int) -> Interval:
+def wilson(hits: int, n: int) -> Interval:
     """Score interval of a share (Wilson 1927): all p within z standard errors of p itself."""
     if n == 0:
         return 0.0, 1.0

@@ -52,7 +52,7 @@ def convergence_sentences(found: Sequence[Convergence]) -> list[str]:
             f"Not known for {len(by_state[State.UNKNOWN])} sites: "
             f"a tag has under {FEWEST} sequences."
         )
-    fewest = min(curve.sequences for curve in found[0].curves.values())
+    fewest = min((curve.sequences for curve in found[0].curves.values()), default=0)
     said.append(
         f"What fewer than 1 in {max(1, fewest // 3)} sequences of a tag do may be missing "
         "altogether."

@@ -18,6 +18,8 @@ from fp8scope.analyze.convergence import (
     growth_curve,
     site_convergence,
 )
+from fp8scope.core.magnitude import BF16
+from fp8scope.profile.record import SiteRecord
 from tests.analyze.sites import of_amax, of_values
 from tests.profiles import KEYS, Q_INPUT, build
 
@@ -137,6 +139,15 @@ def test_a_silent_site_has_settled() -> None:
     zero = [np.zeros((3, 8), np.float32)] * 8
     found = site_convergence(of_values(("a",), *zero), Q_INPUT)
     assert (found.state, found.growth, found.more, found.margin(10)) == (State.SETTLED, 1, 0, 1)
+
+
+def test_a_site_without_any_sequence_is_not_known() -> None:
+    profile = of_amax(("a",), *[8.0] * 9)
+    empty = SiteRecord.empty(BF16, tags=1, samples=9, channels=8)
+    profile.sites = {Q_INPUT: empty}
+    (found,) = convergence(profile)
+    assert (found.state, found.growth, found.more, found.tag) == (State.UNKNOWN, 1, 0, "")
+    assert found.margin(1000) == 1
 
 
 def test_the_least_settled_comes_first() -> None:
