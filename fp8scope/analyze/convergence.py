@@ -85,7 +85,8 @@ class Curve:
     def half_would_clip(self) -> float:
         """The chance that a random half as calibration would have clipped the other half."""
         n, half = self.sequences, self.sequences // 2
-        return math.comb(n - self.leaders, half) / math.comb(n, half)
+        drawn = np.arange(self.leaders)  # C(n-m, h) / C(n, h), one factor a leader
+        return float(np.prod(np.maximum(0, n - half - drawn) / (n - drawn)))
 
     def predicted(self, sequences: float) -> float:
         """The amax to expect of so many sequences, n or more: an extrapolation (see above)."""
