@@ -13,6 +13,7 @@ _WHERE = {
     "open_profile": "fp8scope.profile.reader",
     "read_profile": "fp8scope.profile.reader",
     "merge_profiles": "fp8scope.profile.merge",
+    "compare_profiles": "fp8scope.analyze.compare",
     "measure_sites": "fp8scope.analyze.measures",
     "Profile": "fp8scope.profile.record",
     "Fp8scopeError": "fp8scope.errors",

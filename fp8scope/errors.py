@@ -63,8 +63,18 @@ class CannotMerge(BadInput):
     """Two profiles do not describe the same model in the same way (exit 2)."""
 
 
+class CannotCompare(BadInput):
+    """Two profiles have nothing that can be compared (exit 2)."""
+
+
 class CannotResume(BadInput):
     """What is kept belongs to another scan (exit 2)."""
+
+
+class GateFailed(Fp8scopeError):
+    """What was asked for does not hold; the work itself is done (exit 1)."""
+
+    exit_code = 1
 
 
 class Missing(Fp8scopeError):

@@ -43,12 +43,13 @@ class Arguments:
     allow_pickle: bool
 
 
-class _Seconds(click.FloatRange):
+class Number(click.FloatRange):
     """A FloatRange that does not let NaN through."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        seconds = super().convert(value, param, ctx)
-        return self.fail("nan is no number of seconds.") if math.isnan(seconds) else seconds
+        """As click's, but NaN is refused."""
+        number = super().convert(value, param, ctx)
+        return self.fail("nan is no number.") if math.isnan(number) else number
 
 
 def _candidates(value: str | None) -> tuple[str, ...]:
@@ -159,7 +160,7 @@ _OPTIONS = (
     ),
     click.option(
         "--keep-every",
-        type=_Seconds(min=0),
+        type=Number(min=0),
         default=30.0,
         show_default=True,
         help="Seconds between partials kept on disk.",

@@ -105,15 +105,15 @@ class WorstSites:
             "amax": [number(row.amax) for row in self.rows],
             "chan-\nnel": [str(row.worst.channel) if row.worst else "" for row in self.rows],
         }
-        left = width - _natural(with_place) - GAP
+        left = width - natural_width(with_place) - GAP
         if left >= SHORTEST_PLACE and any(row.worst for row in self.rows):
             return with_place, left
-        longest = max(map(cell_len, columns["module"])) + min(0, width - _natural(columns))
+        longest = max(map(cell_len, columns["module"])) + min(0, width - natural_width(columns))
         short = max(longest, SHORTEST_NAME)
         return columns | {"module": [shorten(name, short) for name in columns["module"]]}, 0
 
 
-def _natural(columns: dict[str, list[str]]) -> int:
+def natural_width(columns: dict[str, list[str]]) -> int:
     """Width of a table of these columns."""
     widths = (
         max(map(cell_len, [*header.split("\n"), *cells])) for header, cells in columns.items()

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from fp8scope.analyze.measures import SiteMeasures, TopValue
 from fp8scope.analyze.thresholds import NO_HEADROOM
+from fp8scope.core.sites import Site
 
 # what a terminal would obey, and marks that reverse the direction of what follows
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -68,6 +69,11 @@ def common_prefix(modules: Iterable[str]) -> str:
     """What comes before the numbered blocks in most of the names: `model.`, or ""."""
     found = Counter(match[1] for match in map(_BEFORE_NUMBER.match, modules) if match)
     return found.most_common(1)[0][0] if found else ""
+
+
+def site_name(site: Site, prefix: str = "") -> str:
+    """`layers.0.mlp.down_proj input`: without the prefix, safe to print."""
+    return literal(f"{site.module.removeprefix(prefix)} {site.role}").plain
 
 
 def shorten(name: str, width: int) -> str:
