@@ -8,11 +8,18 @@ not safe keeps its cache in BF16.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fp8scope.analyze.thresholds import DAMAGED_DB, FLOOR_DB, LOW_HEADROOM, NOISE_UNDERFLOW
+from fp8scope.analyze.sensitivity import Score, Scores
+from fp8scope.analyze.thresholds import (
+    DAMAGED_DB,
+    FLOOR_DB,
+    HARM_NATS,
+    LOW_HEADROOM,
+    NOISE_UNDERFLOW,
+)
 from fp8scope.core.error import QuantError, quantization_error
 from fp8scope.core.formats import E4M3
 from fp8scope.core.sites import Role, Site
@@ -75,23 +82,25 @@ class CachedTensor:
 class CachedLayer:
     """The KV cache of one attention module. Latent attention (MLA) caches K alone.
 
-    `kl_nats`: what casting this layer's cache does to the model's output, in nats per token, where
-    a scan has measured it; None where not. It is what counts, and goes before all else.
+    `kl` and `unit_kl`: what casting this layer's cache costs, with calibrated scales and with
+    scale 1; None where the profile was not scored. They count before all else: harmful is unsafe,
+    and a damaged tensor that does no harm is marginal.
     """
 
     module: str
     tensors: tuple[CachedTensor, ...]
-    kl_nats: float | None
+    kl: Score | None
+    unit_kl: Score | None
 
     @property
     def calibrated_safety(self) -> Safety:
-        """That of the worse of K and V."""
-        return _worse(tensor.calibrated_safety for tensor in self.tensors)
+        """With calibrated scales."""
+        return _judged((t.calibrated_safety for t in self.tensors), self.kl)
 
     @property
     def unit_safety(self) -> Safety:
-        """That of the worse of K and V under scale 1."""
-        return _worse(tensor.unit_safety for tensor in self.tensors)
+        """With scale 1."""
+        return _judged((t.unit_safety for t in self.tensors), self.unit_kl)
 
     @property
     def worst(self) -> CachedTensor:
@@ -101,24 +110,23 @@ class CachedLayer:
     @property
     def severity(self) -> tuple[float, float]:
         """Smaller is worse: KL where it is known, then the lowest body SQNR."""
-        return -(self.kl_nats or 0.0), min(self.worst.lowest_db, FLOOR_DB)
+        return -(self.kl.kl if self.kl else 0.0), min(self.worst.lowest_db, FLOOR_DB)
 
 
-def kv_cache(profile: Profile, kl_nats: Mapping[str, float] | None = None) -> list[CachedLayer]:
-    """One per attention module, the worst first; empty for a model without a KV cache.
-
-    kl_nats: KL of each attention module's cache in FP8, nats per token, where it is measured.
-    """
-    measured = kl_nats or {}
+def kv_cache(profile: Profile) -> list[CachedLayer]:
+    """One per attention module, the worst first; empty for a model without a KV cache."""
+    scores = Scores(profile) if profile.sensitivity else None
+    groups = {layer.attention: layer.group for layer in profile.structure.kv_layers}
     by_module: dict[str, list[CachedTensor]] = {}
     for site in profile.sites:
         if site.role in (Role.K, Role.V):
             tensors = by_module.setdefault(site.module, [])
             tensors.append(_tensor(site, profile.sites[site]))
-    layers = [
-        CachedLayer(module, tuple(tensors), measured.get(module))
-        for module, tensors in by_module.items()
-    ]
+    layers = []
+    for module, tensors in by_module.items():
+        found = scores.candidates(groups[module]) if scores and module in groups else {}
+        kls = (found.get(name) for name in ("fp8_tensor", "fp8_unit"))
+        layers.append(CachedLayer(module, tuple(tensors), *kls))
     return sorted(layers, key=lambda layer: layer.severity)
 
 
@@ -145,5 +153,11 @@ def _safety(body_db: float) -> Safety:
     return Safety.SAFE if body_db >= FLOOR_DB else Safety.MARGINAL
 
 
-def _worse(found: Iterable[Safety]) -> Safety:
-    return max(found, key=list(Safety).index)
+def _judged(tensors: Iterable[Safety], score: Score | None) -> Safety:
+    """The worse of K and V; by what it costs, where that is known."""
+    worse = max(tensors, key=list(Safety).index)
+    if score is None:
+        return worse
+    if score.kl >= HARM_NATS:
+        return Safety.UNSAFE
+    return min(worse, Safety.MARGINAL, key=list(Safety).index)

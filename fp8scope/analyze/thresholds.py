@@ -22,6 +22,11 @@ The model's output suffers later: with one such tensor the KL was up to 2 times 
 rounding at 2.5e4, 10 times at 1e5 (20 dB), 100 times and more at 3e5 (10 dB).
 """
 
+HARM_NATS = 0.005
+"""KL in nats per token from which on one group is a finding: it alone spends what is commonly
+allowed to a whole model. A perplexity 0.5% higher is 0.005 nats where the model's own distribution
+is the truth."""
+
 NOISE_UNDERFLOW = 0.01
 """Rate under which underflow is no finding: a Gaussian body loses 1% at amax/rms of 6e3, where
 its SQNR is untouched, and 4% at 2.5e4, where it begins to fall."""

@@ -16,42 +16,43 @@ SORTS = ("severity", "body-sqnr", "underflow", "outlier", "headroom")
 ROLES = ("input", "weight", "k", "v", "residual", "output")
 
 
-@click.command(name="analyze", short_help="Show a profile's sites, worst first.")
+@click.command(name="analyze", short_help="Say where FP8 hurts, why, and what helps.")
 @click.argument("profile", type=click.Path(path_type=Path))
 @click.option("--layer", metavar="NAME", help="Everything about one module.")
+@click.option("--sites", is_flag=True, help="A table of all sites in place of the findings.")
 @click.option(
     "--rows", type=click.IntRange(min=1), default=20, show_default=True, help="Sites in the table."
 )
 @click.option(
     "--sort",
     type=click.Choice(SORTS),
-    default=SORTS[0],
-    show_default=True,
-    help="What puts a site first; severity looks at all of them, less what is noise.",
+    help="--sites by this; severity looks at all of them, less what is noise.  "
+    f"[default: {SORTS[0]}]",
 )
 @click.option(
     "--role",
     "roles",
     type=click.Choice(ROLES),
     multiple=True,
-    help="Only sites of this role; repeatable.  [default: input, weight, k, v]",
+    help="--sites of this role; repeatable.  [default: input, weight, k, v]",
 )
 @click.option("--notes", is_flag=True, help="Show the notes that the scan made, on stderr.")
-@click.option("--json", "as_json", is_flag=True, help="All sites, or the module, as JSON.")
-def command(
+@click.option("--json", "as_json", is_flag=True, help="The findings, sites or module as JSON.")
+def command(  # noqa: PLR0913, PLR0917  (one per option)
     profile: Path,
     layer: str | None,
+    sites: bool,
     rows: int,
-    sort: str,
+    sort: str | None,
     roles: tuple[str, ...],
     notes: bool,
     as_json: bool,
 ) -> None:
-    """Show what E4M3 with one static scale per tensor does to every site of a profile.
+    """Say where FP8 hurts, why, and what helps: the findings of a profile, the worst first.
 
     \b
     fp8scope analyze profile.h5
-    fp8scope analyze profile.h5 --sort headroom --role input
+    fp8scope analyze profile.h5 --sites --sort headroom --role input
     fp8scope analyze profile.h5 --layer model.layers.3.mlp.down_proj
     """
     from fp8scope.profile.reader import open_profile
@@ -59,8 +60,10 @@ def command(
     opened = open_profile(profile)
     if layer is not None:
         _one_layer(opened, layer, as_json)
+    elif sites or roles or sort is not None:
+        _all_sites(opened, rows, sort or SORTS[0], roles, as_json)
     else:
-        _all_sites(opened, rows, sort, roles, as_json)
+        _findings(opened, as_json)
     if notes:
         for note in opened.notes:
             say(f"note: {note}")
@@ -69,28 +72,30 @@ def command(
 def _all_sites(
     profile: Profile, count: int, sort: str, roles: tuple[str, ...], as_json: bool
 ) -> None:
-    from fp8scope.analyze.coverage import expert_coverage
     from fp8scope.analyze.measures import measure_sites
     from fp8scope.analyze.thresholds import CAST_ROLES
-    from fp8scope.analyze.verdict import in_order, judge
+    from fp8scope.analyze.verdict import in_order
     from fp8scope.core.sites import Role
-    from fp8scope.report.experts import coverage_row, coverage_table
-    from fp8scope.report.rows import profile_summary, site_row, verdict_row
+    from fp8scope.report.rows import site_row
     from fp8scope.report.text import worst_sites
 
-    measured, experts = measure_sites(profile), expert_coverage(profile)
-    wanted = tuple(map(Role, roles))
+    measured, wanted = measure_sites(profile), tuple(map(Role, roles))
     if as_json:
-        rows = [site_row(row) for row in in_order(measured, sort, wanted or tuple(Role))]
-        verdict = verdict_row(judge(measured))
-        coverage = {"experts": [coverage_row(row) for row in experts]} if experts else {}
-        print_json({**profile_summary(profile), "verdict": verdict, **coverage, "rows": rows})
+        rows = in_order(measured, sort, wanted or tuple(Role))
+        print_json({"rows": [site_row(row) for row in rows]})
         return
-    out = console()
-    out.print(worst_sites(measured, count, by=sort, roles=wanted or CAST_ROLES))
-    if experts:
-        out.print()
-        out.print(coverage_table(experts, count))
+    console().print(worst_sites(measured, count, by=sort, roles=wanted or CAST_ROLES))
+
+
+def _findings(profile: Profile, as_json: bool) -> None:
+    from fp8scope.analyze.analysis import analyze_profile
+    from fp8scope.report.analysis import analysis_page, analysis_row
+
+    found = analyze_profile(profile)
+    if as_json:
+        print_json(analysis_row(found))
+    else:
+        console().print(analysis_page(found))
 
 
 def _one_layer(profile: Profile, name: str, as_json: bool) -> None:

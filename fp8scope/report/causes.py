@@ -9,14 +9,19 @@ from fp8scope.analyze.cause import TOKEN_CAUSES, Cause, Remedy, SiteCause
 from fp8scope.analyze.outlying import OutlyingToken
 from fp8scope.analyze.thresholds import OUTLIER_RATIO
 from fp8scope.core.sites import Role
-from fp8scope.report.words import literal, times
+from fp8scope.report.words import literal, site_name, times
 
 MOST_TEXTS, MOST_TAGS = 3, 3
 
 
 def cause_sentence(found: SiteCause) -> str:
     """Where the outliers of a site are, how large, and what takes them away."""
-    return f"{literal(str(found.site)).plain}: {_evidence(found)}; {_remedy(found)}."
+    return f"{cause_words(found)}."
+
+
+def cause_words(found: SiteCause, prefix: str = "") -> str:
+    """The same without its full stop, and without the prefix of the site's name."""
+    return f"{site_name(found.site, prefix)}: {_evidence(found)}; {_remedy(found, prefix)}"
 
 
 def cause_row(found: SiteCause) -> dict[str, Any]:
@@ -87,11 +92,12 @@ def _texts(tokens: tuple[OutlyingToken, ...]) -> str:
     return " ".join(texts[:MOST_TEXTS]) + (" …" if len(texts) > MOST_TEXTS else "")
 
 
-def _remedy(found: SiteCause) -> str:
-    producer = literal(found.fold.producer).plain if found.fold else ""
+def _remedy(found: SiteCause, prefix: str) -> str:
+    producer = literal(found.fold.producer.removeprefix(prefix)).plain if found.fold else ""
     layer = "this layer's KV cache" if found.site.role in (Role.K, Role.V) else "this layer"
     if found.remedy is Remedy.PER_CHANNEL:
-        consumers = literal(", ".join(found.fold.consumers)).plain if found.fold else ""
+        names = found.fold.consumers if found.fold else ()
+        consumers = literal(", ".join(name.removeprefix(prefix) for name in names)).plain
         fold = f", or its factor folded into {consumers}" if consumers else ""
         return f"one weight scale per output channel takes that away{fold}"
     return {

@@ -8,7 +8,15 @@ from typing import Any
 from fp8scope.analyze.kvcache import CachedLayer, CachedTensor, Safety
 from fp8scope.core.formats import E4M3
 from fp8scope.report.rows import finite
-from fp8scope.report.words import common_prefix, decibel, number, percent, site_name, times
+from fp8scope.report.words import (
+    common_prefix,
+    decibel,
+    literal,
+    nats,
+    percent,
+    site_name,
+    times,
+)
 
 
 def kvcache_rows(layers: Sequence[CachedLayer]) -> list[dict[str, Any]]:
@@ -18,7 +26,8 @@ def kvcache_rows(layers: Sequence[CachedLayer]) -> list[dict[str, Any]]:
             "module": layer.module,
             "calibrated": str(layer.calibrated_safety),
             "unit_scale": str(layer.unit_safety),
-            "kl_nats": layer.kl_nats,
+            "kl_nats": layer.kl.kl if layer.kl else None,
+            "unit_kl_nats": layer.unit_kl.kl if layer.unit_kl else None,
             **{str(tensor.site.role): _tensor(tensor) for tensor in layer.tensors},
         }
         for layer in layers
@@ -40,12 +49,23 @@ def kvcache_sentences(layers: Sequence[CachedLayer]) -> list[str]:
         f"lowest body SQNR {decibel(low.lowest_db)} ({where}).",
         _unit(layers, prefix),
     ]
-    measured = [layer for layer in layers if layer.kl_nats is not None]
-    if measured:
-        worst = max(measured, key=lambda layer: layer.kl_nats or 0.0)
-        name = site_name(worst.worst.site, prefix).rpartition(" ")[0]
-        said.append(f"Measured, it costs at most {number(worst.kl_nats or 0.0)} nats ({name}).")
+    scored = [layer for layer in layers if layer.kl]
+    if scored:
+        said.append(f"In nats per token a layer's cache costs at most {_most(scored, prefix)}.")
     return said
+
+
+def _most(layers: Sequence[CachedLayer], prefix: str) -> str:
+    """`0.0020 (layers.3.self_attn), with scale 1 0.0019 (…)`."""
+    words = []
+    for start, which in (("", "kl"), ("with scale 1 ", "unit_kl")):
+        found = {layer.module: getattr(layer, which) for layer in layers}
+        costs = {module: score.kl for module, score in found.items() if score}
+        if costs:
+            worst = max(costs, key=lambda module: costs[module])
+            name = literal(worst.removeprefix(prefix)).plain
+            words.append(f"{start}{nats(costs[worst])} ({name})")
+    return ", ".join(words)
 
 
 def _unit(layers: Sequence[CachedLayer], prefix: str) -> str:

@@ -45,6 +45,15 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if 1e3 <= abs(value) < 1e6 else f"{value:.2e}"
 
 
+def nats(value: float) -> str:
+    """Nats per token: 0.240, 0.0056, <0.0001."""
+    if math.isnan(value):
+        return "not known"
+    if 0 < value < 1e-4:
+        return "<0.0001"
+    return f"{value:.3f}" if value >= 0.01 else f"{value:.4f}"
+
+
 def times(value: float) -> str:
     """A ratio in three digits, in full up to a million."""
     return f"{value:.2f}" if value < 10 else f"{value:.3g}" if value < 1e3 else number(value)

@@ -1,4 +1,4 @@
-"""What the second pass of a scan costs, in plain forwards over the same tokens, with ModelOpt beside.
+"""What the second pass of a scan costs in plain forwards over the same tokens, ModelOpt beside.
 
     python tests/bench/sensitivity_cost.py [--dtype bfloat16] [--rounds 5] [--modelopt]
 

@@ -1,0 +1,132 @@
+"""What FP8 does to each fused group: how much it costs, why, and what costs less."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fp8scope.analyze.cause import Cause, SiteCause, site_cause
+from fp8scope.analyze.measures import SiteMeasures, measure
+from fp8scope.analyze.sensitivity import Score, Scores
+from fp8scope.analyze.thresholds import DAMAGED_DB, HARM_NATS
+from fp8scope.core.choices import Kind
+from fp8scope.core.gemms import Unit, units
+from fp8scope.core.sites import Role, Site
+from fp8scope.profile.record import Profile
+
+PLAIN = "fp8_tensor"
+
+
+@dataclass(frozen=True)
+class GroupFinding:
+    """One fused group in FP8 with one static scale per tensor.
+
+    `candidates` are its scores alone by name, empty where the profile was not scored; `smoothed` is
+    the cheapest of it smoothed together with what that is folded into, and `unsmoothed` what both
+    cost as they are. `worst` is the input or weight with the lowest body SQNR, and `cause` that of
+    the site that explains the cost best.
+    """
+
+    group: str
+    members: tuple[str, ...]
+    candidates: Mapping[str, Score]
+    smoothed: Score | None
+    unsmoothed: float | None
+    worst: SiteMeasures
+    cause: SiteCause
+
+    @property
+    def plain(self) -> Score | None:
+        """The score in `fp8_tensor`."""
+        return self.candidates.get(PLAIN)
+
+    @property
+    def harmful(self) -> bool:
+        """Whether this group alone spends what a whole model may: by its KL beyond doubt (one
+        standard error), or, without one, by a damaged tensor.
+        """
+        if self.plain is None:
+            return self.worst.error.body_sqnr_db < DAMAGED_DB
+        nats = self.plain.nats
+        return nats.kl - (0.0 if math.isnan(nats.error) else nats.error) >= HARM_NATS
+
+    @property
+    def severity(self) -> tuple[float, tuple[float, float, float, float]]:
+        """Smaller is worse: KL, then the measures of the worst site."""
+        return -(self.plain.kl if self.plain else 0.0), self.worst.severity
+
+
+def group_findings(profile: Profile) -> list[GroupFinding]:
+    """One per fused group that the text has reached, the worst first."""
+    scores = Scores(profile) if profile.sensitivity else None
+    found = [
+        _finding(profile, unit, scores)
+        for unit in units(profile.structure)
+        if all(gemm.members[0] in profile.weights for gemm in unit.gemms) and _seen(profile, unit)
+    ]
+    return sorted(found, key=lambda finding: finding.severity)
+
+
+def _finding(profile: Profile, unit: Unit, scores: Scores | None) -> GroupFinding:
+    members = tuple(name for gemm in unit.gemms for name in gemm.members)
+    measured = [measure(profile, site) for site in _sites(profile, unit)]
+    worst = min(measured, key=lambda row: row.severity)
+    candidates = scores.candidates(unit.name) if scores else {}
+    pairs = scores.pairs(unit.name) if scores else []
+    smoothed = pairs[0] if pairs else None
+    unsmoothed = None
+    if smoothed and scores:
+        plain = [scores.candidates(term.group).get(PLAIN) for term in smoothed.row.terms]
+        unsmoothed = sum(score.kl for score in plain if score)
+    return GroupFinding(
+        group=unit.name,
+        members=members,
+        candidates=candidates,
+        smoothed=smoothed,
+        unsmoothed=unsmoothed,
+        worst=worst,
+        cause=_cause(profile, measured),
+    )
+
+
+def _cause(profile: Profile, measured: list[SiteMeasures]) -> SiteCause:
+    """That of the most damaged site which has one; plain rounding only if all say so."""
+    causes = [
+        site_cause(profile, row.site) for row in sorted(measured, key=lambda row: row.severity)
+    ]
+    outliers = [cause for cause in causes if cause.cause is not Cause.ROUNDING]
+    return (outliers or causes)[0]
+
+
+def _sites(profile: Profile, unit: Unit) -> list[Site]:
+    """The group's inputs, each once, and weights."""
+    sites = []
+    for gemm in unit.gemms:
+        read = Site(gemm.members[0], Role.INPUT)
+        sites.append(profile.aliases.get(read, read))
+        sites += [Site(name, Role.WEIGHT) for name in gemm.members]
+    return sites
+
+
+def _seen(profile: Profile, unit: Unit) -> bool:
+    inputs = (Site(gemm.members[0], Role.INPUT) for gemm in unit.gemms)
+    return all(profile.aliases.get(site, site) in profile.sites for site in inputs)
+
+
+def model_scores(profile: Profile) -> dict[str, Score]:
+    """The whole model in each candidate, by name; `fp8_tensor + kv_cache` with every cache.
+
+    Empty where the profile was not scored.
+    """
+    if profile.sensitivity is None:
+        return {}
+    named = {}
+    caches = {layer.group for layer in profile.structure.kv_layers}
+    for score in Scores(profile).kind(Kind.MODEL):
+        names = {term.candidate for term in score.row.terms}
+        name = "fp8_smooth" if "fp8_smooth" in names else score.row.terms[0].candidate
+        if any(term.group in caches for term in score.row.terms):
+            name += " + kv_cache"
+        named[name] = score
+    return named

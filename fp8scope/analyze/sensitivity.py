@@ -1,0 +1,155 @@
+"""What each candidate costs, in nats per token: the scores of a profile's second pass, with errors.
+
+The profile holds nats per row and sequence. The scored sequences are a part of each tag's, so the
+whole is the mean over tags weighted by their tokens in the calibration (stratified ratio
+estimator; Cochran, Sampling Techniques, 3rd ed., 6.10). Its standard error comes from how the
+sequences differ, which holds the noise of the sampled labels as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fp8scope.core.choices import Kind, Part, Row, Term
+from fp8scope.profile.record import Profile
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Nats:
+    """KL in nats per token with its standard error; NaN where one sequence gives none."""
+
+    kl: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """One row: `estimate` squares the score of each token (little noise, a small bias), `check`
+    that of each sequence (unbiased to second order, more noise), `measured` is the KL itself
+    where it was measured. `tags` holds the best known of each tag.
+    """
+
+    row: Row
+    estimate: Nats
+    check: Nats
+    measured: Nats | None
+    tags: Mapping[str, Nats]
+
+    @property
+    def nats(self) -> Nats:
+        """The best known: measured, or else the estimate."""
+        return self.measured or self.estimate
+
+    @property
+    def kl(self) -> float:
+        """The best known KL in nats per token."""
+        return self.nats.kl
+
+
+class Scores:
+    """All rows of a profile that was scored. Raises ValueError for one that was not."""
+
+    def __init__(self, profile: Profile) -> None:
+        found = profile.sensitivity
+        if found is None:
+            raise ValueError("the profile holds no sensitivity")
+        self._found = found
+        lengths, tags = profile.samples["length"], profile.samples["tag"]
+        self._tags = profile.tags
+        self._tokens = lengths[found.samples].astype(np.float64)
+        self._strata = [np.flatnonzero(tags[found.samples] == i) for i in range(len(self._tags))]
+        weights = np.array([lengths[tags == i].sum() for i in range(len(self._tags))], np.float64)
+        weights[[len(stratum) == 0 for stratum in self._strata]] = 0
+        self._weights = weights / weights.sum()
+        self._number = {row: i for i, row in enumerate(found.rows)}
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """Every row that was scored."""
+        return self._found.rows
+
+    def of(self, row: Row) -> Score:
+        """The score of a row. Raises KeyError for one that was not scored."""
+        number = self._number[row]
+        measured = self._found.kl_measured[number]
+        known = np.isfinite(measured).all()
+        best = measured if known else self._found.kl_token[number]
+        return Score(
+            row=row,
+            estimate=self._whole(self._found.kl_token[number]),
+            check=self._whole(self._found.kl_sequence[number]),
+            measured=self._whole(measured) if known else None,
+            tags={
+                tag: self._ratio(best, stratum)
+                for tag, stratum in zip(self._tags, self._strata, strict=True)
+                if len(stratum)
+            },
+        )
+
+    def kind(self, kind: Kind) -> list[Score]:
+        """Every score of a kind, the worst first."""
+        found = [self.of(row) for row in self.rows if row.kind is kind]
+        return sorted(found, key=lambda score: -score.kl)
+
+    def candidates(self, group: str) -> dict[str, Score]:
+        """The group alone in each candidate, at its best α where it is smoothed, by name."""
+        best: dict[str, Score] = {}
+        for row in self.rows:
+            term = row.terms[0]
+            alone = row.kind in (Kind.GROUP, Kind.KV) and term.group == group
+            if alone and term.folded is None and term.part is Part.BOTH:
+                score = self.of(row)
+                known = best.get(term.candidate)
+                if known is None or score.kl < known.kl:
+                    best[term.candidate] = score
+        return best
+
+    def parts(self, group: str, candidate: str) -> dict[Part, Score]:
+        """The group with its weights alone, or its inputs alone, in a candidate; often empty."""
+        found = {
+            part: Row(Kind.GROUP, (Term(group, candidate, part=part),))
+            for part in (Part.WEIGHT, Part.INPUT)
+        }
+        return {part: self.of(row) for part, row in found.items() if row in self._number}
+
+    def pairs(self, reader: str) -> list[Score]:
+        """The group `reader` smoothed, together with what it is folded into, by α; the best first.
+
+        Without the KV cache; empty where nothing folds.
+        """
+        found = [
+            self.of(row)
+            for row in self.rows
+            if row.kind is Kind.PAIR and len(row.terms) == 2 and row.terms[1].group == reader
+        ]
+        return sorted(found, key=lambda score: score.kl)
+
+    def groups(self) -> list[str]:
+        """The fused groups that were scored, in module order."""
+        rows = (row for row in self.rows if row.kind is Kind.GROUP)
+        return list(dict.fromkeys(row.terms[0].group for row in rows))
+
+    def _whole(self, nats: Float64) -> Nats:
+        parts = [self._ratio(nats, stratum) for stratum in self._strata]
+        used = [(part, w) for part, w in zip(parts, self._weights, strict=True) if w]
+        kl = sum(part.kl * w for part, w in used)
+        variance = sum((part.error * w) ** 2 for part, w in used)
+        return Nats(float(kl), float(np.sqrt(variance)))
+
+    def _ratio(self, nats: Float64, stratum: NDArray[np.intp]) -> Nats:
+        """Nats over tokens of some sequences: a ratio, whose error is that of its residuals."""
+        total, count = self._tokens[stratum].sum(), len(stratum)
+        if not count:
+            return Nats(np.nan, np.nan)
+        kl = nats[stratum].sum() / total
+        if count < 2:
+            return Nats(float(kl), np.nan)
+        residuals = nats[stratum] - kl * self._tokens[stratum]
+        variance = count / (count - 1) * (residuals**2).sum() / total**2
+        return Nats(float(kl), float(np.sqrt(variance)))

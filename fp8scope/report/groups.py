@@ -1,0 +1,164 @@
+"""What FP8 costs the model and each fused group: sentences for a person, rows for JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fp8scope.analyze.analysis import TagDamage
+from fp8scope.analyze.groups import PLAIN, GroupFinding
+from fp8scope.analyze.sensitivity import Nats, Score
+from fp8scope.analyze.thresholds import HARM_NATS
+from fp8scope.report.causes import cause_row, cause_words
+from fp8scope.report.rows import finite
+from fp8scope.report.words import common_prefix, literal, nats, percent
+
+NAMES = {
+    "fp8_tensor": "one static scale per tensor",
+    "fp8_token": "scales per token",
+    "fp8_block": "scales per block",
+    "fp8_smooth": "smoothed",
+    "e5m2_tensor": "E5M2 with one static scale per tensor",
+    "int8_tensor": "INT8 with static scales",
+    "int8_smooth": "INT8 smoothed",
+    "int8_weight": "INT8 weights alone",
+    "int4_weight": "INT4 weights alone",
+    "nvfp4": "NVFP4",
+    "fp8_tensor + kv_cache": "one static scale per tensor and an FP8 KV cache",
+}
+MOST_GROUPS = 12
+
+
+def model_sentences(models: Mapping[str, Score]) -> list[str]:
+    """What every linear of the blocks in one candidate costs, the worst first."""
+    if not models:
+        return []
+    found = sorted(models.items(), key=lambda item: -item[1].kl)
+    costs = [f"{NAMES.get(name, name)} {_with_error(score.nats)}" for name, score in found]
+    how = "measured" if all(score.measured for score in models.values()) else "predicted"
+    return [f"All linears of the blocks in FP8, nats per token ({how}): {'; '.join(costs)}."]
+
+
+def group_sentences(groups: Sequence[GroupFinding]) -> list[str]:
+    """A verdict on all groups, then one sentence for each that is harmful, the worst first."""
+    harmful = [group for group in groups if group.harmful]
+    prefix = common_prefix(group.group for group in groups)
+    said = [_verdict(groups, harmful, prefix)] if groups else []
+    said += [f"{i + 1}. {_sentence(g, prefix)}" for i, g in enumerate(harmful[:MOST_GROUPS])]
+    if len(harmful) > MOST_GROUPS:
+        said.append(f"and {len(harmful) - MOST_GROUPS} more groups.")
+    return said
+
+
+def tag_sentences(tags: Sequence[TagDamage], prefix: str) -> list[str]:
+    """Which use case would suffer, by how much, because of which group."""
+    if len(tags) < 2:
+        return []
+    words = [
+        f"{literal(tag.tag).plain} {nats(tag.whole)} (most from "
+        f"{literal(tag.group.removeprefix(prefix)).plain}, {nats(tag.nats)})"
+        for tag in tags
+    ]
+    return [f"By tag, with {NAMES[PLAIN]}, nats per token: {'; '.join(words)}."]
+
+
+def group_rows(groups: Sequence[GroupFinding]) -> list[dict[str, Any]]:
+    """One per fused group, in their order."""
+    return [
+        {
+            "group": group.group,
+            "members": list(group.members),
+            "harmful": group.harmful,
+            "candidates": {name: score_row(score) for name, score in group.candidates.items()},
+            "smoothed_pair": score_row(group.smoothed) if group.smoothed else None,
+            "unsmoothed_pair_kl": group.unsmoothed,
+            "worst_site": str(group.worst.site),
+            "cause": cause_row(group.cause),
+        }
+        for group in groups
+    ]
+
+
+def score_row(score: Score) -> dict[str, Any]:
+    """KL in nats per token: the best known, and where it comes from."""
+    return {
+        "kl": finite(score.kl),
+        "error": finite(score.nats.error),
+        "estimate": _nats_row(score.estimate),
+        "check": _nats_row(score.check),
+        "measured": _nats_row(score.measured) if score.measured else None,
+        "tags": {tag: _nats_row(found) for tag, found in score.tags.items()},
+        "terms": [term._asdict() for term in score.row.terms] if len(score.row.terms) < 4 else None,
+    }
+
+
+def _nats_row(found: Nats) -> dict[str, Any]:
+    return {"kl": finite(found.kl), "error": finite(found.error)}
+
+
+def _verdict(groups: Sequence[GroupFinding], harmful: Sequence[GroupFinding], prefix: str) -> str:
+    plain = [group for group in groups if group.plain]
+    if not plain:
+        if not harmful:
+            return (
+                f"Nothing to exclude: none of {len(groups)} fused groups has a damaged tensor "
+                "with one static scale per tensor (its cost in nats was not scored)."
+            )
+        return f"{len(harmful)} of {len(groups)} fused groups have a damaged tensor:"
+    rest = [group for group in plain if not group.harmful]
+    most = max(rest, key=lambda group: group.plain.kl if group.plain else 0.0, default=None)
+    each = (
+        f"at most {nats(most.plain.kl)} nats per token ({_name(most, prefix)})"
+        if most and most.plain
+        else ""
+    )
+    if not harmful:
+        return (
+            f"Nothing to exclude: each of {len(groups)} fused groups costs {each} "
+            f"with {NAMES[PLAIN]}."
+        )
+    others = f"; the other {len(rest)} cost {each}" if rest else ""
+    return (
+        f"{len(harmful)} of {len(groups)} fused groups cost {HARM_NATS} nats per token or more "
+        f"with {NAMES[PLAIN]}{others}:"
+    )
+
+
+def _sentence(group: GroupFinding, prefix: str) -> str:
+    """`layers.3.mlp.down_proj, 0.061 nats ± .001, most in code: one product …; smoothed .0003`."""
+    name = _name(group, prefix)
+    cost = f", {_with_error(group.plain.nats)} nats{_worst_tag(group.plain)}" if group.plain else ""
+    return f"{name}{cost}. {cause_words(group.cause, prefix)}.{_cheaper(group)}"
+
+
+def _cheaper(group: GroupFinding) -> str:
+    others = {
+        name: score.kl
+        for name, score in group.candidates.items()
+        if name in ("fp8_token", "fp8_block", "fp8_smooth")
+    }
+    if not others:
+        return ""
+    words = [f"{NAMES[name]} {nats(kl)}" for name, kl in sorted(others.items(), key=lambda x: x[1])]
+    pair = ""
+    if group.smoothed and group.unsmoothed is not None:
+        pair = f" ({nats(group.smoothed.kl)} with what it is folded into)"
+    best = "; ".join(w + pair if w.startswith("smoothed") else w for w in words)
+    return f" It costs {best}."
+
+
+def _worst_tag(score: Score) -> str:
+    if len(score.tags) < 2:
+        return ""
+    tag = max(score.tags, key=lambda name: score.tags[name].kl)
+    return f", most in {literal(tag).plain} ({nats(score.tags[tag].kl)})"
+
+
+def _with_error(found: Nats) -> str:
+    known = found.kl > 0 and not math.isnan(found.error)
+    return f"{nats(found.kl)} ± {percent(found.error / found.kl)}" if known else nats(found.kl)
+
+
+def _name(group: GroupFinding, prefix: str) -> str:
+    return literal(group.group.removeprefix(prefix)).plain
