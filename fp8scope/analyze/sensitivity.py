@@ -8,7 +8,7 @@ sequences differ, which holds the noise of the sampled labels as well.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,6 +109,12 @@ class Scores:
                 if known is None or score.kl < known.kl:
                     best[term.candidate] = score
         return best
+
+    def alone(self, group: str) -> Iterator[Score]:
+        """Every row of the group (or cache) by itself."""
+        for row in self.rows:
+            if row.kind in (Kind.GROUP, Kind.KV) and row.terms[0].group == group:
+                yield self.of(row)
 
     def parts(self, group: str, candidate: str) -> dict[Part, Score]:
         """The group with its weights alone, or its inputs alone, in a candidate; often empty."""

@@ -18,6 +18,7 @@ NAMES = {
     "fp8_tensor": "one static scale per tensor",
     "fp8_token": "scales per token",
     "fp8_block": "scales per block",
+    "fp8_unit": "scale 1",
     "fp8_smooth": "smoothed",
     "e5m2_tensor": "E5M2 with one static scale per tensor",
     "int8_tensor": "INT8 with static scales",
