@@ -48,6 +48,8 @@ def sampled_gradient(logits: Tensor, uniform: Sequence[Tensor]) -> Tensor:
 def _sample(probability: Tensor, uniform: Tensor) -> Tensor:
     """The label [n] whose interval of the cumulated probability [n, V] holds each number [n]."""
     cumulated = probability.cumsum(dim=-1)
-    at = uniform.to(cumulated.dtype)[:, None] * cumulated[:, -1:]
+    whole = cumulated[:, -1:]
+    below = torch.nextafter(whole, torch.zeros_like(whole))  # .99999999 is 1 in float32
+    at = (uniform.to(cumulated.dtype)[:, None] * whole).minimum(below)
     label = torch.searchsorted(cumulated, at, right=True)[:, 0]
     return label.clamp(max=probability.shape[-1] - 1)

@@ -89,8 +89,9 @@ def gemm_scores(
 
     `terms` are sorted by what they make of the input, then of the weight.
     """
-    gradient = gradient.to(quantized.members[0].dtype)
-    into_input = _product(gradient, torch.cat(quantized.true_weights(expert)))
+    if not terms:
+        return
+    into_input = _product(gradient, torch.cat(quantized.true_weights(expert)), x.dtype)
     for _, same_input in groupby(terms, _input_key):
         sharing = list(same_input)
         whole = sharing[0]._replace(part=Part.BOTH)
@@ -99,9 +100,9 @@ def gemm_scores(
         for _, same_weight in groupby(sharing, _weight_key):
             same = list(same_weight)
             by_weight = None
-            if CANDIDATES[whole.candidate].weight is not None:
+            if CANDIDATES[same[0].candidate].weight is not None:
                 error = quantized.weight_error(same[0]._replace(part=Part.BOTH), expert)
-                by_weight = _product(gradient, error)
+                by_weight = _product(gradient, error, x.dtype)
             for term in same:
                 yield term, _part(term, by_input, by_weight, x, read)
 
@@ -122,11 +123,12 @@ def _row_dot(a: Tensor, b: Tensor) -> Tensor:
     return product
 
 
-def _product(gradient: Tensor, weight: Tensor) -> Tensor:
-    """Gradient [rows, out] @ W [out, in] in float32; fp16 would lose small errors on the way."""
-    if weight.dtype == torch.float16:
-        return gradient.float() @ weight.float()
-    return (gradient @ weight).float()
+def _product(gradient: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Gradient [rows, out] @ W [out, in] float32: in the dtype of the model's own matmul, but for
+    fp16, in which small errors would be lost.
+    """
+    held = torch.float32 if dtype == torch.float16 else dtype
+    return (gradient.to(held) @ weight.to(held)).float()
 
 
 def _input_key(term: Term) -> tuple[str, float]:

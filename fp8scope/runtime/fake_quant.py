@@ -39,23 +39,32 @@ def fake_quantize(x: Tensor, scheme: Scheme, amax: float | None = None) -> Tenso
         raise ValueError("a static scale needs its amax")
     values = x.float()
     if scheme.tile == TENSOR and amax is not None:
-        scale = float(scheme.format.scale(amax))
+        scale = _number(float(scheme.format.scale(amax)), values)
         return round_to(scheme.format, values / scale).mul_(scale)
     tiles = _tiles(values, scheme)
-    scales = tiles.abs().amax(dim=(-3, -1), keepdim=True) / scheme.format.max
+    scales = tiles.abs().amax(dim=(-3, -1), keepdim=True) / _number(scheme.format.max, values)
     if scheme.scale_format is not None:
         scales = _round_scales(scales, scheme.format, scheme.scale_format, amax)
-    scales = torch.where(scales > 0, scales, torch.ones_like(scales))
-    return _untile(round_to(scheme.format, tiles / scales).mul_(scales), values.shape)
+    divisors = torch.where(scales > 0, scales, 1)  # a scale of 0 gives 0, whatever is divided
+    return _untile(round_to(scheme.format, tiles / divisors).mul_(scales), values.shape)
 
 
 def _round_scales(scales: Tensor, fmt: Format, held_in: Format, amax: float | None) -> Tensor:
     """NVFP4's scales of blocks: E4M3 under one float32 scale, amax / (6 · 448)."""
     largest = scales.amax(dim=(-4, -3, -2, -1), keepdim=True)
-    if amax is not None:
-        largest = torch.full_like(largest, amax / fmt.max)
-    outer = (largest / held_in.max).clamp(min=SMALLEST)
+    if amax is None:
+        outer = largest / _number(held_in.max, scales)
+    else:
+        outer = torch.full_like(largest, amax) / _number(fmt.max * held_in.max, scales)
+    outer = outer.clamp(min=SMALLEST)
     return round_to(held_in, scales / outer).mul_(outer)
+
+
+def _number(value: float, like: Tensor) -> Tensor:
+    """A float32 scalar on the same device: CUDA divides by a Python number through its inverse,
+    which is another last bit.
+    """
+    return torch.tensor(value, dtype=torch.float32, device=like.device)
 
 
 def _tiles(values: Tensor, scheme: Scheme) -> Tensor:

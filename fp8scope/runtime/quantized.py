@@ -72,20 +72,21 @@ class QuantizedGemm:
         ]
 
     def weight_error(self, term: Term, expert: int | None = None) -> Tensor:
-        """Quantized less true weight, the members below each other, [out, in] in their dtype."""
+        """Quantized less true weight, the members below each other, [out, in] float32."""
         members = self.true_weights(expert)
         errors = [
-            quantized.sub_(weight)
+            quantized - weight
             for quantized, weight in zip(self.weights(term, expert), members, strict=True)
         ]
-        return torch.cat(errors).to(members[0].dtype)
+        return torch.cat(errors)
 
     def _factors(
         self, term: Term, member: str, weight: Tensor, expert: int | None
     ) -> Tensor | None:
         """Factors of the columns over those of the rows, broadcast to the weight."""
         columns = _of(self._scales.columns(self.gemm, term.alpha), expert, weight.device)
-        rows = self._scales.rows(self.gemm, member, term.folded, len(weight))
+        folded = term.alpha if self.gemm.experts else term.folded
+        rows = self._scales.rows(self.gemm, member, folded, len(weight))
         divisors = _of(rows, expert, weight.device)
         if divisors is None:
             return columns
