@@ -20,9 +20,9 @@ from fp8scope.report.groups import (
 )
 from fp8scope.report.headroom import headroom_rows, headroom_sentences
 from fp8scope.report.kvcache import kvcache_rows, kvcache_sentences
-from fp8scope.report.rows import profile_summary, site_row, verdict_row
+from fp8scope.report.rows import finite, profile_summary, site_row, verdict_row
 from fp8scope.report.scaling import scaling_row, scaling_sentences
-from fp8scope.report.words import common_prefix
+from fp8scope.report.words import common_prefix, literal
 
 MOST_EXPERTS = 10
 
@@ -40,7 +40,7 @@ def analysis_page(found: Analysis) -> RenderableType:
     }
     page: list[RenderableType] = []
     if prefix:
-        page.append(Text(f"Names without their first “{prefix}”.\n"))
+        page.append(Text(f"Names without their first “{literal(prefix).plain}”.\n"))
     for heading, sentences in sections.items():
         if sentences:
             page.append(Text(heading, style="bold"))
@@ -59,7 +59,10 @@ def analysis_row(found: Analysis) -> dict[str, Any]:
         "models": {name: score_row(score) for name, score in found.models.items()},
         "harmful": [group.group for group in found.harmful],
         "groups": group_rows(found.groups),
-        "tag_damage": [vars(tag) for tag in found.tags],
+        "tag_damage": [
+            {**vars(tag), "whole": finite(tag.whole), "nats": finite(tag.nats)}
+            for tag in found.tags
+        ],
         "scaling": scaling_row(found.scaling),
         "headroom": headroom_rows(found.headroom),
         "convergence": convergence_rows(found.convergence),
