@@ -103,7 +103,8 @@ class SensitivityPass:
             for gemm in unit.gemms
         }
         self._caches = {layer.layer: QuantizedCache(layer, scales) for layer in structure.kv_layers}
-        self._rows = options.choices.rows(structure, found)
+        # of a model whose linears are all outside its blocks, the whole is nothing
+        self._rows = [row for row in options.choices.rows(structure, found) if row.terms]
         self._samples = choose_samples(text, options.samples)
         self._place = {sample: place for place, sample in enumerate(self._samples)}
         self._structure = profile.structure
