@@ -6,13 +6,15 @@ All values are eighths below 8, so exact in bf16, with exact float64 sums in any
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fp8scope.core.choices import Choices, Row
+from fp8scope.core.gemms import units
 from fp8scope.core.magnitude import BF16, BINS, Encoding
 from fp8scope.core.sites import Role, Site
 from fp8scope.core.structure import Fold, FusedGroup, KVLayer, Linear, Structure
@@ -28,6 +30,7 @@ from fp8scope.profile.record import (
     empty_arrays,
     top_tokens,
 )
+from fp8scope.profile.sensitivity import Sensitivity
 
 Q = "model.layers.0.self_attn.q_proj"
 K = "model.layers.0.self_attn.k_proj"
@@ -272,6 +275,45 @@ def build(
     return Profile(**(built | changes))
 
 
+def invented_sensitivity(indices: Iterable[int], every: int = 2) -> Sensitivity:
+    """Of every second sample, numbers that depend on the sample and the row; the last is measured.
+
+    Rows: those of `fp8_tensor` and `fp8_smooth` in the structure of `build`.
+    """
+    choices = Choices(("fp8_tensor", "fp8_smooth"), alphas=(0.5,), parts=True)
+    rows = choices.rows(structure(), units(structure()))
+    numbers = list(indices)
+    samples = range(0, len(numbers), every)
+    found = Sensitivity.empty(rows, samples)
+    for place, sample in enumerate(samples):
+        found.kl_token[:, place] = numbers[sample] + np.arange(len(rows)) / 7
+        found.kl_sequence[:, place] = found.kl_token[:, place] * 1.25
+        found.kl_measured[-1, place] = numbers[sample] / 3
+    found.batches_done, found.measured_done = len(samples), len(samples) - 1
+    return found
+
+
+def scored(
+    profile: Profile,
+    nats: Mapping[Row, float | Sequence[float]],
+    *,
+    samples: Sequence[int] | None = None,
+    measured: Collection[Row] = (),
+) -> Profile:
+    """The profile with these nats per token: of every scored sequence, or sequence by sequence.
+
+    `samples` are the scored ones, all unless given; those in `measured` are measured to be so.
+    """
+    chosen = range(len(profile.samples["index"])) if samples is None else samples
+    found = Sensitivity.empty(tuple(nats), chosen)
+    for row, (key, values) in enumerate(nats.items()):
+        found.kl_token[row] = np.array(values) * profile.samples["length"][found.samples]
+        found.kl_sequence[row] = found.kl_token[row]
+        if key in measured:
+            found.kl_measured[row] = found.kl_token[row]
+    return replace(profile, sensitivity=found)
+
+
 def differences(a: Profile, b: Profile) -> list[str]:
     """Names of everything in which two profiles differ, dtypes and signs of zero included."""
     found = [
@@ -287,6 +329,11 @@ def differences(a: Profile, b: Profile) -> list[str]:
     for name in ("samples", "batches", "excerpts"):
         x, y = getattr(a, name), getattr(b, name)
         found += [f"{name}/{c}" for c in x.keys() | y.keys() if not same(x.get(c), y.get(c))]
+    if a.sensitivity is None or b.sensitivity is None:
+        found += ["sensitivity"] if a.sensitivity is not b.sensitivity else []
+    else:
+        x, y = vars(a.sensitivity), vars(b.sensitivity)
+        found += [f"sensitivity/{name}" for name in x if not same(x[name], y[name])]
     for name in ("sites", "weights", "experts", "expert_weights"):
         x, y = getattr(a, name), getattr(b, name)
         if set(x) != set(y):

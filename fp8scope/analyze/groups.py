@@ -63,7 +63,8 @@ def group_findings(profile: Profile) -> list[GroupFinding]:
     found = [
         _finding(profile, unit, scores)
         for unit in units(profile.structure)
-        if all(gemm.members[0] in profile.weights for gemm in unit.gemms) and _seen(profile, unit)
+        if all(name in profile.weights for gemm in unit.gemms for name in gemm.members)
+        and _seen(profile, unit)
     ]
     return sorted(found, key=lambda finding: finding.severity)
 

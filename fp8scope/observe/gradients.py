@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Protocol
 
 import torch
@@ -28,8 +29,10 @@ from fp8scope.runtime.linears import weight_matrix
 class Observer(Protocol):
     """Who is shown inputs and gradients; rows are the B·T tokens of the batch, padding included."""
 
-    def gemm(self, gemm: Gemm, x: Tensor, gradient: Tensor) -> None:
-        """The input [tokens, in] and the gradient [tokens, out] of all members' outputs."""
+    def gemm(self, gemm: Gemm, x: Tensor, gradients: Sequence[Tensor], into_input: Tensor) -> None:
+        """The input [tokens, in], the gradient [tokens, out] of each member's output, and what
+        they are together in the input, g W [tokens, in].
+        """
 
     def experts(self, gemm: Gemm, routed: Routed) -> None:
         """The same of a stack of routed experts."""
@@ -40,11 +43,14 @@ class Observer(Protocol):
 
 @dataclass
 class _Waiting:
-    """A GEMM whose input has been read, the members that have run, and the gradients so far."""
+    """A GEMM whose input has been read, the members that have run, and the gradients so far:
+    of each member's output, and what it has sent back to the input.
+    """
 
     x: Untouched
     ran: set[str]
     gradients: dict[str, Tensor]
+    sent_back: dict[str, Tensor]
 
 
 class Gradients:
@@ -75,10 +81,12 @@ class Gradients:
                 if not gemm.experts:
                     for name in gemm.members:
                         module = self._model.get_submodule(name)
-                        hook = module.register_forward_hook(
-                            self._forward_hook(gemm, name), with_kwargs=True
+                        before = self._input_hook(gemm, name)
+                        stack.enter_context(
+                            module.register_forward_pre_hook(before, with_kwargs=True)
                         )
-                        stack.enter_context(hook)
+                        after = self._output_hook(gemm, name)
+                        stack.enter_context(module.register_forward_hook(after))
             stacks = {gemm.members[0]: gemm for gemm in self._gemms if gemm.experts}
             for experts in named_experts(self._model).values():
                 if experts.first in stacks and experts.last in stacks:
@@ -118,13 +126,15 @@ class Gradients:
         embeddings: nn.Module = self._model.get_input_embeddings()
         return embeddings
 
-    def _forward_hook(self, gemm: Gemm, name: str) -> Callable[..., Tensor]:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor:
+    def _input_hook(self, gemm: Gemm, name: str) -> Callable[..., Any]:
+        """Lets the module read a view of its input, whose gradient is this module's alone."""
+
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             x: Tensor = args[0] if args else next(iter(kwargs.values()))
-            if not y.requires_grad:
-                return y
+            if not x.requires_grad:
+                return None
             if gemm.members not in self._waiting:
-                self._waiting[gemm.members] = _Waiting(Untouched(x, name), set(), {})
+                self._waiting[gemm.members] = _Waiting(Untouched(x, name), set(), {}, {})
             waiting = self._waiting[gemm.members]
             if name in waiting.ran:
                 raise BadModel(
@@ -132,6 +142,18 @@ class Gradients:
                     "--sensitivity none goes without them",
                 )
             waiting.ran.add(name)
+            own = x.view_as(x)
+            own.register_hook(lambda gradient: self._sent_back(gemm, name, gradient))
+            if args:
+                return (own, *args[1:]), kwargs
+            return args, {**kwargs, next(iter(kwargs)): own}
+
+        return hook
+
+    def _output_hook(self, gemm: Gemm, name: str) -> Callable[..., Tensor]:
+        def hook(_: nn.Module, __: Any, y: Tensor) -> Tensor:
+            if not y.requires_grad:
+                return y
             if y._is_view():  # written into, a view loses its hooks
                 y = y.clone()
             y.register_hook(lambda gradient: self._arrived(gemm, name, gradient))
@@ -140,9 +162,12 @@ class Gradients:
         return hook
 
     def _arrived(self, gemm: Gemm, name: str, gradient: Tensor) -> None:
+        self._waiting[gemm.members].gradients[name] = gradient.flatten(0, -2)
+
+    def _sent_back(self, gemm: Gemm, name: str, gradient: Tensor) -> None:
         waiting = self._waiting[gemm.members]
-        waiting.gradients[name] = gradient.flatten(0, -2)
-        if len(waiting.gradients) == len(gemm.members):
+        waiting.sent_back[name] = gradient.flatten(0, -2)
+        if len(waiting.sent_back) == len(gemm.members):
             self._show(gemm, self._waiting.pop(gemm.members))
 
     def _show(self, gemm: Gemm, waiting: _Waiting) -> None:
@@ -152,9 +177,9 @@ class Gradients:
             outputs = len(weight_matrix(self._model.get_submodule(name)))
             known = waiting.gradients.get(name)
             ordered.append(some.new_zeros(len(some), outputs) if known is None else known)
-        whole = ordered[0] if len(ordered) == 1 else torch.cat(ordered, dim=1)
         with torch.no_grad():
-            self._observer.gemm(gemm, waiting.x.tensor.flatten(0, -2), whole)
+            into_input = reduce(torch.add, waiting.sent_back.values())
+            self._observer.gemm(gemm, waiting.x.tensor.flatten(0, -2), ordered, into_input)
 
     def _observe_cache(self, layer: int, keys: Tensor, values: Tensor) -> None:
         for role, tensor in ((Role.K, keys), (Role.V, values)):

@@ -18,7 +18,12 @@ from fp8scope.core.structure import Structure
 from fp8scope.errors import BadModel, CannotWrite, Interrupted, Missing
 from fp8scope.observe.provenance import batch_table, environment, excerpt_table, sample_table
 from fp8scope.observe.recorder import ERROR_TOKEN_STRIDE, Recorder
-from fp8scope.observe.sensitivity import SensitivityOptions, SensitivityPass, Steps
+from fp8scope.observe.sensitivity import (
+    SensitivityOptions,
+    SensitivityPass,
+    Steps,
+    check_memory,
+)
 from fp8scope.observe.weights import record_experts, record_weights
 from fp8scope.profile.layout import EXCERPT_COLUMNS, TOP_K
 from fp8scope.profile.partial import Partials
@@ -92,10 +97,13 @@ class Scan:
     def run(self, resume: Profile | None = None) -> Profile:
         """The finished profile.
 
-        Raises BadModel (inf or NaN, layer and sample named), Interrupted (a partial is kept),
-        and CannotResume if `resume` belongs to another scan.
+        Raises BadModel (inf or NaN, layer and sample named; or, as Missing, a second pass that is
+        required and cannot be had), Interrupted (a partial is kept), and CannotResume if `resume`
+        belongs to another scan.
         """
-        subject = self.subject
+        subject, second = self.subject, self.options.sensitivity
+        if second and second.required:  # hours before it would show by itself
+            check_memory(subject.model, subject.structure, subject.calibration, second.samples)
         profile = self.new_profile()
         if resume is not None:
             profile = self._accept(resume, profile)
@@ -162,7 +170,7 @@ class Scan:
             if options.required:
                 raise
             profile.sensitivity = None
-            profile.notes += (f"no sensitivity: {error.what}",)
+            profile.notes = tuple(dict.fromkeys((*profile.notes, f"no sensitivity: {error.what}")))
 
     def _stop_or_keep(self, profile: Profile) -> None:
         self._stop_if_asked(profile)

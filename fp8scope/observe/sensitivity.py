@@ -103,19 +103,20 @@ class SensitivityPass:
             for gemm in unit.gemms
         }
         self._caches = {layer.layer: QuantizedCache(layer, scales) for layer in structure.kv_layers}
-        self._rows = options.choices.rows(structure, found)
+        # of a model whose linears are all outside its blocks, the whole is nothing
+        self._rows = [row for row in options.choices.rows(structure, found) if row.terms]
         self._samples = choose_samples(text, options.samples)
         self._place = {sample: place for place, sample in enumerate(self._samples)}
-        fits = tokens_that_fit(model, profile.structure, max(map(self._length, self._samples)))
-        self._batches = plan_batches(
-            text,
-            min(fits, int(profile.settings["batch_tokens"])),
-            padding=takes_padding(model, profile.structure),
-            only=self._place,
-        )
+        self._structure = profile.structure
+        self._batch_tokens = int(profile.settings["batch_tokens"])
 
     def run(self, profile: Profile, steps: Steps) -> None:
         """Fill `profile.sensitivity`, or go on with it."""
+        if not self._rows:
+            raise BadModel(
+                "no candidate fits any linear whose input was recorded",
+                "--sensitivity none goes without it",
+            )
         if profile.sensitivity is None:
             profile.sensitivity = Sensitivity.empty(self._rows, self._samples)
         scored = profile.sensitivity
@@ -132,27 +133,45 @@ class SensitivityPass:
                 "--sensitivity none goes without it",
             ) from error
 
+    def _left(self, nats: NDArray[np.float64]) -> tuple[tuple[int, ...], ...]:
+        """The batches of the sequences that `nats` [rows, scored] lacks.
+
+        What fits may have changed since they were begun, so they are planned by what is missing.
+        """
+        left = {self._samples[i] for i in np.flatnonzero(np.isnan(nats).any(axis=0))}
+        if not left:
+            return ()
+        fits = tokens_that_fit(self._model, self._structure, max(map(self._length, left)))
+        padding = takes_padding(self._model, self._structure)
+        return plan_batches(self._text, min(fits, self._batch_tokens), padding=padding, only=left)
+
     def _score(self, scored: Sensitivity, steps: Steps) -> None:
+        batches = self._left(scored.kl_token)
+        if not batches:
+            return
+        total = scored.batches_done + len(batches)
         terms = TermScores(self._gemms, self._caches, [t for row in scored.rows for t in row.terms])
         gemms = [gemm.gemm for gemm in self._gemms.values()]
         with Gradients(self._model, gemms, terms, cached=bool(self._caches)) as gradients:
-            for number in range(scored.batches_done, len(self._batches)):
-                batch = make_batch(self._text, self._batches[number])
+            for samples in batches:
+                batch = make_batch(self._text, samples)
                 terms.scores.clear()
                 gradients.run(batch.input_ids.to(self._device()), self._draws(batch))
                 by_token, by_sequence = kl_of_scores(scored.rows, terms.scores, batch)
                 places = [self._place[sample] for sample in batch.samples]
                 scored.kl_token[:, places] = by_token
                 scored.kl_sequence[:, places] = by_sequence
-                scored.batches_done = number + 1
-                steps.scored(number + 1, len(self._batches), sum(batch.lengths))
+                scored.batches_done += 1
+                steps.scored(scored.batches_done, total, sum(batch.lengths))
                 steps.after()
 
     def _measure(self, scored: Sensitivity, steps: Steps) -> None:
         chosen = self._to_measure(scored)
         applied = Applied(self._model, self._gemms, self._caches, cached=bool(self._caches))
-        for number in range(scored.measured_done, len(self._batches) if len(chosen) else 0):
-            batch = make_batch(self._text, self._batches[number])
+        batches = self._left(scored.kl_measured[chosen])
+        total = scored.measured_done + len(batches)
+        for samples in batches:
+            batch = make_batch(self._text, samples)
             ids = batch.input_ids.to(self._device())
             places = [self._place[sample] for sample in batch.samples]
             true = applied.logits(ids)
@@ -161,8 +180,8 @@ class SensitivityPass:
                     scored.kl_measured[row, places] = kl_by_sequence(
                         true, applied.logits(ids), batch.lengths
                     )
-            scored.measured_done = number + 1
-            steps.measured(number + 1, len(self._batches))
+            scored.measured_done += 1
+            steps.measured(scored.measured_done, total)
             steps.after()
 
     def _to_measure(self, scored: Sensitivity) -> NDArray[np.intp]:
@@ -185,7 +204,7 @@ class SensitivityPass:
 
 
 def choose_samples(text: Calibration, count: int) -> list[int]:
-    """At most `count` of the sequences, in order: of each tag its share, at least one.
+    """About `count` of the sequences, in order: of each tag its share, at least one.
 
     Which ones depends on their words (the digest), not on their order.
     """
@@ -217,6 +236,13 @@ def kl_of_scores(
         result[0, index] = (score**2).sum(axis=1) / 2
         result[1, index] = score.sum(axis=1) ** 2 / 2
     return result[0], result[1]
+
+
+def check_memory(model: Any, structure: Structure, text: Calibration, samples: int) -> None:
+    """Raise Missing where the backward of the longest scored sequence would not fit."""
+    lengths = (len(text.samples[sample].tokens) for sample in choose_samples(text, samples))
+    if structure.linears:
+        tokens_that_fit(model, structure, max(lengths))
 
 
 def tokens_that_fit(model: Any, structure: Structure, longest: int) -> int:

@@ -199,8 +199,9 @@ class _Reader:
             name: self.array(group[name], field) for name, field in fields.items()
         }
         shape = (len(rows), len(arrays["samples"]))
-        if any(array.shape not in (shape, shape[1:]) for array in arrays.values()) or (
-            arrays["samples"].size and arrays["samples"].max() >= len(samples["index"])
+        known = np.isin(arrays["samples"], np.arange(len(samples["index"])))
+        if any(array.shape not in (shape, shape[1:]) for array in arrays.values()) or not (
+            known.all() and all(row.terms for row in rows)
         ):
             raise ValueError("the sensitivity does not fit its rows and samples")
         done: dict[str, Any] = {n: int(group.attrs[n]) for n in layout.SENSITIVITY_ATTRS}

@@ -24,9 +24,9 @@ from fp8scope.report.groups import (
 )
 from fp8scope.report.headroom import headroom_rows, headroom_sentences
 from fp8scope.report.kvcache import kvcache_rows, kvcache_sentences
-from fp8scope.report.rows import profile_summary, site_row, verdict_row
+from fp8scope.report.rows import finite, profile_summary, site_row, verdict_row
 from fp8scope.report.scaling import scaling_row, scaling_sentences
-from fp8scope.report.words import common_prefix
+from fp8scope.report.words import common_prefix, literal
 
 MOST_EXPERTS = 10
 
@@ -52,7 +52,7 @@ def where_it_hurts(models: Mapping[str, Score], groups: Sequence[GroupFinding]) 
     """What FP8 costs the whole model, and the groups that are to blame."""
     said = [*model_sentences(models), *group_sentences(groups)]
     prefix = common_prefix(group.group for group in groups)
-    names = f"; names without their first “{prefix}”" if prefix else ""
+    names = f"; names without their first “{literal(prefix).plain}”" if prefix else ""
     return _section(f"Where FP8 hurts{names}", said)
 
 
@@ -70,7 +70,10 @@ def analysis_row(found: Analysis) -> dict[str, Any]:
         "models": {name: score_row(score) for name, score in found.models.items()},
         "harmful": [group.group for group in found.harmful],
         "groups": group_rows(found.groups),
-        "tag_damage": [vars(tag) for tag in found.tags],
+        "tag_damage": [
+            {**vars(tag), "whole": finite(tag.whole), "nats": finite(tag.nats)}
+            for tag in found.tags
+        ],
         "scaling": scaling_row(found.scaling),
         "headroom": headroom_rows(found.headroom),
         "convergence": convergence_rows(found.convergence),

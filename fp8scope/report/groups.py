@@ -36,9 +36,12 @@ def model_sentences(models: Mapping[str, Score]) -> list[str]:
     if not models:
         return []
     found = sorted(models.items(), key=lambda item: -item[1].kl)
-    costs = [f"{NAMES.get(name, name)} {_with_error(score.nats)}" for name, score in found]
+    costs = [
+        f"{NAMES.get(name) or literal(name).plain} {_with_error(score.nats)}"
+        for name, score in found
+    ]
     how = "measured" if all(score.measured for score in models.values()) else "predicted"
-    return [f"All linears of the blocks in FP8, nats per token ({how}): {'; '.join(costs)}."]
+    return [f"All linears of the blocks, nats per token ({how}): {'; '.join(costs)}."]
 
 
 def group_sentences(groups: Sequence[GroupFinding]) -> list[str]:
@@ -73,7 +76,7 @@ def group_rows(groups: Sequence[GroupFinding]) -> list[dict[str, Any]]:
             "harmful": group.harmful,
             "candidates": {name: score_row(score) for name, score in group.candidates.items()},
             "smoothed_pair": score_row(group.smoothed) if group.smoothed else None,
-            "unsmoothed_pair_kl": group.unsmoothed,
+            "unsmoothed_pair_kl": finite(group.unsmoothed),
             "worst_site": str(group.worst.site),
             "cause": cause_row(group.cause),
         }

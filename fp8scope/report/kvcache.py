@@ -26,8 +26,8 @@ def kvcache_rows(layers: Sequence[CachedLayer]) -> list[dict[str, Any]]:
             "module": layer.module,
             "calibrated": str(layer.calibrated_safety),
             "unit_scale": str(layer.unit_safety),
-            "kl_nats": layer.kl.kl if layer.kl else None,
-            "unit_kl_nats": layer.unit_kl.kl if layer.unit_kl else None,
+            "kl_nats": finite(layer.kl.kl if layer.kl else None),
+            "unit_kl_nats": finite(layer.unit_kl.kl if layer.unit_kl else None),
             **{str(tensor.site.role): _tensor(tensor) for tensor in layer.tensors},
         }
         for layer in layers

@@ -110,6 +110,6 @@ def _part(part: Part) -> dict[str, Any]:
     }
 
 
-def finite(value: float) -> float | None:
+def finite(value: float | None) -> float | None:
     """JSON has no infinity."""
-    return value if math.isfinite(value) else None
+    return value if value is not None and math.isfinite(value) else None

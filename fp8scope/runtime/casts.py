@@ -19,17 +19,19 @@ from fp8scope.runtime.team import at, body, claim, compiled, run
 
 LANE_ELEMENTS = 1 << 16
 _SIZES = ("rows", "columns", "height", "width", "lanes")
-_ARRAYS = ("x", "out", "row_factors", "column_factors")
+_ARRAYS = ("x", "out")
 CAST = np.dtype(
     [("next", "i8")]
     + [(name, "i8") for name in _SIZES + _ARRAYS]
     + [("drop", "i8"), ("normal", "f4"), ("magic", "f4"), ("max", "f4"), ("scale", "f4")]
-    + [("error", "i8"), ("scaled_rows", "i8"), ("scaled_columns", "i8")]
+    + [("error", "i8")]
 )
 _DOT_ARRAYS = ("a", "b", "c", "out")
 DOT = np.dtype(
     [(name, "i8") for name in ("next", "rows", "columns", "lanes", "less", *_DOT_ARRAYS)]
 )
+
+DOT_DTYPES = (torch.bfloat16, torch.float32)
 
 fast_sums = partial(njit, fastmath={"reassoc", "contract", "nsz"})
 
@@ -40,37 +42,28 @@ def cast(
     tile: tuple[int, int],
     *,
     scale: float = 0.0,
-    row_factors: Tensor | None = None,
-    column_factors: Tensor | None = None,
     error: bool = False,
 ) -> Tensor:
     """`x` [rows, columns] in bf16 or fp32 rounded to `fmt` and multiplied back, float32.
 
     tile: rows × columns that share a scale, amax / max of its own values; with `scale` that one
-    serves all. Factors [rows] and [columns] multiply x before, and are divided out afterwards.
-    error: the rounded value less x in its place.
+    serves all. error: the rounded value less x in its place.
     """
     rows, columns = x.shape
     height, width = (min(side, size) for side, size in zip(tile, (rows, columns), strict=True))
     out = torch.empty(rows, columns)
     x = x.contiguous()
-    nothing = torch.empty(0)
-    kept = [
-        nothing if factors is None else factors.float().contiguous()
-        for factors in (row_factors, column_factors)
-    ]
     lanes = max(1, min(-(-rows // height), rows * columns // LANE_ELEMENTS))
     integer = fmt.mantissa_bits is None
     job = np.zeros((), CAST)
     for name, value in zip(_SIZES, (rows, columns, height, width, lanes), strict=True):
         job[name] = value
-    for name, tensor in zip(_ARRAYS, (x, out, *kept), strict=True):
+    for name, tensor in zip(_ARRAYS, (x, out), strict=True):
         job[name] = tensor.data_ptr()
     job["drop"] = 0 if fmt.mantissa_bits is None else 23 - fmt.mantissa_bits
     job["normal"] = np.inf if integer else fmt.smallest_normal
     job["magic"] = 1.5 * 2**23 * fmt.smallest_subnormal
     job["max"], job["scale"], job["error"] = fmt.max, scale, error
-    job["scaled_rows"], job["scaled_columns"] = (factors.numel() > 0 for factors in kept)
     run(_body("cast", x.dtype), job.reshape(1), lanes)
     return out
 
@@ -101,8 +94,7 @@ def _cast_lanes(address: int, dtype: Any) -> None:
     rows, columns = job.rows, job.columns
     x = carray(at(job.x), (rows, columns), dtype)
     out = carray(at(job.out), (rows, columns), np.float32)
-    row_factors = carray(at(job.row_factors), (rows if job.scaled_rows else 1,), np.float32)
-    column_factors = carray(at(job.column_factors), (columns,), np.float32)
+    true = np.empty(columns, np.float32)
     tiles = (rows + job.height - 1) // job.height
     lane = claim(address)
     while lane < job.lanes:
@@ -110,8 +102,7 @@ def _cast_lanes(address: int, dtype: Any) -> None:
             start = tile * job.height
             stop = min(rows, start + job.height)
             for row in range(start, stop):
-                factor = row_factors[row] if job.scaled_rows else np.float32(1)
-                _widen(x[row], out[row], factor, column_factors, job.scaled_columns)
+                _float(x[row], out[row])
             for left in range(0, columns, job.width):
                 right = min(columns, left + job.width)
                 scale = job.scale
@@ -122,9 +113,11 @@ def _cast_lanes(address: int, dtype: Any) -> None:
                     scale = largest / job.max
                 for row in range(start, stop):
                     _round(out[row][left:right], scale, job.drop, job.normal, job.magic, job.max)
-            for row in range(start, stop):
-                factor = row_factors[row] if job.scaled_rows else np.float32(1)
-                _narrow(x[row], out[row], factor, column_factors, job.scaled_columns, job.error)
+            if job.error:
+                for row in range(start, stop):
+                    _float(x[row], true)
+                    for column in range(columns):
+                        out[row, column] -= true[column]
         lane = claim(address)
 
 
@@ -135,32 +128,6 @@ def _float(bits: Any, out: Any) -> None:
     as_bits = out.view(np.uint32)
     for c in range(len(bits)):
         as_bits[c] = np.uint32(bits[c]) << widen
-
-
-@compiled
-def _widen(bits: Any, out: Any, factor: Any, column_factors: Any, scaled: Any) -> None:
-    _float(bits, out)
-    if scaled:
-        for c in range(len(out)):
-            out[c] *= column_factors[c] * factor
-    elif factor != 1:
-        for c in range(len(out)):
-            out[c] *= factor
-
-
-@compiled
-def _narrow(bits: Any, out: Any, factor: Any, column_factors: Any, scaled: Any, error: Any) -> None:
-    if scaled:
-        for c in range(len(out)):
-            out[c] /= column_factors[c] * factor
-    elif factor != 1:
-        for c in range(len(out)):
-            out[c] /= factor
-    if error:
-        true = np.empty(len(out), np.float32)
-        _float(bits, true)
-        for c in range(len(out)):
-            out[c] -= true[c]
 
 
 @compiled
@@ -181,25 +148,27 @@ def _round(values: Any, scale: Any, drop: Any, normal: Any, magic: Any, most: An
     Above the smallest normal, by the bits that the mantissa drops; under it, and for integers, by
     adding a number so large that what is left of the mantissa is the grid.
     """
+    bits = values.view(np.uint32)
     if scale == 0:
-        values[:] = 0
+        for c in range(len(bits)):
+            bits[c] &= np.uint32(0x80000000)
         return
     shift = np.uint32(drop)
     half = np.uint32(0) if drop == 0 else np.uint32((1 << (drop - 1)) - 1)
     mask = np.uint32(0xFFFFFFFF) << shift
-    bits = values.view(np.uint32)
     for c in range(len(values)):
         y = values[c] / scale
         y = min(max(y, -most), most)
         values[c] = y
     for c in range(len(values)):
-        y = values[c]
+        size = abs(values[c])
+        sign = bits[c] & np.uint32(0x80000000)
         rounded = (bits[c] + half + ((bits[c] >> shift) & np.uint32(1))) & mask
-        small = (y + magic) - magic
-        is_small = abs(y) < normal
-        bits[c] = rounded
-        if is_small:
-            values[c] = small
+        if size < normal:
+            values[c] = (size + magic) - magic
+            bits[c] |= sign  # also of zero
+        else:
+            bits[c] = rounded
     for c in range(len(values)):
         values[c] *= scale
 

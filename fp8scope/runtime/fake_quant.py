@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fp8scope.core.formats import E4M3, E5M2, Format
 from fp8scope.core.schemes import ALL, TENSOR, Scheme
+from fp8scope.runtime.casts import cast
 
 CASTS = {E4M3.name: torch.float8_e4m3fn, E5M2.name: torch.float8_e5m2}
 SMALLEST = torch.finfo(torch.float32).smallest_normal
@@ -37,6 +38,37 @@ def fake_quantize(x: Tensor, scheme: Scheme, amax: float | None = None) -> Tenso
     """
     if scheme.static and amax is None:
         raise ValueError("a static scale needs its amax")
+    if _takes_kernel(x, scheme):
+        return _by_kernel(x, scheme, amax)
+    return by_torch(x, scheme, amax)
+
+
+def rounding_error(x: Tensor, scheme: Scheme, amax: float | None = None) -> Tensor:
+    """`fake_quantize` less `x`, float32."""
+    if _takes_kernel(x, scheme):
+        return _by_kernel(x, scheme, amax, error=True)
+    return by_torch(x, scheme, amax).sub_(x)
+
+
+def _takes_kernel(x: Tensor, scheme: Scheme) -> bool:
+    plain = scheme.scale_format is None and x.dtype in (torch.float32, torch.bfloat16)
+    alike = x.ndim == 2 or (x.ndim > 2 and scheme.tile.rows == 1) or scheme.static
+    return x.device.type == "cpu" and plain and alike and x.numel() > 0
+
+
+def _by_kernel(x: Tensor, scheme: Scheme, amax: float | None, *, error: bool = False) -> Tensor:
+    """The compiled cast of all rows side by side."""
+    matrix = x.reshape(-1, x.shape[-1])
+    if scheme.tile == TENSOR and amax is not None:
+        tile, scale = (1, matrix.shape[1]), float(scheme.format.scale(amax))
+    else:
+        rows, columns = scheme.tile
+        tile, scale = (rows or len(matrix), columns or matrix.shape[1]), 0.0
+    return cast(matrix, scheme.format, tile, scale=scale, error=error).view(x.shape)
+
+
+def by_torch(x: Tensor, scheme: Scheme, amax: float | None = None) -> Tensor:
+    """`fake_quantize` by torch operations, on any device: what the kernel is held to."""
     values = x.float()
     if scheme.tile == TENSOR and amax is not None:
         scale = _number(float(scheme.format.scale(amax)), values)

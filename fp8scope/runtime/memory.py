@@ -31,11 +31,12 @@ def _meminfo() -> int | None:
 
 
 def _cgroup() -> int | None:
-    """What a container may still take; its page cache gives way."""
+    """What a container may still take; its page cache gives way, but not what is in tmpfs."""
     with suppress(OSError, ValueError, KeyError):
         most = (CGROUP / "memory.max").read_text().strip()
         if most != "max":
             used = int((CGROUP / "memory.current").read_text())
             stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-            return int(most) - used + int(stat["file"])
+            cache = int(stat["active_file"]) + int(stat["inactive_file"])
+            return max(0, int(most) - used + cache)
     return None

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from fp8scope.analyze.kvcache import CachedLayer, Safety, kv_cache
+from fp8scope.core.choices import Kind, Row, Term
 from fp8scope.core.sites import Role, Site
+from fp8scope.core.structure import KVLayer
 from fp8scope.profile.record import Profile
-from tests.profiles import ATTENTION, KEYS, build, site_record
+from tests.profiles import ATTENTION, KEYS, build, scored, site_record
 
 VALUES = Site(ATTENTION, Role.V)
 
@@ -40,7 +44,7 @@ def test_even_heads_are_safe_with_either_scale() -> None:
     assert (found.calibrated_safety, found.unit_safety) == (Safety.SAFE, Safety.SAFE)
     assert found.worst.lowest_db > 30
     assert len(found.tensors) == 2
-    assert found.kl_nats is None
+    assert (found.kl, found.unit_kl) == (None, None)
 
 
 def test_a_small_head_beside_a_large_one_is_lost_though_the_whole_looks_well() -> None:
@@ -85,14 +89,39 @@ def test_underflow_alone_makes_scale_1_marginal() -> None:
     assert found.unit_safety is Safety.MARGINAL
 
 
-def test_layers_come_worst_first_and_a_measured_kl_goes_before_all() -> None:
+def kl(profile: Profile, **nats: float) -> Profile:
+    """Scored: `kl0` is the KL of layer 0's cache with calibrated scales, `unit0` with scale 1."""
+    names = {"kl": "fp8_tensor", "unit": "fp8_unit"}
+    layers = tuple(KVLayer(i, ATTENTION.replace("0", str(i)), 2, 16) for i in range(3))
+    profile.structure = replace(profile.structure, kv_layers=layers)
+    return scored(
+        profile,
+        {
+            Row(Kind.KV, (Term(layers[int(key[-1])].group, names[key[:-1]]),)): value
+            for key, value in nats.items()
+        },
+    )
+
+
+def test_layers_come_worst_first_and_their_kl_goes_before_all() -> None:
     bad = np.concatenate([cache(1e6), cache(1.0)], axis=1)
     profile = of(k0=cache(1.0, 1.0), k1=bad, k2=cache(2.0, 2.0))
     modules = [ATTENTION.replace("0", str(i)) for i in range(3)]
     assert kv_cache(profile)[0].module == modules[1]
-    measured = kv_cache(profile, {modules[2]: 0.2, modules[0]: 0.001})
-    assert [found.module for found in measured] == [modules[2], modules[0], modules[1]]
-    assert [found.kl_nats for found in measured] == [0.2, 0.001, None]
+    layers = kv_cache(kl(profile, kl0=0.001, unit0=0.3, kl2=0.2))
+    assert [found.module for found in layers] == [modules[2], modules[0], modules[1]]
+    assert [found.kl.kl for found in layers if found.kl] == pytest.approx([0.2, 0.001])
+    assert [found.calibrated_safety for found in layers] == [
+        *(Safety.UNSAFE, Safety.SAFE, Safety.UNSAFE)
+    ]
+    assert [found.unit_safety for found in layers] == [*(Safety.SAFE, Safety.UNSAFE, Safety.UNSAFE)]
+
+
+def test_a_damaged_cache_that_costs_nothing_is_marginal() -> None:
+    bad = np.concatenate([cache(1e6), cache(1.0)], axis=1)
+    (found,) = kv_cache(kl(of(k0=bad), kl0=1e-5))
+    assert found.worst.calibrated_safety is Safety.UNSAFE
+    assert found.calibrated_safety is Safety.MARGINAL
 
 
 def test_one_latent_head() -> None:

@@ -1,4 +1,4 @@
-"""Are the scores right? Predicted against measured KL, group by group, with ModelOpt's scores beside.
+"""Are the scores right? Predicted against measured KL, group by group, ModelOpt's scores beside.
 
     python tests/bench/sensitivity.py [--model NAME …] [--dtype float32] [--candidates fp8_tensor]
 

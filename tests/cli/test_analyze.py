@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,12 @@ def planted(folder: Path, factor: float) -> Path:
     plant(model, 1, 3, factor)
     assert torch.equal(models.logits(model, ids), before)
     batches = [{"input_ids": ids[:2], "tag": "prose"}, {"input_ids": ids[2:], "tag": "code"}]
-    package.scan(model, batches, output=folder / "planted.h5")
+    package.scan(model, batches, output=folder / "planted.h5", sensitivity="none")
     return folder / "planted.h5"
 
 
 def test_a_planted_outlier_is_found(fp8scope: Fp8scope, tmp_path: Path) -> None:
-    ran = fp8scope("analyze", planted(tmp_path, 2.0**20))
+    ran = fp8scope("analyze", planted(tmp_path, 2.0**20), "--sites")
     assert ran.code == 0
     verdict = " ".join(ran.out.split())
     assert "1 damaged (body SQNR under 25 dB), worst layers.1.self_attn.q_proj input" in verdict
@@ -56,12 +57,14 @@ def test_a_planted_outlier_is_found(fp8scope: Fp8scope, tmp_path: Path) -> None:
 
 
 def test_an_outlier_of_128_is_no_alarm(fp8scope: Fp8scope, tmp_path: Path) -> None:
-    assert "all at the rounding floor" in fp8scope("analyze", planted(tmp_path, 128)).out
+    path = planted(tmp_path, 128)
+    assert "all at the rounding floor" in fp8scope("analyze", path, "--sites").out
+    assert "Nothing to exclude: none of" in fp8scope("analyze", path).out
 
 
 @pytest.fixture
 def path(scan: Fp8scope, tmp_path: Path) -> Path:
-    assert scan("--record", "full").code == 0
+    assert scan("--record", "full", "--sensitivity", "none").code == 0
     return tmp_path / "out.h5"
 
 
@@ -124,7 +127,7 @@ def test_columns_set_the_width_where_there_is_no_terminal(
     columns: str, width: int, fp8scope: Fp8scope, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
-    lines = fp8scope("analyze", path).out.splitlines()
+    lines = fp8scope("analyze", path, "--sites").out.splitlines()
     assert max(map(len, lines)) <= width
     assert max(map(len, lines)) > {80: 70, 120: 110, 200: 130}[width]
 
@@ -153,13 +156,14 @@ def test_a_profile_does_not_flood_the_screen(path: Path) -> None:
 
 def test_experts_are_shown_and_in_json(fp8scope: Fp8scope, tmp_path: Path) -> None:
     path = tmp_path / "moe.h5"
-    package.scan(models.build("mixtral"), [models.token_ids(2, 12)], output=path)
+    scan = partial(package.scan, output=path, sensitivity="none")
+    scan(models.build("mixtral"), [models.token_ids(2, 12)])
     shown = " ".join(fp8scope("analyze", path).out.split())
     assert "8 routed experts in 2 layers" in shown
     found = json.loads(fp8scope("analyze", path, "--json").out)["experts"]
     assert {row["module"] for row in found} == {f"model.layers.{i}.mlp.experts" for i in (0, 1)}
     assert all(sum(row["tokens"]) == 2 * 24 for row in found)
     path.unlink()
-    package.scan(models.build("llama"), [models.token_ids(2, 12)], output=path)
+    scan(models.build("llama"), [models.token_ids(2, 12)])
     assert "experts" not in fp8scope("analyze", path).out
     assert "experts" not in json.loads(fp8scope("analyze", path, "--json").out)

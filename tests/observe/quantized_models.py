@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -94,9 +94,9 @@ class Shown:
     stacks: dict[str, Routed] = field(default_factory=dict)
     caches: dict[tuple[int, Role], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def gemm(self, gemm: Gemm, x: Tensor, gradient: Tensor) -> None:
+    def gemm(self, gemm: Gemm, x: Tensor, gradients: Sequence[Tensor], into_input: Tensor) -> None:
         assert "+".join(gemm.members) not in self.gemms
-        self.gemms["+".join(gemm.members)] = x.clone(), gradient.clone()
+        self.gemms["+".join(gemm.members)] = x.clone(), torch.cat(tuple(gradients), dim=1)
 
     def experts(self, gemm: Gemm, routed: Routed) -> None:
         assert gemm.members[0] not in self.stacks

@@ -97,6 +97,9 @@ def arrays(profile: Profile) -> dict[str, Any]:
     for table in ("samples", "batches", "excerpts"):
         for name, column in getattr(profile, table).items():
             found[f"{table} {name}"] = column
+    if profile.sensitivity is not None:
+        numbers = vars(profile.sensitivity).items()
+        found |= {f"sensitivity {k}": v for k, v in numbers if isinstance(v, np.ndarray)}
     assert set(SAMPLE_COLUMNS) <= {name.removeprefix("samples ") for name in found}
     return found
 
@@ -108,7 +111,9 @@ def assert_identical(got: Profile, want: Profile) -> None:
     for name, array in theirs.items():
         assert mine[name].dtype == array.dtype, name
         assert mine[name].tobytes() == array.tobytes(), name
-    for name in ("model", "settings", "tags", "notes", "complete", "batches_done"):
+    for name in ("model", "settings", "tags", "notes", "complete", "progress"):
         assert getattr(got, name) == getattr(want, name), name
     assert dict(got.aliases) == dict(want.aliases)
     assert got.structure == want.structure
+    if got.sensitivity and want.sensitivity:
+        assert got.sensitivity.rows == want.sensitivity.rows

@@ -58,7 +58,7 @@ def _part_of_the_way(what: Prepared, term: Term, step: float) -> Any:
     for quantized in what.gemms.values():
         if quantized.gemm.group == term.group:
             names = quantized.gemm.members
-            errors = quantized.weight_error(term).split([len(weights[n]) for n in names])
+            errors = quantized.weight_error(term)
             with torch.no_grad():
                 for name, error in zip(names, errors, strict=True):
                     weights[name] += step * error

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from fp8scope.core.choices import Kind, Part, Term
 from fp8scope.core.magnitude import BF16, FP16, FP32, Encoding
 from fp8scope.core.sites import Role, Site
 from fp8scope.core.structure import Structure
@@ -28,6 +29,7 @@ from fp8scope.errors import (
     NotAProfile,
     ProfileVersion,
 )
+from fp8scope.observe.sensitivity import SensitivityOptions
 from fp8scope.profile import layout
 from fp8scope.profile.reader import open_profile, read_profile
 from fp8scope.profile.record import (
@@ -39,7 +41,18 @@ from fp8scope.profile.record import (
     empty_table,
 )
 from fp8scope.profile.writer import profile_bytes, write_profile
-from tests.profiles import K_INPUT, KEYS, Q_INPUT, K, Q, build, differences, same, weight_record
+from tests.profiles import (
+    K_INPUT,
+    KEYS,
+    Q_INPUT,
+    K,
+    Q,
+    build,
+    differences,
+    invented_sensitivity,
+    same,
+    weight_record,
+)
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "profile-format.md"
 
@@ -47,15 +60,21 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "profile-format.md"
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("profile") / "p.h5"
-    write_profile(build(full=True), path)
+    write_profile(whole(), path)
     return path
+
+
+def whole() -> Profile:
+    """A profile with all there can be."""
+    return build(full=True, sensitivity=invented_sensitivity(range(6)))
 
 
 @pytest.mark.parametrize("full", [False, True])
 def test_reading_what_was_written_is_the_identity(tmp_path: Path, full: bool) -> None:
+    original = whole() if full else build()
     for compression in (1, 4):
-        write_profile(build(full=full), tmp_path / "p.h5", compression)
-        assert differences(read_profile(tmp_path / "p.h5"), build(full=full)) == []
+        write_profile(original, tmp_path / "p.h5", compression)
+        assert differences(read_profile(tmp_path / "p.h5"), original) == []
     assert [path.name for path in tmp_path.iterdir()] == ["p.h5"]
 
 
@@ -85,7 +104,9 @@ def test_other_encodings(tmp_path: Path, kind: Encoding) -> None:
     assert differences(read_profile(tmp_path / "p.h5"), profile) == []
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     binades=hnp.arrays(
         np.uint32,
@@ -104,7 +125,7 @@ def test_windows_lose_nothing(tmp_path: Path, binades: NDArray[np.uint32]) -> No
 
 def test_sites_are_read_as_they_are_asked_for(written: Path) -> None:
     profile = open_profile(written)
-    assert differences(profile, build(full=True)) == []
+    assert differences(profile, whole()) == []
     assert len(profile.sites) == 3
     with pytest.raises(KeyError):
         profile.sites[K_INPUT]
@@ -207,6 +228,7 @@ def test_the_document_names_everything() -> None:
         (layout.WEIGHT_FIELDS, "## Weights"),
         (layout.EXPERT_FIELDS, "### Inputs of experts"),
         (layout.EXPERT_WEIGHT_FIELDS, "### Weights of experts"),
+        (layout.SENSITIVITY_FIELDS, "### Scores"),
     ):
         section = re.split(r"\n###? ", text.split(heading)[1])[0]
         described = dict(re.findall(r"^\| `([a-z_]+)` \|(.*)$", section, re.M))
@@ -227,7 +249,10 @@ def test_the_document_names_everything() -> None:
         *(layout.STRUCTURE, layout.NOTES, layout.TAGS, layout.SOURCES, layout.SAMPLES),
         *(layout.BATCHES, layout.EXCERPTS, layout.FORMAT_ATTR, layout.VERSION_ATTR),
         *(layout.COMPLETE_ATTR, layout.BATCHES_DONE_ATTR, layout.ENCODING_ATTR),
-        layout.EXPERTS,
+        *(layout.EXPERTS, layout.SENSITIVITY, layout.SENSITIVITY_ROWS, *layout.SENSITIVITY_ATTRS),
+        *SensitivityOptions().settings(),
+        *map(str, (*Kind, *Part)),
+        *(field for field in Term._fields),
         *(layout.FIRST_BIN_ATTR, layout.BINS_ATTR, *layout.TOP_LISTS, *layout.ERROR_MEASURES),
         *(str(role) for role in Role),
         *(str(way) for way in layout.Combine),
@@ -339,7 +364,13 @@ def _small() -> Profile:
     profile = build(indices=range(2))
     site = profile.sites[Q_INPUT]
     weights = {Q: profile.weights[Q]}
-    return build(indices=range(2), sites={Q_INPUT: site}, weights=weights, expert_weights={})
+    return build(
+        indices=range(2),
+        sites={Q_INPUT: site},
+        weights=weights,
+        expert_weights={},
+        sensitivity=invented_sensitivity(range(2), every=1),
+    )
 
 
 def _verdict(path: Path, data: bytes, original: Profile) -> str:

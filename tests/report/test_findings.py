@@ -20,7 +20,7 @@ from fp8scope.report.headroom import headroom_rows, headroom_sentences
 from fp8scope.report.kvcache import kvcache_rows, kvcache_sentences
 from fp8scope.report.scaling import scaling_row, scaling_sentences
 from tests.analyze.sites import of_amax, of_values, with_outlier
-from tests.analyze.test_kvcache import cache, of
+from tests.analyze.test_kvcache import cache, kl, of
 from tests.analyze.test_scaling import gaussian
 from tests.profiles import CHANNELS, build
 
@@ -109,11 +109,13 @@ def test_kv_cache() -> None:
     (plain, one) = kvcache_sentences(kv_cache(of(k0=cache(1.0))))
     assert "all 1 layers safe" in plain
     assert "nothing is clipped" in one
-    layers = kv_cache(of(k0=cache(1.0)), {"model.layers.0.self_attn": 0.02})
+    layers = kv_cache(kl(of(k0=cache(1.0)), kl0=0.02, unit0=0.003))
     assert kvcache_sentences(layers)[-1] == (
-        "Measured, it costs at most 0.02 nats (layers.0.self_attn)."
+        "In nats per token a layer's cache costs at most 0.020 (layers.0.self_attn), "
+        "with scale 1 0.0030 (layers.0.self_attn)."
     )
-    assert kvcache_rows(layers)[0]["kl_nats"] == 0.02
+    (row,) = kvcache_rows(layers)
+    assert (row["kl_nats"], row["unit_kl_nats"]) == pytest.approx((0.02, 0.003))
     assert kvcache_sentences([]) == []
     assert [head["head"] for head in kvcache_rows(kv_cache(profile))[0]["k"]["heads"]] == [1, 0]
 
