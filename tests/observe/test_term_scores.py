@@ -60,9 +60,9 @@ def _explicit(
     return (gradient.double() * change).sum(1)
 
 
-def by_member(quantized: QuantizedGemm, gradient: Tensor) -> tuple[Tensor, ...]:
+def by_member(quantized: QuantizedGemm, gradient: Tensor) -> list[Tensor]:
     """The gradient of each member's output."""
-    return gradient.split([len(weight) for weight in quantized.true_weights()], dim=1)
+    return list(gradient.split([len(weight) for weight in quantized.true_weights()], dim=1))
 
 
 def _close(got: Tensor, want: Tensor, tolerance: float = 1e-4) -> None:
