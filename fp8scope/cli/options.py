@@ -10,8 +10,6 @@ from typing import Any
 
 import click
 
-from fp8scope.core.schemes import CANDIDATES, DEFAULT_CANDIDATES
-
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
@@ -53,6 +51,8 @@ class Number(click.FloatRange):
 
 
 def _candidates(value: str | None) -> tuple[str, ...]:
+    from fp8scope.core.schemes import CANDIDATES, DEFAULT_CANDIDATES
+
     if value is None:
         return DEFAULT_CANDIDATES
     names = [name.strip() for name in value.split(",") if name.strip()]
