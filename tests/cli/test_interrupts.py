@@ -129,7 +129,7 @@ def test_a_real_ctrl_c(model: Path, tmp_path: Path) -> None:
     long = tmp_path / "long.txt"
     long.write_text((model / "text.txt").read_text() * 4)
     words = ["scan", str(model), "--calib", str(long), "--seq-len", "32", "--batch-tokens", "32"]
-    words += ["--samples", "30"]
+    words += ["--samples", "30", "--sensitivity-samples", "4"]
     whole, path = tmp_path / "whole.h5", tmp_path / "out.h5"
     subprocess.run([*COMMAND, *words, "-o", str(whole)], check=True, capture_output=True)
     command = [*COMMAND, *words, "--keep-every", "0", "-o", str(path)]
