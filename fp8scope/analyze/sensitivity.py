@@ -32,19 +32,16 @@ class Nats:
 class Score:
     """One row: `estimate` squares the score of each token (little noise, a small bias), `check`
     that of each sequence (unbiased to second order, more noise), `measured` is the KL itself
-    where it was measured. `tags` holds the best known of each tag.
+    where it was measured in all sequences. `nats` is the best known: of each sequence (in a merged
+    profile they may differ) measured, or else the estimate; `tags` holds that of each tag.
     """
 
     row: Row
+    nats: Nats
     estimate: Nats
     check: Nats
     measured: Nats | None
     tags: Mapping[str, Nats]
-
-    @property
-    def nats(self) -> Nats:
-        """The best known: measured, or else the estimate."""
-        return self.measured or self.estimate
 
     @property
     def kl(self) -> float:
@@ -78,13 +75,14 @@ class Scores:
         """The score of a row. Raises KeyError for one that was not scored."""
         number = self._number[row]
         measured = self._found.kl_measured[number]
-        known = np.isfinite(measured).all()
-        best = measured if known else self._found.kl_token[number]
+        known = np.isfinite(measured)
+        best = np.where(known, measured, self._found.kl_token[number])
         return Score(
             row=row,
+            nats=self._whole(best),
             estimate=self._whole(self._found.kl_token[number]),
             check=self._whole(self._found.kl_sequence[number]),
-            measured=self._whole(measured) if known else None,
+            measured=self._whole(measured) if known.all() else None,
             tags={
                 tag: self._ratio(best, stratum)
                 for tag, stratum in zip(self._tags, self._strata, strict=True)
