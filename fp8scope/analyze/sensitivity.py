@@ -91,12 +91,15 @@ class Scores:
         )
 
     def kind(self, kind: Kind) -> list[Score]:
-        """Every score of a kind, the worst first."""
+        """Every score of a kind, the worst first; one that is not known before all."""
         found = [self.of(row) for row in self.rows if row.kind is kind]
-        return sorted(found, key=lambda score: -score.kl)
+        return sorted(found, key=lambda score: -np.nan_to_num(score.kl, nan=np.inf))
 
     def candidates(self, group: str) -> dict[str, Score]:
-        """The group alone in each candidate, at its best α where it is smoothed, by name."""
+        """The group alone in each candidate, at its best α where it is smoothed, by name.
+
+        Without those whose KL is not known: neither forward nor backward stayed finite.
+        """
         best: dict[str, Score] = {}
         for row in self.rows:
             term = row.terms[0]
@@ -104,7 +107,7 @@ class Scores:
             if alone and term.folded is None and term.part is Part.BOTH:
                 score = self.of(row)
                 known = best.get(term.candidate)
-                if known is None or score.kl < known.kl:
+                if score.kl < (known.kl if known else np.inf):
                     best[term.candidate] = score
         return best
 
@@ -126,7 +129,8 @@ class Scores:
             for row in self.rows
             if row.kind is Kind.PAIR and len(row.terms) == 2 and row.terms[1].group == reader
         ]
-        return sorted(found, key=lambda score: score.kl)
+        known = [score for score in found if not np.isnan(score.kl)]
+        return sorted(known, key=lambda score: score.kl)
 
     def groups(self) -> list[str]:
         """The fused groups that were scored, in module order."""
