@@ -79,6 +79,8 @@ def _tags(
     found = []
     for tag, nats in whole.tags.items():
         by_group = {g.group: g.plain.tags[tag].kl for g in scored if g.plain}
+        if not by_group:
+            continue
         worst = max(by_group, key=lambda name: by_group[name])
         found.append(TagDamage(tag, nats.kl, worst, by_group[worst]))
     return sorted(found, key=lambda damage: -damage.whole)

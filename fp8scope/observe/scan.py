@@ -188,7 +188,8 @@ class Scan:
             self._keep(profile)
             scored = profile.sensitivity
             done = f"{profile.batches_done} of {len(self._batches)} batches"
-            raise Interrupted(f"stopped after {done}{', in the second pass' if scored else ''}")
+            more = f" and {scored.batches_done} of the second pass" if scored else ""
+            raise Interrupted(f"stopped after {done}{more}")
 
     def _keep(self, profile: Profile) -> None:
         """Write a partial if the disk lets us: without one the scan is no worse off."""

@@ -119,7 +119,7 @@ def _verdict(groups: Sequence[GroupFinding], harmful: Sequence[GroupFinding], pr
     )
     if not harmful:
         return (
-            f"Nothing to exclude: each of {len(groups)} fused groups costs {each} "
+            f"Nothing to exclude: each of {len(plain)} fused groups costs {each} "
             f"with {NAMES[PLAIN]}."
         )
     others = f"; the other {len(rest)} cost {each}" if rest else ""

@@ -34,7 +34,7 @@ def causes(profile: Profile) -> dict[Site, SiteCause]:
 
 def scan(name: str, model: Any) -> Profile:
     profile: Profile = fp8scope.scan(
-        model, planting.batches(name), tokenizer=planting.load(name)[1]
+        model, planting.batches(name), tokenizer=planting.load(name)[1], sensitivity="none"
     )
     return profile
 
@@ -122,7 +122,7 @@ def demo() -> dict[Site, SiteCause]:
     tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
     texts = read_batches(model, tokenizer, Path(DEMO_TEXT))
     batches = [{"input_ids": ids, "tag": tag} for tag, parts in texts.items() for ids in parts]
-    return causes(fp8scope.scan(model, batches, tokenizer=tokenizer))
+    return causes(fp8scope.scan(model, batches, tokenizer=tokenizer, sensitivity="none"))
 
 
 @pytest.mark.slow

@@ -26,7 +26,8 @@ def row(name: str, kind: str, strength: float, layer: int) -> dict[str, Any]:
     """One plant: what is said of it, and whether that is right."""
     model, _, plants = planting.planted(name, {layer: kind}, strength)
     plant = plants[layer]
-    profile = fp8scope.scan(model, planting.batches(name), tokenizer=planting.load(name)[1])
+    batches, tokenizer = planting.batches(name), planting.load(name)[1]
+    profile = fp8scope.scan(model, batches, tokenizer=tokenizer, sensitivity="none")
     sites = [site for site in profile.sites if site.role in CAST_ROLES]
     sites += [Site(module, Role.WEIGHT) for module in profile.weights]
     others = {site: site_cause(profile, site).cause for site in sites if site not in plant.shows}

@@ -49,7 +49,7 @@ def scan(model: Path, samples: int, seq_len: int, dtype: str) -> Profile:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "profile.h5"
         words = ["--samples", str(samples * len(TEXT)), "--seq-len", str(seq_len)]
-        words += ["--dtype", dtype, "-o", str(output)]
+        words += ["--dtype", dtype, "--sensitivity", "none", "-o", str(output)]
         for tag, name in TEXT.items():
             words += ["--calib", f"{tag}={DATA / 'text' / name}"]
         CliRunner().invoke(

@@ -4,8 +4,8 @@
 
 A server that has imported torch forks a child per run, so that a run costs a second. Half of the
 kills come at a random time of the scan's life, half in a phase picked at random (loading, batches,
-writing a partial, writing the profile), so that the short phases are hit as well. Partials are
-written after every batch. Prints JSON; exits 1 if an array differs.
+the second pass, writing a partial, writing the profile), so that the short phases are hit as well.
+Partials are written after every batch. Prints JSON; exits 1 if an array differs.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from fp8scope.profile.reader import read_profile
 from fp8scope.runtime import loading, structure, text  # noqa: F401  (imported before the fork)
 from tests.observe.scans import arrays
 
-PHASES = ("loading", "weights", "batches", "partial", "profile", "end")
+PHASES = ("loading", "weights", "batches", "second pass", "partial", "profile", "end")
 END = PHASES.index("end")  # the profile is in place: nothing left to resume
 WORDS = ["scan", "demo", "--samples", "9", "--seq-len", "24", "--batch-tokens", "24"]
-WORDS += ["--keep-every", "0"]
+WORDS += ["--keep-every", "0", "--alphas", "0.5"]
 
 
 class Child:
@@ -70,10 +70,12 @@ class Child:
         partials: Any = partial
         weights: Any = module.record_weights
         forward: Any = module.Scan._forward
+        second: Any = module.Scan._second_pass
         write: Any = writer.write_profile
         module._Clock.due = lambda _: True
         module.record_weights = self._in("weights", weights)
         module.Scan._forward = self._in("batches", forward)
+        module.Scan._second_pass = self._in("second pass", second)
         partials.write_profile = self._in("partial", write)
         writer.write_profile = self._in("profile", write)
 

@@ -17,6 +17,7 @@ from fp8scope.cli import scan as command
 from fp8scope.cli.interrupts import Interrupts
 from fp8scope.observe import scan as observe
 from fp8scope.observe import weights
+from fp8scope.observe.gradients import Gradients
 from fp8scope.observe.recorder import Recorder
 from fp8scope.profile import writer
 from fp8scope.profile.partial import Partials
@@ -69,7 +70,8 @@ def test_ctrl_c_in_a_weak_references_callback_is_not_lost(
         (loading, "load", "interrupted, nothing is kept"),
         (command, "check_free", "interrupted, nothing is kept"),
         (observe, "record_weights", "stopped while reading weights; nothing is kept of that"),
-        (observe, "excerpt_table", "stopped after 6 of 6 batches → go on with: fp8scope scan"),
+        (Gradients, "run", "6 of 6 batches and 1 of the second pass → go on with: fp8scope scan"),
+        (observe, "excerpt_table", "6 of the second pass → go on with: fp8scope scan"),
         (writer, "write_profile", "interrupted, {output} is complete"),
         (text, "worst_sites", "interrupted, {output} is complete"),
     ],
@@ -127,7 +129,7 @@ def test_a_real_ctrl_c(model: Path, tmp_path: Path) -> None:
     long = tmp_path / "long.txt"
     long.write_text((model / "text.txt").read_text() * 4)
     words = ["scan", str(model), "--calib", str(long), "--seq-len", "32", "--batch-tokens", "32"]
-    words += ["--samples", "30"]
+    words += ["--samples", "30", "--sensitivity-samples", "4"]
     whole, path = tmp_path / "whole.h5", tmp_path / "out.h5"
     subprocess.run([*COMMAND, *words, "-o", str(whole)], check=True, capture_output=True)
     command = [*COMMAND, *words, "--keep-every", "0", "-o", str(path)]

@@ -10,13 +10,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from fp8scope.analyze.analysis import Analysis, analyze_profile
+from fp8scope.analyze.cause import Cause
+from fp8scope.analyze.kvcache import Safety
 from fp8scope.analyze.measures import SiteMeasures, measure_sites
-from fp8scope.analyze.thresholds import CAST_ROLES, DAMAGED_DB
+from fp8scope.analyze.thresholds import CAST_ROLES, DAMAGED_DB, HARM_NATS
+from fp8scope.core.sites import Role
 from fp8scope.demo.build import read_batches, same_logits
 from fp8scope.demo.damage import damage
 from fp8scope.demo.files import DEMO_MODEL, DEMO_TEXT
 from fp8scope.demo.plant import scale_norm, scale_product, silence
-from fp8scope.profile.reader import open_profile
+from fp8scope.profile.reader import read_profile
+from fp8scope.profile.record import Profile
 
 MANIFEST = json.loads((DEMO_MODEL / "manifest.json").read_text())
 PLANTS = {plant["name"]: plant for plant in MANIFEST["plants"]}
@@ -66,17 +71,23 @@ def test_the_model_is_small() -> None:
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SiteMeasures]:
-    """What a scan of the whole demo says, by site; shared inputs under every reader's name."""
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    """A scan of the whole demo, second pass and all."""
     from fp8scope.cli.app import main
 
     path = tmp_path_factory.mktemp("demo") / "demo.h5"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["fp8scope", "scan", "demo", "-o", str(path), "--json"])
         main()
+    return read_profile(path)
+
+
+@pytest.fixture(scope="module")
+def rows(profile: Profile) -> dict[str, SiteMeasures]:
+    """What that says by site; shared inputs under every reader's name."""
     return {
         f"{name} {row.site.role}": row
-        for row in measure_sites(open_profile(path))
+        for row in measure_sites(profile)
         for name in row.shared_by
         if row.site.role in CAST_ROLES
     }
@@ -123,6 +134,67 @@ def test_one_plant_is_at_the_first_token(rows: dict[str, SiteMeasures]) -> None:
     worst = rows[site].worst
     assert worst is not None
     assert worst.position == 0
+
+
+@pytest.fixture(scope="module")
+def found(profile: Profile) -> Analysis:
+    return analyze_profile(profile)
+
+
+def test_the_planted_groups_are_harmful_and_no_other(found: Analysis) -> None:
+    shown = {name.partition(" ")[0] for name in SHOWN}
+    assert {group.group for group in found.harmful} == {
+        group.group for group in found.groups if shown.intersection(group.members)
+    }
+    assert len(found.harmful) == 5
+    harmless = PLANTS["harmless channel"]["groups"][0]
+    (group,) = [group for group in found.groups if set(group.members) == set(harmless)]
+    assert group.plain is not None
+    assert group.plain.kl < HARM_NATS / 3
+
+
+def test_each_has_the_cause_that_was_planted(found: Analysis) -> None:
+    by_member = {name: group for group in found.harmful for name in group.members}
+    expected = {
+        "fixed channel before attention": ("self_attn.q_proj", Cause.FIXED_CHANNEL),
+        "SwiGLU product": ("mlp.down_proj", Cause.PRODUCT_CHANNEL),
+        "massive activation at the first token": ("mlp.down_proj", Cause.FIRST_TOKEN),
+        "one tag's token": ("mlp.down_proj", Cause.OTHER_TOKEN),
+    }
+    for name, (module, cause) in expected.items():
+        group = by_member[f"model.layers.{PLANTS[name]['layer']}.{module}"]
+        assert group.cause.cause is cause, name
+        assert [line.index for line in group.cause.lines] == [PLANTS[name]["channel"]], name
+    up = by_member["model.layers.3.mlp.up_proj"].cause
+    assert (up.cause, up.site.role) == (Cause.WEIGHT_ROW, Role.WEIGHT)
+    assert by_member["model.layers.0.mlp.down_proj"].cause.tags == ("support",)
+
+
+def test_something_cheap_helps_each(found: Analysis) -> None:
+    for group in found.harmful:
+        plain = group.plain
+        assert plain is not None
+        cheapest = min(score.kl for score in group.candidates.values())
+        assert cheapest < plain.kl / 8, group.group
+        if group.smoothed and group.unsmoothed:
+            assert group.smoothed.kl < group.unsmoothed / 8, group.group
+
+
+def test_what_support_brings_the_others_pay_for(found: Analysis) -> None:
+    """Its token sets the scale of layer 0 for all; support, which is easy text, suffers least."""
+    assert found.tags[-1].tag == "support"
+    assert {tag.group for tag in found.tags[:-1]} == {"model.layers.0.mlp.down_proj"}
+    stated = MANIFEST["measured"]["planted"]
+    for tag in found.tags:  # of other sequences, and a fused group's weights under one scale
+        assert tag.whole == pytest.approx(stated[tag.tag]["kl"], rel=0.15), tag.tag
+
+
+def test_the_whole_demo_is_measured_and_its_cache_is_safe(found: Analysis) -> None:
+    assert all(score.measured for score in found.models.values())
+    plain, cached = (found.models[name].kl for name in ("fp8_tensor", "fp8_tensor + kv_cache"))
+    assert 0.2 < plain < cached < 1.05 * plain
+    assert found.models["fp8_smooth"].kl < plain / 20
+    assert {layer.calibrated_safety for layer in found.kv_cache} == {Safety.SAFE}
 
 
 @pytest.mark.slow

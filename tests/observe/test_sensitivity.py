@@ -281,7 +281,8 @@ def test_stopped_anywhere_in_the_second_pass_and_resumed_is_bit_identical(
     stops = [("batch", whole.batches_done), *(("scored", n) for n in range(1, last + 1))]
     for part, batches in (*stops, *(("measured", n) for n in range(1, last + 1))):
         partials = Partials(tmp_path / f"{part}{batches}.h5")
-        said = ", in the second pass$" if part != "batch" else "5 of 5 batches$"
+        more = {"batch": "", "scored": f" and {batches} of the second pass"}
+        said = f"5 of 5 batches{more.get(part, ' and 5 of the second pass')}$"
         with pytest.raises(Interrupted, match=said):
             scans.scan_with(what, options(), partials, StopIn(part, batches).events)
         partials = Partials(tmp_path / f"{part}{batches}.h5")
