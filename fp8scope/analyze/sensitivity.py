@@ -7,9 +7,9 @@ sequences differ, which holds the noise of the sampled labels as well.
 
 Two forms estimate one KL. That which squares the score of each token has little noise, but leaves
 out how the errors of two tokens work together; that which squares a sequence's sum is unbiased and
-noisy. The mean of their ratio over all groups is known well, so the first is multiplied by it: of
-two small trained models, two seeds each, it came out as 1.03, 1.05, 1.07 and 1.06 where measured KLs
-said 1.04, 1.05, 1.11 and 1.07. What is left differs from group to group by `SPREAD`.
+noisy. The mean of their ratio over all groups is known well, so the first is multiplied by it. In
+two small trained models, with two seeds each, it came out as 1.03, 1.05, 1.07 and 1.06 where
+measured KLs said 1.04, 1.05, 1.11 and 1.07. What is left differs from group to group by `SPREAD`.
 """
 
 from __future__ import annotations
