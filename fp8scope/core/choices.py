@@ -96,7 +96,7 @@ class Choices:
             for folded in (None, *self._folded(caches.get(layer.group), names))
         ]
         rows += self._pairs(units, names, caches)
-        inside = [unit for unit in units if _in_block(unit, structure)]
+        inside = [unit for unit in units if in_block(unit, structure)]
         return rows + list(self._whole_model(inside, names, structure.kv_layers))
 
     def _terms(self, unit: Unit, names: dict[str, Unit]) -> Iterator[Term]:
@@ -182,8 +182,8 @@ def value_folds(structure: Structure) -> dict[str, Fold]:
     }
 
 
-def _in_block(unit: Unit, structure: Structure) -> bool:
-    """lm_head stays as it is unless it is asked for by name."""
+def in_block(unit: Unit, structure: Structure) -> bool:
+    """Whether a group is in a decoder block: lm_head stays as it is unless it is asked for."""
     first = unit.gemms[0].members[0]
     if structure.blocks:
         return any(first.startswith(f"{block}.") for block in structure.blocks)

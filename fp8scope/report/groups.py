@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fp8scope.analyze.analysis import TagDamage
+from fp8scope.analyze.cause import Cause
 from fp8scope.analyze.groups import PLAIN, GroupFinding
 from fp8scope.analyze.sensitivity import Nats, Score
-from fp8scope.analyze.thresholds import HARM_NATS
 from fp8scope.report.causes import cause_row, cause_words
 from fp8scope.report.rows import finite
 from fp8scope.report.words import common_prefix, literal, nats, percent
@@ -29,6 +29,10 @@ NAMES = {
     "fp8_tensor + kv_cache": "one static scale per tensor and an FP8 KV cache",
 }
 MOST_GROUPS = 12
+SENSITIVE = (
+    "No outlier explains it: this is plain rounding in a layer to which the output is sensitive, "
+    "so BF16 unless another candidate is cheap enough"
+)
 
 
 def model_sentences(models: Mapping[str, Score]) -> list[str]:
@@ -102,38 +106,36 @@ def _nats_row(found: Nats) -> dict[str, Any]:
 
 
 def _verdict(groups: Sequence[GroupFinding], harmful: Sequence[GroupFinding], prefix: str) -> str:
-    plain = [group for group in groups if group.plain]
-    if not plain:
+    """How many groups are findings, and what all the others cost at most; lm_head apart."""
+    inside = [group for group in groups if group.in_block]
+    if not any(group.plain for group in inside):
         if not harmful:
             return (
-                f"Nothing to exclude: none of {len(groups)} fused groups has a damaged tensor "
-                "with one static scale per tensor (its cost in nats was not scored)."
+                f"Nothing to exclude: none of {len(inside)} fused groups has a damaged tensor "
+                f"with {NAMES[PLAIN]} (what that costs in nats was not scored)."
             )
-        return f"{len(harmful)} of {len(groups)} fused groups have a damaged tensor:"
-    rest = [group for group in plain if not group.harmful]
-    most = max(rest, key=lambda group: group.plain.kl if group.plain else 0.0, default=None)
-    each = (
-        f"at most {nats(most.plain.kl)} nats per token ({_name(most, prefix)})"
-        if most and most.plain
-        else ""
-    )
+        return f"{len(harmful)} of {len(inside)} fused groups have a damaged tensor:"
+    rest = [group for group in inside if group.plain and not group.harmful]
+    costs = {group.group: group.plain.kl for group in rest if group.plain}
+    most = max(costs, key=lambda name: costs[name], default="")
+    each = f"at most {nats(costs[most])} nats per token ({_short(most, prefix)})" if most else ""
     if not harmful:
         return (
-            f"Nothing to exclude: each of {len(plain)} fused groups costs {each} "
+            f"Nothing to exclude: each of {len(inside)} fused groups costs {each} "
             f"with {NAMES[PLAIN]}."
         )
-    others = f"; the other {len(rest)} cost {each}" if rest else ""
+    others = f"; the others cost {each} each" if most else ""
     return (
-        f"{len(harmful)} of {len(groups)} fused groups cost {HARM_NATS} nats per token or more "
-        f"with {NAMES[PLAIN]}{others}:"
+        f"{len(harmful)} of {len(inside)} fused groups should not run with {NAMES[PLAIN]}{others}:"
     )
 
 
 def _sentence(group: GroupFinding, prefix: str) -> str:
     """`layers.3.mlp.down_proj, 0.061 nats ± .001, most in code: one product …; smoothed .0003`."""
-    name = _name(group, prefix)
+    name = _short(group.group, prefix)
     cost = f", {_with_error(group.plain.nats)} nats{_worst_tag(group.plain)}" if group.plain else ""
-    return f"{name}{cost}. {cause_words(group.cause, prefix)}.{_cheaper(group)}"
+    why = SENSITIVE if group.cause.cause is Cause.ROUNDING else cause_words(group.cause, prefix)
+    return f"{name}{cost}. {why}.{_cheaper(group)}"
 
 
 def _cheaper(group: GroupFinding) -> str:
@@ -164,5 +166,5 @@ def _with_error(found: Nats) -> str:
     return f"{nats(found.kl)} ± {percent(found.error / found.kl)}" if known else nats(found.kl)
 
 
-def _name(group: GroupFinding, prefix: str) -> str:
-    return literal(group.group.removeprefix(prefix)).plain
+def _short(name: str, prefix: str) -> str:
+    return literal(name.removeprefix(prefix)).plain
