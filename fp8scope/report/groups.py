@@ -51,7 +51,7 @@ def group_sentences(groups: Sequence[GroupFinding]) -> list[str]:
     said += [f"{i + 1}. {_sentence(g, prefix)}" for i, g in enumerate(harmful[:MOST_GROUPS])]
     if len(harmful) > MOST_GROUPS:
         said.append(f"and {len(harmful) - MOST_GROUPS} more groups.")
-    return said
+    return said + _doubtful(groups, prefix)
 
 
 def tag_sentences(tags: Sequence[TagDamage], prefix: str) -> list[str]:
@@ -117,8 +117,9 @@ def _verdict(groups: Sequence[GroupFinding], harmful: Sequence[GroupFinding], pr
         else ""
     )
     if not harmful:
+        doubt = " beyond doubt" if _doubtful(groups, prefix) else ""
         return (
-            f"Nothing to exclude: each of {len(plain)} fused groups costs {each} "
+            f"Nothing to exclude{doubt}: each of {len(plain)} fused groups costs {each} "
             f"with {NAMES[PLAIN]}."
         )
     others = f"; the other {len(rest)} cost {each}" if rest else ""
@@ -126,6 +127,17 @@ def _verdict(groups: Sequence[GroupFinding], harmful: Sequence[GroupFinding], pr
         f"{len(harmful)} of {len(groups)} fused groups cost {HARM_NATS} nats per token or more "
         f"with {NAMES[PLAIN]}{others}:"
     )
+
+
+def _doubtful(groups: Sequence[GroupFinding], prefix: str) -> list[str]:
+    """Which may be harmful, as far as so few sequences can tell."""
+    found = [g for g in groups if not g.harmful and g.plain and g.plain.kl >= HARM_NATS]
+    if not found or not found[0].plain:
+        return []
+    return [
+        f"{len(found)} more may cost {HARM_NATS} or more, at most {_name(found[0], prefix)} with "
+        f"{_with_error(found[0].plain.nats)} nats: more --sensitivity-samples would tell."
+    ]
 
 
 def _sentence(group: GroupFinding, prefix: str) -> str:

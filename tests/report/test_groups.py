@@ -111,6 +111,16 @@ def test_of_many_groups_the_worst_are_named() -> None:
     assert "the other" not in said[0]
 
 
+def test_what_is_in_doubt_is_said_to_be() -> None:
+    profile = scored(three(), {of(A): (0, 0, 0, 0.04), of(B): 0.001, of(C): 0.004})
+    (nothing, doubt) = group_sentences(group_findings(profile))
+    assert nothing.startswith("Nothing to exclude beyond doubt: each of 3 fused groups costs at ")
+    assert doubt == (
+        "1 more may cost 0.005 or more, at most layers.0.mlp.a with 0.010 ± 100% nats: "
+        "more --sensitivity-samples would tell."
+    )
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_page_keeps_to_its_width(width: int) -> None:
     lines = shown(costly(), width)
