@@ -50,43 +50,59 @@ class Score:
 
 
 class Scores:
-    """All rows of a profile that was scored. Raises ValueError for one that was not."""
+    """All `rows` of a profile that was scored. Raises ValueError for one that was not."""
 
     def __init__(self, profile: Profile) -> None:
         found = profile.sensitivity
         if found is None:
             raise ValueError("the profile holds no sensitivity")
-        self._found = found
         lengths, tags = profile.samples["length"], profile.samples["tag"]
+        self.rows = found.rows
         self._tags = profile.tags
-        self._tokens = lengths[found.samples].astype(np.float64)
-        self._strata = [np.flatnonzero(tags[found.samples] == i) for i in range(len(self._tags))]
+        tokens = lengths[found.samples].astype(np.float64)
+        strata = [np.flatnonzero(tags[found.samples] == i) for i in range(len(self._tags))]
         weights = np.array([lengths[tags == i].sum() for i in range(len(self._tags))], np.float64)
-        weights[[len(stratum) == 0 for stratum in self._strata]] = 0
-        self._weights = weights / weights.sum()
+        weights[[len(stratum) == 0 for stratum in strata]] = 0
+        self._weights = weights / max(weights.sum(), 1)
+        known = np.isfinite(found.kl_measured)
+        self._all_measured: list[bool] = [bool(row.all()) for row in known]
+        self._best, self._estimate, self._check, self._measured = (
+            _Ratios(nats, tokens, strata, self._weights)
+            for nats in (
+                np.where(known, found.kl_measured, found.kl_token),
+                found.kl_token,
+                found.kl_sequence,
+                found.kl_measured,
+            )
+        )
         self._number = {row: i for i, row in enumerate(found.rows)}
-
-    @property
-    def rows(self) -> Sequence[Row]:
-        """Every row that was scored."""
-        return self._found.rows
+        self._alone: dict[str, list[Row]] = {}
+        self._pairs: dict[str, list[Row]] = {}
+        for row in found.rows:
+            if row.kind in (Kind.GROUP, Kind.KV):
+                self._alone.setdefault(row.terms[0].group, []).append(row)
+            elif row.kind is Kind.PAIR and len(row.terms) == 2:
+                self._pairs.setdefault(row.terms[1].group, []).append(row)
 
     def of(self, row: Row) -> Score:
         """The score of a row. Raises KeyError for one that was not scored."""
         number = self._number[row]
-        measured = self._found.kl_measured[number]
-        known = np.isfinite(measured)
-        best = np.where(known, measured, self._found.kl_token[number])
         return Score(
             row=row,
-            nats=self._whole(best),
-            estimate=self._whole(self._found.kl_token[number]),
-            check=self._whole(self._found.kl_sequence[number]),
-            measured=self._whole(measured) if known.all() else None,
+            nats=self._best.whole(number),
+            estimate=self._estimate.whole(number),
+            check=self._check.whole(number),
+            measured=self._measured.whole(number) if self._all_measured[number] else None,
             tags={
-                tag: self._ratio(best, stratum)
-                for tag, stratum in zip(self._tags, self._strata, strict=True)
-                if len(stratum)
+                tag: Nats(float(kl), float(error))
+                for tag, used, kl, error in zip(
+                    self._tags,
+                    self._weights,
+                    self._best.kl[number],
+                    self._best.error[number],
+                    strict=True,
+                )
+                if used
             },
         )
 
@@ -101,10 +117,9 @@ class Scores:
         Without those whose KL is not known: neither forward nor backward stayed finite.
         """
         best: dict[str, Score] = {}
-        for row in self.rows:
+        for row in self._alone.get(group, ()):
             term = row.terms[0]
-            alone = row.kind in (Kind.GROUP, Kind.KV) and term.group == group
-            if alone and term.folded is None and term.part is Part.BOTH:
+            if term.folded is None and term.part is Part.BOTH:
                 score = self.of(row)
                 known = best.get(term.candidate)
                 if score.kl < (known.kl if known else np.inf):
@@ -124,11 +139,7 @@ class Scores:
 
         Without the KV cache; empty where nothing folds.
         """
-        found = [
-            self.of(row)
-            for row in self.rows
-            if row.kind is Kind.PAIR and len(row.terms) == 2 and row.terms[1].group == reader
-        ]
+        found = map(self.of, self._pairs.get(reader, ()))
         known = [score for score in found if not np.isnan(score.kl)]
         return sorted(known, key=lambda score: score.kl)
 
@@ -137,21 +148,30 @@ class Scores:
         rows = (row for row in self.rows if row.kind is Kind.GROUP)
         return list(dict.fromkeys(row.terms[0].group for row in rows))
 
-    def _whole(self, nats: Float64) -> Nats:
-        parts = [self._ratio(nats, stratum) for stratum in self._strata]
-        used = [(part, w) for part, w in zip(parts, self._weights, strict=True) if w]
-        kl = sum(part.kl * w for part, w in used)
-        variance = sum((part.error * w) ** 2 for part, w in used)
-        return Nats(float(kl), float(np.sqrt(variance)))
 
-    def _ratio(self, nats: Float64, stratum: NDArray[np.intp]) -> Nats:
-        """Nats over tokens of some sequences: a ratio, whose error is that of its residuals."""
-        total, count = self._tokens[stratum].sum(), len(stratum)
-        if not count:
-            return Nats(np.nan, np.nan)
-        kl = nats[stratum].sum() / total
-        if count < 2:
-            return Nats(float(kl), np.nan)
-        residuals = nats[stratum] - kl * self._tokens[stratum]
-        variance = count / (count - 1) * (residuals**2).sum() / total**2
-        return Nats(float(kl), float(np.sqrt(variance)))
+class _Ratios:
+    """Nats over tokens by row and tag, a ratio whose error is that of its residuals.
+
+    nats [rows, sequences]; tokens [sequences]; strata: the sequences of each tag; weights [tags].
+    `kl` and `error` are [rows, tags], NaN for a tag without sequences; with one, the error is NaN.
+    """
+
+    def __init__(
+        self, nats: Float64, tokens: Float64, strata: Sequence[NDArray[np.intp]], weights: Float64
+    ) -> None:
+        self.kl, self.error = np.full((2, len(nats), len(strata)), np.nan)
+        for tag, stratum in enumerate(strata):
+            total, count = tokens[stratum].sum(), len(stratum)
+            if count:
+                self.kl[:, tag] = nats[:, stratum].sum(axis=1) / total
+            if count > 1:
+                residuals = nats[:, stratum] - self.kl[:, tag, None] * tokens[stratum]
+                variance = count / (count - 1) * (residuals**2).sum(axis=1) / total**2
+                self.error[:, tag] = np.sqrt(variance)
+        used = weights > 0
+        self._kl = self.kl[:, used] @ weights[used]
+        self._error = np.sqrt((self.error[:, used] ** 2) @ (weights[used] ** 2))
+
+    def whole(self, row: int) -> Nats:
+        """All tags of a row."""
+        return Nats(float(self._kl[row]), float(self._error[row]))
