@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from fp8scope.core.choices import Kind, Part, Row, Term
 from fp8scope.profile.record import Profile
+from fp8scope.profile.sensitivity import Sensitivity
 
 Float64 = NDArray[np.float64]
 
@@ -63,49 +64,62 @@ class Score:
 
 
 class Scores:
-    """All rows of a profile that was scored. Raises ValueError for one that was not."""
+    """All `rows` of a profile that was scored. Raises ValueError for one that was not."""
 
     def __init__(self, profile: Profile) -> None:
         found = profile.sensitivity
         if found is None:
             raise ValueError("the profile holds no sensitivity")
-        self._found = found
         lengths, tags = profile.samples["length"], profile.samples["tag"]
+        self.rows = found.rows
         self._tags = profile.tags
-        self._tokens = lengths[found.samples].astype(np.float64)
-        self._strata = [np.flatnonzero(tags[found.samples] == i) for i in range(len(self._tags))]
+        tokens = lengths[found.samples].astype(np.float64)
+        strata = [np.flatnonzero(tags[found.samples] == i) for i in range(len(self._tags))]
         weights = np.array([lengths[tags == i].sum() for i in range(len(self._tags))], np.float64)
-        weights[[len(stratum) == 0 for stratum in self._strata]] = 0
-        self._weights = weights / weights.sum()
+        weights[[len(stratum) == 0 for stratum in strata]] = 0
+        self._weights = weights / max(weights.sum(), 1)
+        known = np.isfinite(found.kl_measured)
+        bias, bias_error = _form_ratio(found)
+        estimated = found.kl_token * bias
+        self._all_measured: list[bool] = [bool(row.all()) for row in known]
+        self._best, self._estimate, self._check, self._measured = (
+            _Ratios(nats, tokens, strata, self._weights)
+            for nats in (
+                np.where(known, found.kl_measured, estimated),
+                estimated,
+                found.kl_sequence,
+                found.kl_measured,
+            )
+        )
         self._number = {row: i for i, row in enumerate(found.rows)}
-        self._bias, self._bias_error = self._form_ratio()
-
-    @property
-    def rows(self) -> Sequence[Row]:
-        """Every row that was scored."""
-        return self._found.rows
+        self._bias_error = bias_error / bias
+        self._alone: dict[str, list[Row]] = {}
+        self._pairs: dict[str, list[Row]] = {}
+        for row in found.rows:
+            if row.kind in (Kind.GROUP, Kind.KV):
+                self._alone.setdefault(row.terms[0].group, []).append(row)
+            elif row.kind is Kind.PAIR and len(row.terms) == 2:
+                self._pairs.setdefault(row.terms[1].group, []).append(row)
 
     def of(self, row: Row) -> Score:
         """The score of a row. Raises KeyError for one that was not scored."""
         number = self._number[row]
-        measured = self._found.kl_measured[number]
-        known = np.isfinite(measured)
-        estimated = self._found.kl_token[number] * self._bias
-        best = np.where(known, measured, estimated)
-
-        def judged(nats: Nats) -> Nats:
-            return nats if known.all() else self._doubted(nats)
-
         return Score(
             row=row,
-            nats=judged(self._whole(best)),
-            estimate=self._doubted(self._whole(estimated)),
-            check=self._whole(self._found.kl_sequence[number]),
-            measured=self._whole(measured) if known.all() else None,
+            nats=self._doubted(self._best.whole(number), number),
+            estimate=self._doubted(self._estimate.whole(number)),
+            check=self._check.whole(number),
+            measured=self._measured.whole(number) if self._all_measured[number] else None,
             tags={
-                tag: judged(self._ratio(best, stratum))
-                for tag, stratum in zip(self._tags, self._strata, strict=True)
-                if len(stratum)
+                tag: self._doubted(Nats(float(kl), float(error)), number)
+                for tag, used, kl, error in zip(
+                    self._tags,
+                    self._weights,
+                    self._best.kl[number],
+                    self._best.error[number],
+                    strict=True,
+                )
+                if used
             },
         )
 
@@ -120,10 +134,9 @@ class Scores:
         Without those whose KL is not known: neither forward nor backward stayed finite.
         """
         best: dict[str, Score] = {}
-        for row in self.rows:
+        for row in self._alone.get(group, ()):
             term = row.terms[0]
-            alone = row.kind in (Kind.GROUP, Kind.KV) and term.group == group
-            if alone and term.folded is None and term.part is Part.BOTH:
+            if term.folded is None and term.part is Part.BOTH:
                 score = self.of(row)
                 known = best.get(term.candidate)
                 if score.kl < (known.kl if known else np.inf):
@@ -149,11 +162,7 @@ class Scores:
 
         Without the KV cache; empty where nothing folds.
         """
-        found = [
-            self.of(row)
-            for row in self.rows
-            if row.kind is Kind.PAIR and len(row.terms) == 2 and row.terms[1].group == reader
-        ]
+        found = map(self.of, self._pairs.get(reader, ()))
         known = [score for score in found if not np.isnan(score.kl)]
         return sorted(known, key=lambda score: score.kl)
 
@@ -162,47 +171,59 @@ class Scores:
         rows = (row for row in self.rows if row.kind is Kind.GROUP)
         return list(dict.fromkeys(row.terms[0].group for row in rows))
 
-    def _form_ratio(self) -> tuple[float, float]:
-        """Mean over the groups of check / estimate, drawn towards 1 by its error; and that error,
-        relative.
+    def _doubted(self, found: Nats, number: int | None = None) -> Nats:
+        """An estimate with the error of its noise, and those of the mean bias and the spread; as it
+        is where the row called `number` is measured.
         """
-        alone = [
-            i
-            for i, row in enumerate(self.rows)
-            if row.kind is Kind.GROUP and row.terms[0].folded is None
-        ]
-        token, sequence = self._found.kl_token[alone], self._found.kl_sequence[alone]
-        total = token.sum(axis=1, keepdims=True)
-        used = np.isfinite(total[:, 0]) & np.isfinite(sequence).all(axis=1) & (total[:, 0] > 0)
-        if not used.any() or token.shape[1] < 2:
-            return 1.0, BIAS_SPREAD
-        # what each sequence adds to the mean ratio, less what it would at a ratio of 1
-        added = ((sequence - token)[used] / total[used]).mean(axis=0)
-        error = float(np.sqrt(len(added) * added.var(ddof=1)))
-        weight = BIAS_SPREAD**2 / (BIAS_SPREAD**2 + error**2)
-        return 1 + weight * float(added.sum()), float(np.sqrt(weight)) * error
-
-    def _doubted(self, found: Nats) -> Nats:
-        """An estimate with the error of its noise, and those of the mean bias and the spread."""
+        if number is not None and self._all_measured[number]:
+            return found
         noise = 0.0 if np.isnan(found.error) else found.error
-        doubt = np.hypot(SPREAD, self._bias_error / self._bias) * found.kl
+        doubt = np.hypot(SPREAD, self._bias_error) * found.kl
         return Nats(found.kl, float(np.hypot(noise, doubt)))
 
-    def _whole(self, nats: Float64) -> Nats:
-        parts = [self._ratio(nats, stratum) for stratum in self._strata]
-        used = [(part, w) for part, w in zip(parts, self._weights, strict=True) if w]
-        kl = sum(part.kl * w for part, w in used)
-        variance = sum((part.error * w) ** 2 for part, w in used)
-        return Nats(float(kl), float(np.sqrt(variance)))
 
-    def _ratio(self, nats: Float64, stratum: NDArray[np.intp]) -> Nats:
-        """Nats over tokens of some sequences: a ratio, whose error is that of its residuals."""
-        total, count = self._tokens[stratum].sum(), len(stratum)
-        if not count:
-            return Nats(np.nan, np.nan)
-        kl = nats[stratum].sum() / total
-        if count < 2:
-            return Nats(float(kl), np.nan)
-        residuals = nats[stratum] - kl * self._tokens[stratum]
-        variance = count / (count - 1) * (residuals**2).sum() / total**2
-        return Nats(float(kl), float(np.sqrt(variance)))
+def _form_ratio(found: Sensitivity) -> tuple[float, float]:
+    """Mean over the groups of check / estimate, drawn towards 1 by its error; and that error."""
+    alone = [
+        i
+        for i, row in enumerate(found.rows)
+        if row.kind is Kind.GROUP and row.terms[0].folded is None
+    ]
+    token, sequence = found.kl_token[alone], found.kl_sequence[alone]
+    total = token.sum(axis=1, keepdims=True)
+    used = np.isfinite(total[:, 0]) & np.isfinite(sequence).all(axis=1) & (total[:, 0] > 0)
+    if not used.any() or token.shape[1] < 2:
+        return 1.0, BIAS_SPREAD
+    # what each sequence adds to the mean ratio, less what it would at a ratio of 1
+    added = ((sequence - token)[used] / total[used]).mean(axis=0)
+    error = float(np.sqrt(len(added) * added.var(ddof=1)))
+    weight = BIAS_SPREAD**2 / (BIAS_SPREAD**2 + error**2)
+    return 1 + weight * float(added.sum()), float(np.sqrt(weight)) * error
+
+
+class _Ratios:
+    """Nats over tokens by row and tag, a ratio whose error is that of its residuals.
+
+    nats [rows, sequences]; tokens [sequences]; strata: the sequences of each tag; weights [tags].
+    `kl` and `error` are [rows, tags], NaN for a tag without sequences; with one, the error is NaN.
+    """
+
+    def __init__(
+        self, nats: Float64, tokens: Float64, strata: Sequence[NDArray[np.intp]], weights: Float64
+    ) -> None:
+        self.kl, self.error = np.full((2, len(nats), len(strata)), np.nan)
+        for tag, stratum in enumerate(strata):
+            total, count = tokens[stratum].sum(), len(stratum)
+            if count:
+                self.kl[:, tag] = nats[:, stratum].sum(axis=1) / total
+            if count > 1:
+                residuals = nats[:, stratum] - self.kl[:, tag, None] * tokens[stratum]
+                variance = count / (count - 1) * (residuals**2).sum(axis=1) / total**2
+                self.error[:, tag] = np.sqrt(variance)
+        used = weights > 0
+        self._kl = self.kl[:, used] @ weights[used]
+        self._error = np.sqrt((self.error[:, used] ** 2) @ (weights[used] ** 2))
+
+    def whole(self, row: int) -> Nats:
+        """All tags of a row."""
+        return Nats(float(self._kl[row]), float(self._error[row]))

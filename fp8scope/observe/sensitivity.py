@@ -105,7 +105,10 @@ class SensitivityPass:
         self._caches = {layer.layer: QuantizedCache(layer, scales) for layer in structure.kv_layers}
         # of a model whose linears are all outside its blocks, the whole is nothing
         self._rows = [row for row in options.choices.rows(structure, found) if row.terms]
-        self._samples = choose_samples(text, options.samples)
+        kept = profile.sensitivity
+        self._samples: list[int] = (
+            kept.samples.tolist() if kept else choose_samples(text, options.samples)
+        )
         self._place = {sample: place for place, sample in enumerate(self._samples)}
         self._structure = profile.structure
         self._batch_tokens = int(profile.settings["batch_tokens"])

@@ -10,6 +10,7 @@ from fp8scope.analyze.analysis import TagDamage
 from fp8scope.analyze.cause import Cause
 from fp8scope.analyze.groups import PLAIN, GroupFinding
 from fp8scope.analyze.sensitivity import Nats, Score
+from fp8scope.analyze.thresholds import HARM_NATS
 from fp8scope.report.causes import cause_row, cause_words
 from fp8scope.report.rows import finite
 from fp8scope.report.words import common_prefix, literal, nats, percent
@@ -56,7 +57,7 @@ def group_sentences(groups: Sequence[GroupFinding]) -> list[str]:
     said += [f"{i + 1}. {_sentence(g, prefix)}" for i, g in enumerate(harmful[:MOST_GROUPS])]
     if len(harmful) > MOST_GROUPS:
         said.append(f"and {len(harmful) - MOST_GROUPS} more groups.")
-    return said
+    return said + _doubtful(groups, prefix)
 
 
 def tag_sentences(tags: Sequence[TagDamage], prefix: str) -> list[str]:
@@ -120,14 +121,29 @@ def _verdict(groups: Sequence[GroupFinding], harmful: Sequence[GroupFinding], pr
     most = max(costs, key=lambda name: costs[name], default="")
     each = f"at most {nats(costs[most])} nats per token ({_short(most, prefix)})" if most else ""
     if not harmful:
+        doubt = " beyond doubt" if _doubtful(groups, prefix) else ""
         return (
-            f"Nothing to exclude: each of {len(inside)} fused groups costs {each} "
+            f"Nothing to exclude{doubt}: each of {len(inside)} fused groups costs {each} "
             f"with {NAMES[PLAIN]}."
         )
     others = f"; the others cost {each} each" if most else ""
     return (
         f"{len(harmful)} of {len(inside)} fused groups should not run with {NAMES[PLAIN]}{others}:"
     )
+
+
+def _doubtful(groups: Sequence[GroupFinding], prefix: str) -> list[str]:
+    """Which may be harmful, as far as so few sequences can tell."""
+    found = [
+        g for g in groups if g.in_block and not g.harmful and g.plain and g.plain.kl >= HARM_NATS
+    ]
+    if not found or not found[0].plain:
+        return []
+    most = _short(found[0].group, prefix)
+    return [
+        f"{len(found)} more may cost {HARM_NATS} or more, at most {most} with "
+        f"{_with_error(found[0].plain.nats)} nats: more --sensitivity-samples would tell."
+    ]
 
 
 def _sentence(group: GroupFinding, prefix: str) -> str:

@@ -14,12 +14,15 @@ import json
 from collections import Counter
 from typing import Any
 
-import fp8scope
 from fp8scope.analyze.cause import Cause, site_cause
 from fp8scope.analyze.groups import GroupFinding, group_findings
 from fp8scope.analyze.measures import measure
 from fp8scope.analyze.thresholds import CAST_ROLES, OUTLIER_RATIO
+from fp8scope.core.choices import Choices
 from fp8scope.core.sites import Role, Site
+from fp8scope.observe.api import subject_in_memory
+from fp8scope.observe.scan import Scan, ScanOptions
+from fp8scope.observe.sensitivity import SensitivityOptions
 from fp8scope.profile.record import Profile
 from tests import planting
 
@@ -29,7 +32,10 @@ def row(name: str, kind: str, strength: float, layer: int) -> dict[str, Any]:
     model, _, plants = planting.planted(name, {layer: kind}, strength)
     plant = plants[layer]
     batches, tokenizer = planting.batches(name), planting.load(name)[1]
-    profile = fp8scope.scan(model, batches, tokenizer=tokenizer)
+    subject = subject_in_memory(model, batches, tokenizer)
+    choices = Choices(("fp8_tensor", "fp8_token", "fp8_smooth"), alphas=(0.5,))
+    second = SensitivityOptions(choices=choices, required=True)
+    profile = Scan(subject, ScanOptions(sensitivity=second)).run()
     sites = [site for site in profile.sites if site.role in CAST_ROLES]
     sites += [Site(module, Role.WEIGHT) for module in profile.weights]
     others = {site: site_cause(profile, site).cause for site in sites if site not in plant.shows}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fp8scope
+from fp8scope.analyze.sensitivity import Scores
 from fp8scope.core.sites import Role, Site
 from fp8scope.errors import BadModel
 from fp8scope.profile.record import Profile
@@ -120,6 +122,79 @@ def test_a_linear_without_elements_is_no_site() -> None:
     model.empty = nn.Linear(WIDTH, 1, bias=False)  # as pruning may leave it:
     model.empty.weight = nn.Parameter(torch.empty(0, WIDTH))
     assert Site("empty", Role.INPUT) not in scan(model).sites
+
+
+class WithLogits(Toy):
+    """As little as the second pass asks for: an embedding that says where it is, and logits."""
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed
+
+    def forward(self, input_ids: Tensor, **_: Any) -> Any:
+        return SimpleNamespace(logits=super().forward(input_ids))
+
+
+class FlatWithLogits(WithLogits):
+    def between(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, WIDTH)
+
+    def forward(self, input_ids: Tensor, **_: Any) -> Any:
+        logits = super().forward(input_ids).logits
+        return SimpleNamespace(logits=logits.view(*input_ids.shape, -1))
+
+
+class DropsATokenWithLogits(WithLogits):
+    def between(self, x: Tensor) -> Tensor:
+        return x[:, :-1]
+
+
+class SequenceFirstWithLogits(WithLogits):
+    def between(self, x: Tensor) -> Tensor:
+        return x.transpose(0, 1).contiguous()
+
+
+class CallsALinearTwice(WithLogits):
+    def between(self, x: Tensor) -> Tensor:
+        again: Tensor = self.gate(x)
+        return x + again.repeat(1, 1, WIDTH // 4)
+
+
+class UnderNoGrad(WithLogits):
+    @torch.no_grad()
+    def forward(self, input_ids: Tensor, **_: Any) -> Any:
+        return super().forward(input_ids)
+
+
+@pytest.mark.parametrize("model", [WithLogits, FlatWithLogits])
+def test_an_unknown_architecture_is_scored_linear_by_linear(model: type[Toy]) -> None:
+    profile = scan(model())
+    assert not any("sensitivity" in note for note in profile.notes), profile.notes
+    plain, other = Scores(profile), Scores(scan(WithLogits()))
+    assert set(plain.groups()) == {"gate", "up", "head"}
+    for name in plain.groups():
+        found = plain.candidates(name)
+        assert set(found) == {"fp8_tensor", "fp8_token", "fp8_block"}
+        assert all(score.kl > 0 for score in found.values())
+        assert found["fp8_tensor"].kl == pytest.approx(other.candidates(name)["fp8_tensor"].kl)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (Toy, "no attribute"),
+        (DropsATokenWithLogits, "no candidate fits any linear"),
+        (SequenceFirstWithLogits, "no candidate fits any linear"),
+        (CallsALinearTwice, "the backward pass fails"),
+        (UnderNoGrad, "the backward pass fails"),
+    ],
+)
+def test_what_cannot_be_scored_is_said_and_the_rest_is_there(model: type[Toy], said: str) -> None:
+    profile = scan(model())
+    assert profile.complete
+    assert profile.sensitivity is None
+    (note,) = [note for note in profile.notes if note.startswith("no sensitivity: ")]
+    assert said in note
+    assert set(profile.weights) == {"gate", "up", "head"}
 
 
 def test_a_forward_that_fails_names_the_layer_before() -> None:
