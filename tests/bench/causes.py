@@ -1,6 +1,6 @@
 """Is the cause of a planted outlier found? Every kind, strength, layer and model, one at a time.
 
-    python tests/bench/causes.py [--strengths 1e2 1e4 1e5 1e6] [--model NAME …]
+    python tests/bench/causes.py [--strengths 1e2 1e4 1e5 1e6] [--model NAME …] [--layers 0 …]
 
 Plants in the small trained models of ../shared/data (see tests/planting.py), scans, and prints a
 line of JSON per plant: the cause of the planted site, its amax/rms and body SQNR, and the sites
@@ -72,6 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--strengths", type=float, nargs="*", default=[1e2, 1e4, 1e5, 1e6])
     parser.add_argument("--model", nargs="*", default=planting.MODELS)
+    parser.add_argument("--layers", type=int, nargs="*", default=range(planting.LAYERS))
     arguments = parser.parse_args()
     if not planting.DATA.is_dir():
         print(f"skipped: no {planting.DATA}")
@@ -81,7 +82,7 @@ def main() -> None:
     for name in arguments.model:
         for kind in planting.KINDS:
             for strength in arguments.strengths:
-                for layer in range(planting.LAYERS):
+                for layer in arguments.layers:
                     found = row(name, kind, strength, layer)
                     print(json.dumps(found, ensure_ascii=False), flush=True)
                     right[strength] += found["right"]
