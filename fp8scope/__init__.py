@@ -14,6 +14,7 @@ _WHERE = {
     "read_profile": "fp8scope.profile.reader",
     "merge_profiles": "fp8scope.profile.merge",
     "compare_profiles": "fp8scope.analyze.compare",
+    "analyze_profile": "fp8scope.analyze.analysis",
     "measure_sites": "fp8scope.analyze.measures",
     "Profile": "fp8scope.profile.record",
     "Fp8scopeError": "fp8scope.errors",

@@ -9,8 +9,13 @@ from dataclasses import dataclass
 from fp8scope.analyze.cause import Cause, SiteCause, site_cause
 from fp8scope.analyze.measures import SiteMeasures, measure
 from fp8scope.analyze.sensitivity import Score, Scores
-from fp8scope.analyze.thresholds import DAMAGED_DB, HARM_NATS
-from fp8scope.core.choices import Kind
+from fp8scope.analyze.thresholds import (
+    AVOIDABLE_NATS,
+    AVOIDABLE_TIMES,
+    DAMAGED_DB,
+    HARM_NATS,
+)
+from fp8scope.core.choices import Kind, in_block
 from fp8scope.core.gemms import Unit, units
 from fp8scope.core.sites import Role, Site
 from fp8scope.profile.record import Profile
@@ -25,7 +30,7 @@ class GroupFinding:
     `candidates` are its scores alone by name, empty where the profile was not scored; `smoothed` is
     the cheapest of it smoothed together with what that is folded into, and `unsmoothed` what both
     cost as they are. `worst` is the input or weight with the lowest body SQNR, and `cause` that of
-    the site that explains the cost best.
+    the site that explains the cost best. Not `in_block` is what engines keep in BF16: lm_head.
     """
 
     group: str
@@ -35,6 +40,7 @@ class GroupFinding:
     unsmoothed: float | None
     worst: SiteMeasures
     cause: SiteCause
+    in_block: bool = True
 
     @property
     def plain(self) -> Score | None:
@@ -43,11 +49,18 @@ class GroupFinding:
 
     @property
     def harmful(self) -> bool:
-        """Whether this group alone spends what a whole model may: by its KL beyond doubt (one
-        standard error), or, without one, by a damaged tensor.
+        """Whether the group is a finding. By its KL: it alone spends what a whole model may, beyond
+        doubt (one standard error); or it has an outlier, for which it pays several times what it
+        need. Without a KL: it has a damaged tensor. Never lm_head, which stays in BF16 anyway.
         """
+        if not self.in_block:
+            return False
         if self.plain is None:
             return self.worst.error.body_sqnr_db < DAMAGED_DB
+        if self.cause.cause is not Cause.ROUNDING and self.plain.kl >= AVOIDABLE_NATS:
+            cheapest = min(score.kl for score in self.candidates.values())
+            if self.plain.kl >= AVOIDABLE_TIMES * cheapest:
+                return True
         nats = self.plain.nats
         return nats.kl - (0.0 if math.isnan(nats.error) else nats.error) >= HARM_NATS
 
@@ -88,6 +101,7 @@ def _finding(profile: Profile, unit: Unit, scores: Scores | None) -> GroupFindin
         unsmoothed=unsmoothed,
         worst=worst,
         cause=_cause(profile, measured),
+        in_block=in_block(unit, profile.structure),
     )
 
 

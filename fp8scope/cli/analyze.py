@@ -99,18 +99,22 @@ def _findings(profile: Profile, as_json: bool) -> None:
 
 
 def _one_layer(profile: Profile, name: str, as_json: bool) -> None:
-    from fp8scope.analyze.detail import module_detail
+    from fp8scope.analyze.layer import layer_findings
     from fp8scope.analyze.names import find_module
+    from fp8scope.report.findings import finding_rows, finding_tables
     from fp8scope.report.layer import site_tables
     from fp8scope.report.rows import detail_row
 
-    module = find_module(profile, name)
-    details = module_detail(profile, module)
+    found = layer_findings(profile, find_module(profile, name))
     if as_json:
-        print_json({"module": module, "sites": [detail_row(detail) for detail in details]})
+        sites = [detail_row(detail) for detail in found.details]
+        print_json({"module": found.module, **finding_rows(found), "sites": sites})
         return
     out = console()
-    for detail in details:
+    for renderable in finding_tables(found):
+        out.print(renderable)
+        out.print()
+    for detail in found.details:
         for table in site_tables(detail):
             out.print(table)
             out.print()

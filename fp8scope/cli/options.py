@@ -51,7 +51,7 @@ class Number(click.FloatRange):
 
 
 def _candidates(value: str | None) -> tuple[str, ...]:
-    from fp8scope.core.schemes import CANDIDATES, DEFAULT_CANDIDATES
+    from fp8scope.core.schemes import CANDIDATES, DEFAULT_CANDIDATES  # numpy is not for --help
 
     if value is None:
         return DEFAULT_CANDIDATES

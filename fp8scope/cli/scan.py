@@ -175,19 +175,14 @@ def _how_to_go_on(partials: Partials) -> str:
 
 
 def _report(arguments: Arguments, profile: Profile) -> None:
-    from fp8scope.analyze.measures import measure_sites
-    from fp8scope.analyze.verdict import judge
-    from fp8scope.report.rows import profile_summary, site_row, verdict_row
-    from fp8scope.report.text import worst_sites
+    from fp8scope.analyze.analysis import analyze_profile
+    from fp8scope.analyze.groups import group_findings, model_scores
+    from fp8scope.report.analysis import analysis_row, where_it_hurts
 
-    rows = measure_sites(profile)
     if arguments.as_json:
-        verdict = {"verdict": verdict_row(judge(rows))}
-        listed = {"rows": [site_row(row) for row in rows]}
-        print_json(
-            {"profile": str(arguments.output), **profile_summary(profile), **verdict, **listed}
-        )
+        found = analyze_profile(profile)
+        print_json({"profile": str(arguments.output), **analysis_row(found)})
     else:
-        console().print(worst_sites(rows, 10))
+        console().print(where_it_hurts(model_scores(profile), group_findings(profile)))
     for note in profile.notes:
         say(f"note: {note}")

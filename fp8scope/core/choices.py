@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from fp8scope.core.gemms import Unit
-from fp8scope.core.schemes import CANDIDATES, KV_CANDIDATES, ROW
+from fp8scope.core.schemes import CANDIDATES, KV_CANDIDATES
 from fp8scope.core.structure import Fold, KVLayer, Structure
 
 
@@ -27,7 +27,8 @@ class Term(NamedTuple):
     """A group (or a layer's KV cache) in one candidate.
 
     `alpha` is that of its own smoothing; `folded` that of its reader's, whose factors divide rows
-    of this group's weights, or channels of the cached values. None without.
+    of this group's weights, or channels of the cached values. None without. Routed experts read
+    each other: their `alpha` is both.
     """
 
     group: str
@@ -83,7 +84,9 @@ class Choices:
         names = {unit.name: unit for unit in units}
         groups = {name: unit.name for unit in units for g in unit.gemms for name in g.members}
         caches = {
-            cache: groups[fold.consumers[0]] for cache, fold in value_folds(structure).items()
+            cache: groups[fold.consumers[0]]
+            for cache, fold in value_folds(structure).items()
+            if fold.consumers[0] in groups
         }
         rows = [Row(Kind.GROUP, (term,)) for unit in units for term in self._terms(unit, names)]
         rows += [
@@ -93,7 +96,7 @@ class Choices:
             for folded in (None, *self._folded(caches.get(layer.group), names))
         ]
         rows += self._pairs(units, names, caches)
-        inside = [unit for unit in units if _in_block(unit, structure)]
+        inside = [unit for unit in units if in_block(unit, structure)]
         return rows + list(self._whole_model(inside, names, structure.kv_layers))
 
     def _terms(self, unit: Unit, names: dict[str, Unit]) -> Iterator[Term]:
@@ -103,8 +106,7 @@ class Choices:
             weight = candidate.weight
             for alpha in self._own(unit, candidate.smooth):
                 folded: tuple[float | None, ...] = (None,)
-                # a scale per row takes any factor of that row
-                if unit.readers and weight and weight.tile != ROW:
+                if unit.readers and weight and not weight.takes_row_factors:
                     theirs = self._folded(unit.readers[0], names)
                     folded += theirs if alpha is None else tuple(a for a in theirs if a == alpha)
                 for other in folded:
@@ -180,8 +182,8 @@ def value_folds(structure: Structure) -> dict[str, Fold]:
     }
 
 
-def _in_block(unit: Unit, structure: Structure) -> bool:
-    """lm_head stays as it is unless it is asked for by name."""
+def in_block(unit: Unit, structure: Structure) -> bool:
+    """Whether a group is in a decoder block: lm_head stays as it is unless it is asked for."""
     first = unit.gemms[0].members[0]
     if structure.blocks:
         return any(first.startswith(f"{block}.") for block in structure.blocks)

@@ -17,7 +17,8 @@ class Gemm:
 
     `members` name linears of the group called `group`. `input_fold` can smooth x; its factors go
     into the columns of W. `output_folds` are those whose producer is the member that they are
-    under: their factors divide rows of W. `experts` is not 0 for a stack.
+    under: their factors divide rows of W. `experts` is not 0 for a stack, whose rows fold into the
+    other stack of its group.
     """
 
     group: str
@@ -84,14 +85,18 @@ def units(structure: Structure) -> list[Unit]:
 
 
 def routers(structure: Structure) -> set[str]:
-    """Linears that choose experts: beside a module `experts` of as many as they have outputs."""
+    """Linears that choose experts: beside a module of as many as they have outputs."""
     counts = {
-        linear.name.rpartition(".experts.")[0]: linear.experts
+        _parent(_parent(linear.name)): linear.experts
         for linear in structure.linears
         if linear.experts
     }
     return {
         linear.name
         for linear in structure.linears
-        if counts.get(linear.name.rpartition(".")[0]) == linear.out_features and not linear.experts
+        if counts.get(_parent(linear.name)) == linear.out_features and not linear.experts
     }
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]

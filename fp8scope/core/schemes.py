@@ -43,6 +43,11 @@ class Scheme:
     static: bool = False
     scale_format: Format | None = None
 
+    @property
+    def takes_row_factors(self) -> bool:
+        """Whether a power of two in a whole row changes nothing: it goes into the row's scales."""
+        return self.tile.rows == 1 and self.scale_format is None
+
 
 @dataclass(frozen=True)
 class Candidate:

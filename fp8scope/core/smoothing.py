@@ -2,10 +2,12 @@
 
 s_j = amax_x_j^α / amax_w_j^(1-α) (Xiao et al., arXiv 2211.10438, eq. 4); x/s and W·s compute the
 same. In float formats a common factor of all channels changes nothing, so the factors are given
-with a median of 1, which keeps the folded weights near where they were.
+with a median of about 1, which keeps the folded weights near where they were.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,8 @@ def smoothing_factors(
     amax_input: largest |x| of each channel; amax_weight: largest |W| of the column that reads it.
     A channel that no weight reads may be divided freely: it is brought down to the others. A
     channel that was always zero keeps s = 1. Powers of two leave every bit of a folded weight, as
-    long as nothing overflows.
+    long as nothing overflows. They are rounded before the median is taken out, so that x·2^k with
+    w·2^-k in some channels leaves x/s as it was, but for one power of two that all channels share.
     """
     x, w = np.broadcast_arrays(*(np.asarray(a, np.float64) for a in (amax_input, amax_weight)))
     both, unread = (x > 0) & (w > 0), (x > 0) & (w == 0)
@@ -29,9 +32,17 @@ def smoothing_factors(
     if not both.any():
         return np.ones(x.shape, np.float32)
     logs[both] = alpha * np.log2(x[both]) - (1 - alpha) * np.log2(w[both])
-    logs[both] -= np.median(logs[both])
+    if powers_of_two:
+        logs[both] = _round(logs[both])
+    middle = np.median(logs[both])
+    logs[both] -= _round(middle) if powers_of_two else middle
     level = np.median(np.log2(x[both]) - logs[both])  # where a smoothed channel's amax lies
     logs[unread] = np.log2(x[unread]) - level
     if powers_of_two:
-        logs = np.rint(logs)
+        logs[unread] = _round(logs[unread])
     return np.exp2(np.clip(logs, -100, 100)).astype(np.float32)
+
+
+def _round(logs: NDArray[np.float64] | np.floating[Any]) -> Any:
+    """To integers, halves up: unlike `rint`, it commutes with adding an integer."""
+    return np.floor(logs + 0.5)

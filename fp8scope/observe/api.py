@@ -56,19 +56,7 @@ def scan(  # noqa: PLR0913  (keywords, each with a default)
     path = Path(output) if output is not None else None
     if path is not None:
         _check_output(path, force)
-    _check_model(model)
-    calibration = calibration_of_batches(batches, model)
-    stated: Any = getattr(model, "config", None)
-    config = stated.to_dict() if stated is not None else {}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    subject = Subject(
-        model=model,
-        tokenizer=tokenizer,
-        config=json.loads(json.dumps(config, default=str)),
-        identity=model_identity("in memory", model, f"memory:{digest.hexdigest()}", None),
-        structure=discover(model),
-        calibration=calibration,
-    )
+    subject = subject_in_memory(model, batches, tokenizer)
     second = SensitivityOptions(measure_all=sensitivity == "kl", required=sensitivity is not None)
     options = ScanOptions(
         record, all_experts=all_experts, sensitivity=None if sensitivity == "none" else second
@@ -83,6 +71,25 @@ def scan(  # noqa: PLR0913  (keywords, each with a default)
     if path is not None:
         write_profile(profile, path)
     return profile
+
+
+def subject_in_memory(
+    model: nn.Module, batches: Iterable[BatchLike], tokenizer: Any = None
+) -> Subject:
+    """What a scan of a loaded model is of. Raises as `scan` before anything is computed."""
+    _check_model(model)
+    calibration = calibration_of_batches(batches, model)
+    stated: Any = getattr(model, "config", None)
+    config = stated.to_dict() if stated is not None else {}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    return Subject(
+        model=model,
+        tokenizer=tokenizer,
+        config=json.loads(json.dumps(config, default=str)),
+        identity=model_identity("in memory", model, f"memory:{digest.hexdigest()}", None),
+        structure=discover(model),
+        calibration=calibration,
+    )
 
 
 def _check_model(model: Any) -> None:

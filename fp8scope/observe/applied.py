@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,16 @@ from fp8scope.observe.kvcache import ObservedCache
 from fp8scope.runtime.experts import Experts, named_experts
 from fp8scope.runtime.linears import is_transposed
 from fp8scope.runtime.quantized import QuantizedCache, QuantizedGemm
+
+
+class _Stack(NamedTuple):
+    """One of the two GEMMs of a layer's experts, and what is done to it."""
+
+    gemm: QuantizedGemm
+    term: Term
+
+    def read(self, x: Tensor, expert: int | None = None) -> Tensor:
+        return _read(self.gemm, x, self.term, expert)
 
 
 class Applied:
@@ -58,6 +68,7 @@ class Applied:
     def terms(self, terms: Iterable[Term]) -> Iterator[None]:
         """Apply them, and take them back at the end, whatever happens."""
         layers = {cache.layer.group: number for number, cache in self._caches.items()}
+        stacks: dict[str, _Stack] = {}
         with ExitStack() as back:
             back.callback(self._layers.clear)
             for term in terms:
@@ -66,9 +77,10 @@ class Applied:
                 for gemm in self._gemms.get(term.group, []):
                     if gemm.gemm.experts:
                         self._apply_stack(gemm, term, back)
+                        stacks[gemm.gemm.members[0]] = _Stack(gemm, term)
                     else:
                         self._apply(gemm, term, back)
-                self._cover_experts(term, back)
+            self._cover_experts(stacks, back)
             yield
 
     def _apply(self, gemm: QuantizedGemm, term: Term, back: ExitStack) -> None:
@@ -87,13 +99,12 @@ class Applied:
         stored = stacked.transpose(1, 2) if module.is_transposed else stacked
         _set_aside(module, parameter, stored, back)
 
-    def _cover_experts(self, term: Term, back: ExitStack) -> None:
-        by_name = {gemm.gemm.members[0]: gemm for gemm in self._gemms.get(term.group, [])}
+    def _cover_experts(self, stacks: Mapping[str, _Stack], back: ExitStack) -> None:
         for experts in self._experts.values():
-            if experts.first in by_name and experts.last in by_name:
-                first, last = by_name[experts.first], by_name[experts.last]
+            first, last = stacks.get(experts.first), stacks.get(experts.last)
+            if first or last:
                 module, own = experts.module, experts.module.__dict__.get("forward")
-                module.forward = _expert_forward(experts, first, last, term)
+                module.forward = _expert_forward(experts, first, last)
                 back.callback(_restore_forward, module, own)
 
     def _through_cache(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,22 +145,21 @@ def _read(gemm: QuantizedGemm, x: Tensor, term: Term, expert: int | None = None)
 
 
 def _expert_forward(
-    experts: Experts, first: QuantizedGemm, last: QuantizedGemm, term: Term
+    experts: Experts, first: _Stack | None, last: _Stack | None
 ) -> Callable[..., Tensor]:
     def forward(hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         pairs = Pairs.of(top_k_index)
 
         def show(_: Tensor, products: Tensor) -> Tensor:
+            if last is None:
+                return products
             everything = torch.ones_like(pairs.expert, dtype=torch.bool)
             runs = pairs.runs(everything)
             parts = products.split([count for _, count in runs])
-            read = [
-                _read(last, part, term, expert)
-                for (expert, _), part in zip(runs, parts, strict=True)
-            ]
+            read = [last.read(part, expert) for (expert, _), part in zip(runs, parts, strict=True)]
             return torch.cat(read)
 
-        read = _read(first, hidden_states, term)
+        read = hidden_states if first is None else first.read(hidden_states)
         return grouped(Cover(experts.module, show), read, top_k_index, top_k_weights)
 
     return forward

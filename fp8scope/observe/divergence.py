@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-SLICE_ELEMENTS = 1 << 24
+SLICE_ELEMENTS = 1 << 20
 
 
 def kl_by_sequence(true: Tensor, other: Tensor, lengths: Sequence[int]) -> NDArray[np.float64]:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from fp8scope.core.gemms import Gemm
+from fp8scope.errors import BadModel
 from fp8scope.observe.experts import Cover, Pairs, grouped
+from fp8scope.observe.untouched import Untouched
 from fp8scope.runtime.experts import Experts
 
 
@@ -32,7 +34,8 @@ class Observer(Protocol):
 class ExpertsGradients:
     """While it is entered, each backward through the module shows both its GEMMs.
 
-    The gradient of down_proj's output is that of the layer's times the pair's routing weight.
+    The gradient of down_proj's output is that of the layer's times the pair's routing weight, so
+    that a norm between the two is refused with BadModel.
     """
 
     def __init__(self, experts: Experts, first: Gemm, last: Gemm, observer: Observer) -> None:
@@ -44,6 +47,11 @@ class ExpertsGradients:
 
     def __enter__(self) -> ExpertsGradients:
         module = self._experts.module
+        if getattr(module, "has_post_expert_norm", False):
+            raise BadModel(
+                f"{self._experts.name} normalises what each expert returns, which is not scored",
+                "--sensitivity none goes without the backward pass",
+            )
         self._own = module.__dict__.get("forward")
         module.forward = self._forward
         return self
@@ -56,23 +64,24 @@ class ExpertsGradients:
 
     def _forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         pairs = Pairs.of(top_k_index)
-        products: list[Tensor] = []
+        hidden = Untouched(hidden_states, self._first.members[0])
+        products: list[Untouched] = []
 
         def show(gate_up: Tensor, product: Tensor) -> None:
-            products.append(product.detach())
+            products.append(Untouched(product, self._last.members[0]))
             if gate_up.requires_grad:
                 gate_up.register_hook(first_arrived)
 
         def first_arrived(gradient: Tensor) -> None:
             with torch.no_grad():
-                x = hidden_states.detach()[pairs.token]
+                x = hidden.tensor[pairs.token]
                 self._observer.experts(self._first, Routed(x, gradient, pairs))
 
         def last_arrived(gradient: Tensor) -> None:
             with torch.no_grad():
                 weights = top_k_weights.detach().reshape(-1)[pairs.order].to(gradient.dtype)
                 per_pair = gradient[pairs.token] * weights[:, None]
-                self._observer.experts(self._last, Routed(products[0], per_pair, pairs))
+                self._observer.experts(self._last, Routed(products[0].tensor, per_pair, pairs))
 
         cover = Cover(self._experts.module, show)
         result = grouped(cover, hidden_states, top_k_index, top_k_weights)

@@ -22,7 +22,7 @@ from numba import carray
 from numpy.typing import NDArray
 
 from fp8scope.core.magnitude import BF16, BINS, FP16, FP32, Encoding
-from fp8scope.observe.team import at, body, claim, compiled, run
+from fp8scope.runtime.team import at, body, claim, compiled, run
 
 BLOCK_ELEMENTS = 1 << 18
 MAX_BLOCK_ROWS = 512

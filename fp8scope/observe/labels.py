@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SLICE_ELEMENTS = 1 << 24
+SLICE_ELEMENTS = 1 << 20
 
 
 def draws(digest: str, length: int, seed: int) -> Tensor:
@@ -32,7 +32,7 @@ def sampled_gradient(logits: Tensor, uniform: Sequence[Tensor]) -> Tensor:
     uniform: for each row its numbers [length]; positions from there on are padding, with no
     label and no gradient.
     """
-    gradient = torch.zeros_like(logits)
+    gradient = torch.empty_like(logits)
     step = max(1, SLICE_ELEMENTS // logits.shape[-1])
     for row, numbers in enumerate(uniform):
         for start in range(0, len(numbers), step):
@@ -41,13 +41,16 @@ def sampled_gradient(logits: Tensor, uniform: Sequence[Tensor]) -> Tensor:
             probability = logits[row, chosen].float().softmax(dim=-1)
             label = _sample(probability, at)
             probability[torch.arange(len(label), device=label.device), label] -= 1
-            gradient[row, chosen] = probability.to(logits.dtype)
+            gradient[row, chosen] = probability
+        gradient[row, len(numbers) :] = 0
     return gradient
 
 
 def _sample(probability: Tensor, uniform: Tensor) -> Tensor:
     """The label [n] whose interval of the cumulated probability [n, V] holds each number [n]."""
     cumulated = probability.cumsum(dim=-1)
-    at = uniform.to(cumulated.dtype)[:, None] * cumulated[:, -1:]
+    whole = cumulated[:, -1:]
+    below = torch.nextafter(whole, torch.zeros_like(whole))  # .99999999 is 1 in float32
+    at = (uniform.to(cumulated.dtype)[:, None] * whole).minimum(below)
     label = torch.searchsorted(cumulated, at, right=True)[:, 0]
     return label.clamp(max=probability.shape[-1] - 1)

@@ -9,6 +9,7 @@ quantized weight, nothing is a small difference of large products, and either si
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from itertools import groupby
 
 import torch
@@ -19,6 +20,7 @@ from fp8scope.core.gemms import Gemm
 from fp8scope.core.schemes import CANDIDATES
 from fp8scope.core.sites import Role
 from fp8scope.observe.expert_gradients import Routed
+from fp8scope.runtime.casts import DOT_DTYPES, row_dot
 from fp8scope.runtime.quantized import QuantizedCache, QuantizedGemm
 
 
@@ -44,10 +46,10 @@ class TermScores:
         for group in self._terms.keys() - cached:
             self._terms[group].sort(key=_order)
 
-    def gemm(self, gemm: Gemm, x: Tensor, gradient: Tensor) -> None:
+    def gemm(self, gemm: Gemm, x: Tensor, gradients: Sequence[Tensor], into_input: Tensor) -> None:
         """See `gradients.Observer`."""
-        quantized = self._gemms[gemm.members]
-        for term, score in gemm_scores(quantized, x, gradient, self._terms.get(gemm.group, ())):
+        quantized, terms = self._gemms[gemm.members], self._terms.get(gemm.group, ())
+        for term, score in gemm_scores(quantized, x, gradients, terms, into_input=into_input):
             self._add(term, score)
 
     def experts(self, gemm: Gemm, routed: Routed) -> None:
@@ -59,8 +61,8 @@ class TermScores:
         for expert, count in pairs.runs(everything):
             run = slice(start, start := start + count)
             terms = self._terms.get(gemm.group, ())
-            x, gradient = routed.x[run], routed.gradient[run]
-            for term, score in gemm_scores(quantized, x, gradient, terms, expert):
+            x, gradients = routed.x[run], [routed.gradient[run]]
+            for term, score in gemm_scores(quantized, x, gradients, terms, expert):
                 by_token = score.new_zeros(tokens).index_add_(0, pairs.token[run], score)
                 self._add(term, by_token)
 
@@ -81,27 +83,32 @@ class TermScores:
 def gemm_scores(
     quantized: QuantizedGemm,
     x: Tensor,
-    gradient: Tensor,
+    gradients: Sequence[Tensor],
     terms: Sequence[Term],
     expert: int | None = None,
+    into_input: Tensor | None = None,
 ) -> Iterator[tuple[Term, Tensor]]:
-    """Σ_c g·ΔY of each row of x [rows, in] and g [rows, out], float32 [rows], for each term.
+    """Σ_c g·ΔY of each row of x [rows, in], float32 [rows], for each term.
 
-    `terms` are sorted by what they make of the input, then of the weight.
+    gradients: g of each member's output, [rows, out].
+    `terms` are sorted by what they make of the input, then of the weight. into_input: g W
+    [rows, in], where it is known already.
     """
-    gradient = gradient.to(quantized.members[0].dtype)
-    into_input = _product(gradient, torch.cat(quantized.true_weights(expert)))
+    if not terms:
+        return
+    if into_input is None:
+        into_input = _product(gradients, quantized.true_weights(expert), x.dtype)
     for _, same_input in groupby(terms, _input_key):
         sharing = list(same_input)
         whole = sharing[0]._replace(part=Part.BOTH)
         read = quantized.input(x, whole, expert)
-        by_input = _row_dot(into_input, read - x)
+        by_input = _row_dot(into_input, read, x)
         for _, same_weight in groupby(sharing, _weight_key):
             same = list(same_weight)
             by_weight = None
-            if CANDIDATES[whole.candidate].weight is not None:
+            if CANDIDATES[same[0].candidate].weight is not None:
                 error = quantized.weight_error(same[0]._replace(part=Part.BOTH), expert)
-                by_weight = _product(gradient, error)
+                by_weight = _product(gradients, error, x.dtype)
             for term in same:
                 yield term, _part(term, by_input, by_weight, x, read)
 
@@ -116,17 +123,22 @@ def _part(
     return by_input + _row_dot(by_weight, read)
 
 
-def _row_dot(a: Tensor, b: Tensor) -> Tensor:
-    """Σ a·b of each row, float32 [rows]."""
-    product: Tensor = torch.linalg.vecdot(a, b.float())
+def _row_dot(a: Tensor, b: Tensor, less: Tensor | None = None) -> Tensor:
+    """Σ a·b of each row, or Σ a·(b - less), float32 [rows]."""
+    if a.device.type == "cpu" and a.dtype in DOT_DTYPES and (less is None or less.dtype == a.dtype):
+        return row_dot(a, b.float(), less)
+    difference = b.float() if less is None else b.float() - less
+    product: Tensor = torch.linalg.vecdot(a.float(), difference)
     return product
 
 
-def _product(gradient: Tensor, weight: Tensor) -> Tensor:
-    """Gradient [rows, out] @ W [out, in] in float32; fp16 would lose small errors on the way."""
-    if weight.dtype == torch.float16:
-        return gradient.float() @ weight.float()
-    return (gradient @ weight).float()
+def _product(gradients: Sequence[Tensor], weights: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """Σ g [rows, out] @ W [out, in] over the members: in the dtype of the model's own matmul, but
+    for fp16, in which small errors would be lost.
+    """
+    held = torch.float32 if dtype == torch.float16 else dtype
+    products = (g.to(held) @ w.to(held) for g, w in zip(gradients, weights, strict=True))
+    return reduce(torch.Tensor.add_, products)
 
 
 def _input_key(term: Term) -> tuple[str, float]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.text import Text
 
 from fp8scope.analyze.analysis import Analysis
+from fp8scope.analyze.groups import GroupFinding
+from fp8scope.analyze.sensitivity import Score
 from fp8scope.analyze.verdict import judge
 from fp8scope.report.convergence import convergence_rows, convergence_sentences
 from fp8scope.report.experts import coverage_row, coverage_table
@@ -31,24 +35,31 @@ def analysis_page(found: Analysis) -> RenderableType:
     """The findings, the worst first, under a heading for each question."""
     prefix = common_prefix(group.group for group in found.groups)
     sections = {
-        "Where FP8 hurts": [*model_sentences(found.models), *group_sentences(found.groups)],
         "Use cases": tag_sentences(found.tags, prefix),
         "Static or dynamic scales": scaling_sentences(found.scaling),
         "Headroom": headroom_sentences(found.headroom),
         "Convergence": convergence_sentences(found.convergence),
         "KV cache": kvcache_sentences(found.kv_cache),
     }
-    page: list[RenderableType] = []
-    if prefix:
-        page.append(Text(f"Names without their first “{literal(prefix).plain}”.\n"))
-    for heading, sentences in sections.items():
-        if sentences:
-            page.append(Text(heading, style="bold"))
-            page += [Text(f"  {sentence}") for sentence in sentences]
-            page.append(Text())
+    page = [where_it_hurts(found.models, found.groups)]
+    page += [_section(heading, said) for heading, said in sections.items() if said]
     if found.experts:
         page.append(coverage_table(found.experts, MOST_EXPERTS))
     return Group(*page)
+
+
+def where_it_hurts(models: Mapping[str, Score], groups: Sequence[GroupFinding]) -> RenderableType:
+    """What FP8 costs the whole model, and the groups that are to blame."""
+    said = [*model_sentences(models), *group_sentences(groups)]
+    prefix = common_prefix(group.group for group in groups)
+    names = f"; names without their first “{literal(prefix).plain}”" if prefix else ""
+    return _section(f"Where FP8 hurts{names}", said)
+
+
+def _section(heading: str, sentences: Sequence[str]) -> RenderableType:
+    """A heading, its sentences indented, and an empty line."""
+    lines = (Padding(Text(sentence), (0, 0, 0, 2)) for sentence in sentences)
+    return Group(Text(heading, style="bold"), *lines, Text())
 
 
 def analysis_row(found: Analysis) -> dict[str, Any]:

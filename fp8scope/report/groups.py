@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fp8scope.analyze.analysis import TagDamage
+from fp8scope.analyze.cause import Cause
 from fp8scope.analyze.groups import PLAIN, GroupFinding
 from fp8scope.analyze.sensitivity import Nats, Score
 from fp8scope.analyze.thresholds import HARM_NATS
@@ -18,6 +19,7 @@ NAMES = {
     "fp8_tensor": "one static scale per tensor",
     "fp8_token": "scales per token",
     "fp8_block": "scales per block",
+    "fp8_unit": "scale 1",
     "fp8_smooth": "smoothed",
     "e5m2_tensor": "E5M2 with one static scale per tensor",
     "int8_tensor": "INT8 with static scales",
@@ -28,6 +30,10 @@ NAMES = {
     "fp8_tensor + kv_cache": "one static scale per tensor and an FP8 KV cache",
 }
 MOST_GROUPS = 12
+SENSITIVE = (
+    "No outlier explains it: this is plain rounding in a layer to which the output is sensitive, "
+    "so BF16 unless another candidate is cheap enough"
+)
 
 
 def model_sentences(models: Mapping[str, Score]) -> list[str]:
@@ -101,50 +107,50 @@ def _nats_row(found: Nats) -> dict[str, Any]:
 
 
 def _verdict(groups: Sequence[GroupFinding], harmful: Sequence[GroupFinding], prefix: str) -> str:
-    plain = [group for group in groups if group.plain]
-    if not plain:
+    """How many groups are findings, and what all the others cost at most; lm_head apart."""
+    inside = [group for group in groups if group.in_block]
+    if not any(group.plain for group in inside):
         if not harmful:
             return (
-                f"Nothing to exclude: none of {len(groups)} fused groups has a damaged tensor "
-                "with one static scale per tensor (its cost in nats was not scored)."
+                f"Nothing to exclude: none of {len(inside)} fused groups has a damaged tensor "
+                f"with {NAMES[PLAIN]} (what that costs in nats was not scored)."
             )
-        return f"{len(harmful)} of {len(groups)} fused groups have a damaged tensor:"
-    rest = [group for group in plain if not group.harmful]
-    most = max(rest, key=lambda group: group.plain.kl if group.plain else 0.0, default=None)
-    each = (
-        f"at most {nats(most.plain.kl)} nats per token ({_name(most, prefix)})"
-        if most and most.plain
-        else ""
-    )
+        return f"{len(harmful)} of {len(inside)} fused groups have a damaged tensor:"
+    rest = [group for group in inside if group.plain and not group.harmful]
+    costs = {group.group: group.plain.kl for group in rest if group.plain}
+    most = max(costs, key=lambda name: costs[name], default="")
+    each = f"at most {nats(costs[most])} nats per token ({_short(most, prefix)})" if most else ""
     if not harmful:
         doubt = " beyond doubt" if _doubtful(groups, prefix) else ""
         return (
-            f"Nothing to exclude{doubt}: each of {len(plain)} fused groups costs {each} "
+            f"Nothing to exclude{doubt}: each of {len(inside)} fused groups costs {each} "
             f"with {NAMES[PLAIN]}."
         )
-    others = f"; the other {len(rest)} cost {each}" if rest else ""
+    others = f"; the others cost {each} each" if most else ""
     return (
-        f"{len(harmful)} of {len(groups)} fused groups cost {HARM_NATS} nats per token or more "
-        f"with {NAMES[PLAIN]}{others}:"
+        f"{len(harmful)} of {len(inside)} fused groups should not run with {NAMES[PLAIN]}{others}:"
     )
 
 
 def _doubtful(groups: Sequence[GroupFinding], prefix: str) -> list[str]:
-    """Which may be harmful, as far as so few sequences can tell."""
-    found = [g for g in groups if not g.harmful and g.plain and g.plain.kl >= HARM_NATS]
+    """Which may be harmful, as far as an estimate can tell."""
+    inside = (group for group in groups if group.in_block and not group.harmful)
+    found = [group for group in inside if group.plain and group.plain.kl >= HARM_NATS]
     if not found or not found[0].plain:
         return []
+    most = f"{_short(found[0].group, prefix)} with {_with_error(found[0].plain.nats)} nats"
     return [
-        f"{len(found)} more may cost {HARM_NATS} or more, at most {_name(found[0], prefix)} with "
-        f"{_with_error(found[0].plain.nats)} nats: more --sensitivity-samples would tell."
+        f"{len(found)} more may cost {HARM_NATS} or more, at most {most}: "
+        "a scan with --sensitivity kl would tell."
     ]
 
 
 def _sentence(group: GroupFinding, prefix: str) -> str:
     """`layers.3.mlp.down_proj, 0.061 nats ± .001, most in code: one product …; smoothed .0003`."""
-    name = _name(group, prefix)
+    name = _short(group.group, prefix)
     cost = f", {_with_error(group.plain.nats)} nats{_worst_tag(group.plain)}" if group.plain else ""
-    return f"{name}{cost}. {cause_words(group.cause, prefix)}.{_cheaper(group)}"
+    why = SENSITIVE if group.cause.cause is Cause.ROUNDING else cause_words(group.cause, prefix)
+    return f"{name}{cost}. {why}.{_cheaper(group)}"
 
 
 def _cheaper(group: GroupFinding) -> str:
@@ -175,5 +181,5 @@ def _with_error(found: Nats) -> str:
     return f"{nats(found.kl)} ± {percent(found.error / found.kl)}" if known else nats(found.kl)
 
 
-def _name(group: GroupFinding, prefix: str) -> str:
-    return literal(group.group.removeprefix(prefix)).plain
+def _short(name: str, prefix: str) -> str:
+    return literal(name.removeprefix(prefix)).plain

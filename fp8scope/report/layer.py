@@ -47,7 +47,7 @@ def site_tables(detail: SiteDetail) -> list[RenderableType]:
     return [Group(heading, facts), *tables]
 
 
-def _table(title: str, header: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Group:
+def plain_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Group:
     """A small table under its title. The first column stands left, the rest right."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for i, name in enumerate(header):
@@ -65,7 +65,7 @@ def _table(title: str, header: Sequence[str], rows: Iterable[Sequence[str | Text
 
 def _errors(detail: SiteDetail) -> Group:
     static = "" if detail.measures.site.role is Role.WEIGHT else ", static"
-    return _table(
+    return plain_table(
         "error of E4M3",
         ("one scale per", "body SQNR", "whole SQNR", "underflow"),
         (
@@ -81,7 +81,7 @@ def _errors(detail: SiteDetail) -> Group:
 
 
 def _tags(parts: Sequence[Part]) -> Group:
-    return _table(
+    return plain_table(
         "by tag, under the one scale of all tags",
         ("tag", "elements", "amax", "first token", "others", "body SQNR", "headroom"),
         (
@@ -100,7 +100,7 @@ def _tags(parts: Sequence[Part]) -> Group:
 
 
 def _heads(parts: Sequence[Part]) -> Group:
-    return _table(
+    return plain_table(
         "by KV head, under the one scale of all heads",
         ("head", "amax", "amax/rms", "body SQNR", "underflow"),
         (
@@ -118,7 +118,7 @@ def _heads(parts: Sequence[Part]) -> Group:
 
 def _spreads(detail: SiteDetail) -> Group:
     quantiles = [{0.0: "least", 0.5: "median", 1.0: "most"}.get(q, f"{q:g}") for q in QUANTILES]
-    return _table(
+    return plain_table(
         "how the amax spreads (quantiles)",
         ("amax of each", *quantiles),
         ((AXES.get(of, of), *map(number, values)) for of, values in detail.spreads.items()),
@@ -126,7 +126,7 @@ def _spreads(detail: SiteDetail) -> Group:
 
 
 def _lines(detail: SiteDetail, axis: str) -> Group:
-    return _table(
+    return plain_table(
         f"largest {axis}s, against the median {axis}",
         (axis, "amax", "× median", "rms"),
         (
@@ -155,7 +155,7 @@ def _top_values(name: str, top: Sequence[TopValue]) -> Group:
                 in_text(first.before[-40:], first.token, first.after[:30]),
             )
         )
-    return _table(
+    return plain_table(
         f"largest values, {name.replace('_', ' ')}",
         ("value", "", "channel", "token", *PLACES),
         rows[:TOP_ROWS],
@@ -167,7 +167,7 @@ def _ratio(value: float | None) -> str:
 
 
 def _top_weights(detail: SiteDetail) -> Group:
-    return _table(
+    return plain_table(
         "largest weights",
         ("value", "row", "column"),
         (

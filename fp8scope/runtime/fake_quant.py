@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fp8scope.core.formats import E4M3, E5M2, Format
 from fp8scope.core.schemes import ALL, TENSOR, Scheme
+from fp8scope.runtime.casts import cast
 
 CASTS = {E4M3.name: torch.float8_e4m3fn, E5M2.name: torch.float8_e5m2}
 SMALLEST = torch.finfo(torch.float32).smallest_normal
@@ -37,25 +38,65 @@ def fake_quantize(x: Tensor, scheme: Scheme, amax: float | None = None) -> Tenso
     """
     if scheme.static and amax is None:
         raise ValueError("a static scale needs its amax")
+    if _takes_kernel(x, scheme):
+        return _by_kernel(x, scheme, amax)
+    return by_torch(x, scheme, amax)
+
+
+def rounding_error(x: Tensor, scheme: Scheme, amax: float | None = None) -> Tensor:
+    """`fake_quantize` less `x`, float32."""
+    if _takes_kernel(x, scheme):
+        return _by_kernel(x, scheme, amax, error=True)
+    return by_torch(x, scheme, amax).sub_(x)
+
+
+def _takes_kernel(x: Tensor, scheme: Scheme) -> bool:
+    plain = scheme.scale_format is None and x.dtype in (torch.float32, torch.bfloat16)
+    alike = x.ndim == 2 or (x.ndim > 2 and scheme.tile.rows == 1) or scheme.static
+    return x.device.type == "cpu" and plain and alike and x.numel() > 0
+
+
+def _by_kernel(x: Tensor, scheme: Scheme, amax: float | None, *, error: bool = False) -> Tensor:
+    """The compiled cast of all rows side by side."""
+    matrix = x.reshape(-1, x.shape[-1])
+    if scheme.tile == TENSOR and amax is not None:
+        tile, scale = (1, matrix.shape[1]), float(scheme.format.scale(amax))
+    else:
+        rows, columns = scheme.tile
+        tile, scale = (rows or len(matrix), columns or matrix.shape[1]), 0.0
+    return cast(matrix, scheme.format, tile, scale=scale, error=error).view(x.shape)
+
+
+def by_torch(x: Tensor, scheme: Scheme, amax: float | None = None) -> Tensor:
+    """`fake_quantize` by torch operations, on any device: what the kernel is held to."""
     values = x.float()
     if scheme.tile == TENSOR and amax is not None:
-        scale = float(scheme.format.scale(amax))
+        scale = _number(float(scheme.format.scale(amax)), values)
         return round_to(scheme.format, values / scale).mul_(scale)
     tiles = _tiles(values, scheme)
-    scales = tiles.abs().amax(dim=(-3, -1), keepdim=True) / scheme.format.max
+    scales = tiles.abs().amax(dim=(-3, -1), keepdim=True) / _number(scheme.format.max, values)
     if scheme.scale_format is not None:
         scales = _round_scales(scales, scheme.format, scheme.scale_format, amax)
-    scales = torch.where(scales > 0, scales, torch.ones_like(scales))
-    return _untile(round_to(scheme.format, tiles / scales).mul_(scales), values.shape)
+    divisors = torch.where(scales > 0, scales, 1)  # a scale of 0 gives 0, whatever is divided
+    return _untile(round_to(scheme.format, tiles / divisors).mul_(scales), values.shape)
 
 
 def _round_scales(scales: Tensor, fmt: Format, held_in: Format, amax: float | None) -> Tensor:
     """NVFP4's scales of blocks: E4M3 under one float32 scale, amax / (6 · 448)."""
     largest = scales.amax(dim=(-4, -3, -2, -1), keepdim=True)
-    if amax is not None:
-        largest = torch.full_like(largest, amax / fmt.max)
-    outer = (largest / held_in.max).clamp(min=SMALLEST)
+    if amax is None:
+        outer = largest / _number(held_in.max, scales)
+    else:
+        outer = torch.full_like(largest, amax) / _number(fmt.max * held_in.max, scales)
+    outer = outer.clamp(min=SMALLEST)
     return round_to(held_in, scales / outer).mul_(outer)
+
+
+def _number(value: float, like: Tensor) -> Tensor:
+    """A float32 scalar on the same device: CUDA divides by a Python number through its inverse,
+    which is another last bit.
+    """
+    return torch.tensor(value, dtype=torch.float32, device=like.device)
 
 
 def _tiles(values: Tensor, scheme: Scheme) -> Tensor:

@@ -21,7 +21,7 @@ from fp8scope.core.gemms import Gemm
 from fp8scope.core.schemes import CANDIDATES, TENSOR, Scheme
 from fp8scope.core.sites import Role
 from fp8scope.core.structure import KVLayer
-from fp8scope.runtime.fake_quant import fake_quantize
+from fp8scope.runtime.fake_quant import fake_quantize, rounding_error
 
 STATIC_E4M3 = Scheme(E4M3, TENSOR, static=True)
 
@@ -53,50 +53,57 @@ class QuantizedGemm:
 
     def weights(self, term: Term, expert: int | None = None) -> list[Tensor]:
         """Each member's weight [out, in] as the GEMM reads it, float32."""
-        scheme = CANDIDATES[term.candidate].weight
         members = self.true_weights(expert)
-        if scheme is None or term.part is Part.INPUT:
+        if CANDIDATES[term.candidate].weight is None or term.part is Part.INPUT:
             return [weight.float() for weight in members]
+        return self._quantized(members, term, expert)
+
+    def weight_error(self, term: Term, expert: int | None = None) -> list[Tensor]:
+        """Quantized less true weight of each member, [out, in] float32.
+
+        Zero where the term leaves the weight as it is.
+        """
+        members = self.true_weights(expert)
+        if CANDIDATES[term.candidate].weight is None or term.part is Part.INPUT:
+            return [torch.zeros_like(weight, dtype=torch.float32) for weight in members]
+        return self._quantized(members, term, expert, error=True)
+
+    def _quantized(
+        self, members: list[Tensor], term: Term, expert: int | None, *, error: bool = False
+    ) -> list[Tensor]:
+        """One scale for all members, where there is one for the tensor; tiles of each by itself."""
+        scheme = CANDIDATES[term.candidate].weight
+        assert scheme is not None  # noqa: S101  (both callers have looked)
         factors = [
             self._factors(term, name, weight, expert)
             for name, weight in zip(self.gemm.members, members, strict=True)
         ]
         scaled = [
-            weight.float() if factor is None else weight.float() * factor
+            weight if factor is None else weight.float() * factor
             for weight, factor in zip(members, factors, strict=True)
         ]
-        quantized = _quantize_together(scaled, scheme)
+        amax = None
+        if scheme.tile == TENSOR or scheme.scale_format is not None:
+            amax = max(float(weight.abs().max()) for weight in scaled)
+        cast = rounding_error if error else fake_quantize
+        found = [cast(weight, scheme, amax) for weight in scaled]
         return [
             weight if factor is None else weight.div_(factor)
-            for weight, factor in zip(quantized, factors, strict=True)
+            for weight, factor in zip(found, factors, strict=True)
         ]
-
-    def weight_error(self, term: Term, expert: int | None = None) -> Tensor:
-        """Quantized less true weight, the members below each other, [out, in] in their dtype."""
-        members = self.true_weights(expert)
-        errors = [
-            quantized.sub_(weight)
-            for quantized, weight in zip(self.weights(term, expert), members, strict=True)
-        ]
-        return torch.cat(errors).to(members[0].dtype)
 
     def _factors(
         self, term: Term, member: str, weight: Tensor, expert: int | None
     ) -> Tensor | None:
         """Factors of the columns over those of the rows, broadcast to the weight."""
         columns = _of(self._scales.columns(self.gemm, term.alpha), expert, weight.device)
-        rows = self._scales.rows(self.gemm, member, term.folded, len(weight))
+        folded = term.alpha if self.gemm.experts else term.folded
+        rows = self._scales.rows(self.gemm, member, folded, len(weight))
         divisors = _of(rows, expert, weight.device)
         if divisors is None:
             return columns
         inverse = (1 / divisors)[:, None]
         return inverse if columns is None else columns * inverse
-
-
-def _quantize_together(weights: list[Tensor], scheme: Scheme) -> list[Tensor]:
-    """One scale for all, where there is one for the tensor; tiles of each by itself."""
-    amax = max(float(weight.abs().max()) for weight in weights)
-    return [fake_quantize(weight, scheme, amax) for weight in weights]
 
 
 def _of(

@@ -78,7 +78,7 @@ def test_without_an_error_the_kl_alone_counts() -> None:
     profile = scored(of_modules({A: plain()}), {of(A): 0.02}, samples=[0, 1])
     (found,) = group_findings(profile)
     assert found.plain is not None
-    assert np.isnan(found.plain.nats.error)
+    assert np.isnan(found.plain.check.error)
     assert found.harmful
 
 

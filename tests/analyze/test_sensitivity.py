@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fp8scope.analyze.sensitivity import Scores
+from fp8scope.analyze.sensitivity import BIAS_SPREAD, SPREAD, Scores
 from fp8scope.core.choices import Kind, Part, Row, Term
 from fp8scope.profile.record import Profile
 from tests.profiles import build, invented_sensitivity, scored
@@ -35,7 +35,7 @@ def profile_of(
     profile = scored(profile, {ROW: 0.0}, samples=samples)
     assert profile.sensitivity is not None
     profile.sensitivity.kl_token[0] = nats
-    profile.sensitivity.kl_sequence[0] = 2 * np.array(nats)
+    profile.sensitivity.kl_sequence[0] = nats
     if measured is not None:
         profile.sensitivity.kl_measured[0] = measured
     return profile
@@ -45,15 +45,16 @@ def test_tags_weigh_by_their_tokens_in_the_calibration() -> None:
     # tag 0: 3 of nats in 30 tokens scored; tag 1: 8 in 20. In all there are 60 and 20 tokens.
     profile = profile_of([0, 0, 0, 1, 1], [10, 20, 30, 15, 5], [0, 1, 3, 4], [1, 2, 7, 1])
     score = Scores(profile).of(ROW)
-    assert score.kl == pytest.approx((60 * 0.1 + 20 * 0.4) / 80)
+    assert score.kl == score.check.kl == pytest.approx((60 * 0.1 + 20 * 0.4) / 80)
     assert {tag: nats.kl for tag, nats in score.tags.items()} == pytest.approx(
         {"t0": 0.1, "t1": 0.4}
     )
-    assert score.check.kl == pytest.approx(2 * score.estimate.kl)
     # tag 0 has no residual: 1/10 = 2/20; tag 1: 7 - 6 and 1 - 2, over 20 tokens
-    assert score.tags["t0"].error == 0
-    assert score.tags["t1"].error == pytest.approx(math.sqrt(2 / 1 * 2) / 20)
-    assert score.nats.error == pytest.approx(score.tags["t1"].error / 4)
+    noise = math.sqrt(2 / 1 * 2) / 20
+    assert score.tags["t0"].error == pytest.approx(SPREAD * 0.1)
+    assert score.tags["t1"].error == pytest.approx(math.hypot(noise, SPREAD * 0.4))
+    assert score.check.error == pytest.approx(noise / 4)
+    assert score.nats.error == pytest.approx(math.hypot(noise / 4, SPREAD * score.kl))
 
 
 def test_a_tag_that_was_not_scored_is_left_out_of_the_whole() -> None:
@@ -66,8 +67,8 @@ def test_a_tag_that_was_not_scored_is_left_out_of_the_whole() -> None:
 def test_one_sequence_gives_no_error() -> None:
     score = Scores(profile_of([0, 0], [10, 20], [1], [3])).of(ROW)
     assert score.kl == pytest.approx(0.15)
-    assert math.isnan(score.nats.error)
-    assert math.isnan(score.tags["t0"].error)
+    assert math.isnan(score.check.error)
+    assert score.nats.error == pytest.approx(math.hypot(SPREAD, BIAS_SPREAD) * score.kl)
 
 
 def test_what_is_measured_goes_before_the_estimate_sequence_by_sequence() -> None:
@@ -104,7 +105,7 @@ def test_all_scored_is_the_plain_mean_in_any_order(
     order = np.random.default_rng(len(tags)).permutation(len(tags)).tolist()
     again = Scores(profile_of(tags, lengths, order, [nats[i] for i in order])).of(ROW)
     assert again.kl == pytest.approx(score.kl)
-    assert again.nats.error == pytest.approx(score.nats.error, nan_ok=True)
+    assert again.nats.error == pytest.approx(score.nats.error)
 
 
 def test_the_standard_error_covers_the_truth_about_as_often_as_it_says() -> None:
@@ -121,14 +122,29 @@ def test_the_standard_error_covers_the_truth_about_as_often_as_it_says() -> None
     for _ in range(draws):
         samples = np.concatenate([rng.choice(np.flatnonzero(tags == i), 24) for i in (0, 1)])
         base.sensitivity.samples = samples.astype(np.int32)
-        base.sensitivity.kl_token[0] = nats[samples]
-        best = Scores(base).of(ROW).nats
+        base.sensitivity.kl_token[0] = base.sensitivity.kl_sequence[0] = nats[samples]
+        best = Scores(base).of(ROW).check
         hits += abs(best.kl - truth) < 1.96 * best.error
         errors.append(best.error)
         found.append(best.kl)
     assert 0.91 < hits / draws < 0.98
     assert np.mean(found) == pytest.approx(truth, rel=0.02)
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(found), rel=0.1)
+
+
+def test_the_mean_ratio_of_the_two_forms_corrects_the_estimate_as_far_as_it_is_known() -> None:
+    """20 groups whose sequences' sums say 1.3 × what their tokens say, with the noise of χ²₁."""
+    rng = np.random.default_rng(3)
+    rows = [Row(Kind.GROUP, (Term(f"g{i}", "fp8_tensor"),)) for i in range(20)]
+    for sequences, least, most in ((100, 1.2, 1.35), (2, 1.0, 1.15)):
+        profile = scored(build(indices=range(sequences)), dict.fromkeys(rows, 0.1))
+        assert profile.sensitivity is not None
+        exact = profile.sensitivity.kl_token.copy()
+        noise = rng.chisquare(1, exact.shape) if sequences > 2 else np.array([[4.0, 0.1]])
+        profile.sensitivity.kl_sequence[:] = 1.3 * exact * noise
+        score = Scores(profile).of(rows[0])
+        assert least < score.estimate.kl / 0.1 < most
+        assert score.estimate.error >= SPREAD * score.estimate.kl
 
 
 # ---- rows by what they are asked for

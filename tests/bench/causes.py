@@ -16,9 +16,11 @@ from typing import Any
 
 import fp8scope
 from fp8scope.analyze.cause import Cause, site_cause
+from fp8scope.analyze.groups import GroupFinding, group_findings
 from fp8scope.analyze.measures import measure
 from fp8scope.analyze.thresholds import CAST_ROLES, OUTLIER_RATIO
 from fp8scope.core.sites import Role, Site
+from fp8scope.profile.record import Profile
 from tests import planting
 
 
@@ -27,25 +29,37 @@ def row(name: str, kind: str, strength: float, layer: int) -> dict[str, Any]:
     model, _, plants = planting.planted(name, {layer: kind}, strength)
     plant = plants[layer]
     batches, tokenizer = planting.batches(name), planting.load(name)[1]
-    profile = fp8scope.scan(model, batches, tokenizer=tokenizer, sensitivity="none")
+    profile = fp8scope.scan(model, batches, tokenizer=tokenizer)
     sites = [site for site in profile.sites if site.role in CAST_ROLES]
     sites += [Site(module, Role.WEIGHT) for module in profile.weights]
     others = {site: site_cause(profile, site).cause for site in sites if site not in plant.shows}
     elsewhere = [str(site) for site, cause in others.items() if cause is not Cause.ROUNDING]
     found, measured = site_cause(profile, plant.site), measure(profile, plant.site)
     expected = plant.shows[plant.site] if strength >= OUTLIER_RATIO else Cause.ROUNDING
+    groups = group_findings(profile)
+    planted = {group.group for group in groups if _shows(group, plant, profile)}
+    flagged = {group.group for group in groups if group.harmful}
+    costs = {g.group: round(g.plain.kl, 4) for g in groups if g.group in planted and g.plain}
     return {
         "model": name,
         "kind": kind,
         "strength": strength,
         "layer": layer,
         "cause": found.cause,
-        "right": found.cause is expected and not elsewhere,
+        "right": found.cause is expected and not elsewhere and flagged <= planted,
+        "flagged": sorted(flagged),
+        "nats of the planted groups": costs,
         "amax/rms": round(found.ratio),
         "usual/rms": round(found.usual_ratio, 1),
         "body SQNR, dB": round(measured.error.body_sqnr_db, 1),
         "elsewhere": elsewhere,
     }
+
+
+def _shows(group: GroupFinding, plant: planting.Planted, profile: Profile) -> bool:
+    """Whether the group reads or holds what was planted."""
+    sites = {Site(name, role) for name in group.members for role in (Role.INPUT, Role.WEIGHT)}
+    return bool({profile.aliases.get(site, site) for site in sites} & set(plant.shows))
 
 
 def main() -> None:

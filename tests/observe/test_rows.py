@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from fp8scope.observe import team
 from fp8scope.observe.rows import compiled_row_stats, part_stats
 from fp8scope.observe.torch_rows import torch_row_stats
+from fp8scope.runtime import team
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 

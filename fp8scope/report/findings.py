@@ -1,0 +1,80 @@
+"""The findings about one module, as tables and sentences, and as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from fp8scope.analyze.layer import LayerFindings
+from fp8scope.analyze.sensitivity import Score
+from fp8scope.core.choices import Part, Term
+from fp8scope.report.causes import cause_row, cause_sentence
+from fp8scope.report.convergence import convergence_rows, convergence_sentences
+from fp8scope.report.groups import score_row
+from fp8scope.report.headroom import headroom_rows, saturation_words
+from fp8scope.report.layer import plain_table
+from fp8scope.report.words import literal, nats, site_name
+
+
+def finding_tables(found: LayerFindings) -> list[RenderableType]:
+    """What it costs in each candidate; why; headroom and convergence."""
+    tables: list[RenderableType] = []
+    if found.scores:
+        tables.append(_costs(f"nats per token that {found.group} costs alone", found.scores))
+    if found.pairs:
+        tables.append(_costs("smoothed, with what it is folded into in FP8", found.pairs))
+    said = [cause_sentence(cause) for cause in found.causes]
+    said += [
+        f"Scales from {literal(row.calibration).plain} alone clip {site_name(row.site)} "
+        f"{saturation_words(row.worst, row.worst_tag)}."
+        for row in found.headroom
+        if row.worst.saturated_sequences
+    ]
+    said += convergence_sentences(found.convergence)
+    return [*tables, Group(*map(Text, said))]
+
+
+def finding_rows(found: LayerFindings) -> dict[str, Any]:
+    """The same as plain values."""
+    return {
+        "group": found.group or None,
+        "scores": [score_row(score) for score in found.scores],
+        "pairs": [score_row(score) for score in found.pairs],
+        "causes": [cause_row(cause) for cause in found.causes],
+        "headroom": headroom_rows(found.headroom),
+        "convergence": convergence_rows(found.convergence),
+    }
+
+
+def _costs(title: str, scores: Sequence[Score]) -> RenderableType:
+    """One row per score; columns that are empty in all of them are left out."""
+    columns = {
+        "candidate": [_candidate(score.row.terms[-1]) for score in scores],
+        "α": [_alpha(score.row.terms[-1].alpha) for score in scores],
+        "reader's α": [_alpha(score.row.terms[-1].folded) for score in scores],
+        "nats": [nats(score.estimate.kl) for score in scores],
+        "±": [nats(score.estimate.error) for score in scores],
+        "unbiased": [f"{nats(s.check.kl)} ± {nats(s.check.error)}" for s in scores],
+        "measured": [nats(score.measured.kl) if score.measured else "" for score in scores],
+        "worst tag": [_worst_tag(score) for score in scores],
+    }
+    shown = {name: cells for name, cells in columns.items() if any(cells)}
+    return plain_table(literal(title).plain, tuple(shown), zip(*shown.values(), strict=True))
+
+
+def _candidate(term: Term) -> str:
+    return term.candidate if term.part is Part.BOTH else f"{term.candidate} {term.part} alone"
+
+
+def _alpha(alpha: float | None) -> str:
+    return "" if alpha is None else f"{alpha:g}"
+
+
+def _worst_tag(score: Score) -> str:
+    if len(score.tags) < 2:
+        return ""
+    tag = max(score.tags, key=lambda name: score.tags[name].kl)
+    return f"{literal(tag).plain} {nats(score.tags[tag].kl)}"
