@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fp8scope.core.choices import Kind, Part, Term
 from fp8scope.core.magnitude import BF16, FP16, FP32, Encoding
+from fp8scope.core.schemes import CANDIDATES, KV_CANDIDATES
 from fp8scope.core.sites import Role, Site
 from fp8scope.core.structure import Structure
 from fp8scope.errors import (
@@ -252,7 +253,7 @@ def test_the_document_names_everything() -> None:
         *(layout.EXPERTS, layout.SENSITIVITY, layout.SENSITIVITY_ROWS, *layout.SENSITIVITY_ATTRS),
         *SensitivityOptions().settings(),
         *map(str, (*Kind, *Part)),
-        *(field for field in Term._fields),
+        *(*Term._fields, *CANDIDATES, *KV_CANDIDATES),
         *(layout.FIRST_BIN_ATTR, layout.BINS_ATTR, *layout.TOP_LISTS, *layout.ERROR_MEASURES),
         *(str(role) for role in Role),
         *(str(way) for way in layout.Combine),

@@ -118,7 +118,7 @@ def test_what_is_in_doubt_is_said_to_be() -> None:
     assert nothing.startswith("Nothing to exclude beyond doubt: each of 3 fused groups costs at ")
     assert doubt == (
         "1 more may cost 0.01 or more, at most layers.0.mlp.a with 0.010 ± 101% nats: "
-        "more --sensitivity-samples would tell."
+        "a scan with --sensitivity kl would tell."
     )
 
 
