@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fp8scope.core.choices import Term
 from fp8scope.core.sites import Role
-from fp8scope.observe.experts import Cover, Pairs, grouped
+from fp8scope.observe.experts import Cover, Pairs, forward_replaced, grouped
 from fp8scope.observe.kvcache import ObservedCache
 from fp8scope.runtime.experts import Experts, named_experts
 from fp8scope.runtime.linears import is_transposed
@@ -103,9 +103,8 @@ class Applied:
         for experts in self._experts.values():
             first, last = stacks.get(experts.first), stacks.get(experts.last)
             if first or last:
-                module, own = experts.module, experts.module.__dict__.get("forward")
-                module.forward = _expert_forward(experts, first, last)
-                back.callback(_restore_forward, module, own)
+                forward = _expert_forward(experts, first, last)
+                back.enter_context(forward_replaced(experts.module, forward))
 
     def _through_cache(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         term = self._layers.get(layer)
@@ -163,9 +162,3 @@ def _expert_forward(
         return grouped(Cover(experts.module, show), read, top_k_index, top_k_weights)
 
     return forward
-
-
-def _restore_forward(module: Any, own: Any) -> None:
-    del module.forward
-    if own is not None:
-        module.forward = own

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -43,26 +43,14 @@ class ExpertsGradients:
         self._first = first
         self._last = last
         self._observer = observer
-        self._own: Any = None
-
-    def __enter__(self) -> ExpertsGradients:
-        module = self._experts.module
-        if getattr(module, "has_post_expert_norm", False):
+        if getattr(experts.module, "has_post_expert_norm", False):
             raise BadModel(
-                f"{self._experts.name} normalises what each expert returns, which is not scored",
+                f"{experts.name} normalises what each expert returns, which is not scored",
                 "--sensitivity none goes without the backward pass",
             )
-        self._own = module.__dict__.get("forward")
-        module.forward = self._forward
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        module = self._experts.module
-        del module.forward
-        if self._own is not None:
-            module.forward = self._own
-
-    def _forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """What transformers calls with [tokens, channels] and the routing [tokens, top-k]."""
         pairs = Pairs.of(top_k_index)
         hidden = Untouched(hidden_states, self._first.members[0])
         products: list[Untouched] = []

@@ -22,6 +22,7 @@ output, and the tokens that are counted, are those of the routing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -81,28 +82,29 @@ class Observer(Protocol):
         """Last, the routing [tokens, top-k]."""
 
 
+@contextmanager
+def forward_replaced(module: Any, forward: Callable[..., Tensor]) -> Iterator[None]:
+    """Inside, `module` runs `forward`; then what it ran before, which may be another tool's."""
+    own = module.__dict__.get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if own is not None:
+            module.forward = own
+
+
 class ObservedExperts:
-    """While it is entered, each forward of the experts' module tells the observer."""
+    """A `forward` for the experts' module that tells the observer."""
 
     def __init__(self, experts: Experts, observer: Observer, all_experts: bool) -> None:
         self._experts = experts
         self._observer = observer
         self._all = all_experts
-        self._own: Any = None
 
-    def __enter__(self) -> ObservedExperts:
-        module = self._experts.module
-        self._own = module.__dict__.get("forward")  # another tool's, in the place that ours takes
-        module.forward = self._forward
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        module = self._experts.module
-        del module.forward
-        if self._own is not None:
-            module.forward = self._own
-
-    def _forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """What transformers calls with [tokens, channels] and the routing [tokens, top-k]."""
         self._observer.experts_read(self._experts, hidden_states)
         if self._all:
             for chosen in _groups(self._experts.count, top_k_index):

@@ -19,6 +19,7 @@ from fp8scope.core.gemms import Gemm
 from fp8scope.core.sites import Role
 from fp8scope.errors import BadModel
 from fp8scope.observe.expert_gradients import ExpertsGradients, Routed
+from fp8scope.observe.experts import forward_replaced
 from fp8scope.observe.kvcache import ObservedCache
 from fp8scope.observe.labels import sampled_gradient
 from fp8scope.observe.untouched import Untouched
@@ -91,7 +92,8 @@ class Gradients:
             for experts in named_experts(self._model).values():
                 if experts.first in stacks and experts.last in stacks:
                     first, last = stacks[experts.first], stacks[experts.last]
-                    stack.enter_context(ExpertsGradients(experts, first, last, self._observer))
+                    shown = ExpertsGradients(experts, first, last, self._observer)
+                    stack.enter_context(forward_replaced(experts.module, shown.forward))
             self._left = stack.pop_all()
         return self
 

@@ -17,7 +17,7 @@ from fp8scope.core.structure import Structure
 from fp8scope.errors import BadModel, Fp8scopeError, Missing
 from fp8scope.observe.accumulate import Tokens, accumulate
 from fp8scope.observe.expert_stats import add_rows, count_tokens, window_encoding
-from fp8scope.observe.experts import ObservedExperts, Pairs
+from fp8scope.observe.experts import ObservedExperts, Pairs, forward_replaced
 from fp8scope.observe.kvcache import ObservedCache, received
 from fp8scope.observe.quantized import errors_by_binade
 from fp8scope.observe.sharing import SharedInputs
@@ -84,7 +84,8 @@ class Recorder:
             block = self._model.get_submodule(name)
             yield block.register_forward_hook(self._output_hook(Site(name, Role.RESIDUAL)))
         for experts in named_experts(self._model).values():
-            yield ObservedExperts(experts, self, self._all_experts)
+            observed = ObservedExperts(experts, self, self._all_experts)
+            yield forward_replaced(experts.module, observed.forward)
         for name in other_experts(self._model):
             self.notes[f"the experts of {name} are not recorded: their layout is not known"] = None
 
