@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from fp8scope.core.choices import Kind, Part, Row, Term
 from fp8scope.profile.record import Profile
+from fp8scope.profile.sensitivity import Sensitivity
 
 Float64 = NDArray[np.float64]
 
@@ -77,20 +78,21 @@ class Scores:
         weights = np.array([lengths[tags == i].sum() for i in range(len(self._tags))], np.float64)
         weights[[len(stratum) == 0 for stratum in strata]] = 0
         self._weights = weights / max(weights.sum(), 1)
-        self._bias, self._bias_error = self._form_ratio(found.kl_token, found.kl_sequence)
-        estimate = found.kl_token * self._bias
         known = np.isfinite(found.kl_measured)
+        bias, bias_error = _form_ratio(found)
+        estimated = found.kl_token * bias
         self._all_measured: list[bool] = [bool(row.all()) for row in known]
         self._best, self._estimate, self._check, self._measured = (
             _Ratios(nats, tokens, strata, self._weights)
             for nats in (
-                np.where(known, found.kl_measured, estimate),
-                estimate,
+                np.where(known, found.kl_measured, estimated),
+                estimated,
                 found.kl_sequence,
                 found.kl_measured,
             )
         )
         self._number = {row: i for i, row in enumerate(found.rows)}
+        self._bias_error = bias_error / bias
         self._alone: dict[str, list[Row]] = {}
         self._pairs: dict[str, list[Row]] = {}
         for row in found.rows:
@@ -102,21 +104,22 @@ class Scores:
     def of(self, row: Row) -> Score:
         """The score of a row. Raises KeyError for one that was not scored."""
         number = self._number[row]
-        known = self._all_measured[number]
-
-        def judged(nats: Nats) -> Nats:
-            return nats if known else self._doubted(nats)
-
         return Score(
             row=row,
-            nats=judged(self._best.whole(number)),
+            nats=self._doubted(self._best.whole(number), number),
             estimate=self._doubted(self._estimate.whole(number)),
             check=self._check.whole(number),
-            measured=self._measured.whole(number) if known else None,
+            measured=self._measured.whole(number) if self._all_measured[number] else None,
             tags={
-                tag: judged(self._best.of(number, i))
-                for i, tag in enumerate(self._tags)
-                if self._weights[i]
+                tag: self._doubted(Nats(float(kl), float(error)), number)
+                for tag, used, kl, error in zip(
+                    self._tags,
+                    self._weights,
+                    self._best.kl[number],
+                    self._best.error[number],
+                    strict=True,
+                )
+                if used
             },
         )
 
@@ -168,60 +171,58 @@ class Scores:
         rows = (row for row in self.rows if row.kind is Kind.GROUP)
         return list(dict.fromkeys(row.terms[0].group for row in rows))
 
-    def _form_ratio(self, token: Float64, sequence: Float64) -> tuple[float, float]:
-        """Mean over the groups of check / estimate, drawn towards 1 by its error; and that error,
-        relative.
+    def _doubted(self, found: Nats, number: int | None = None) -> Nats:
+        """An estimate with the error of its noise, and those of the mean bias and the spread; as it
+        is where the row called `number` is measured.
         """
-        alone = [
-            i
-            for i, row in enumerate(self.rows)
-            if row.kind is Kind.GROUP and row.terms[0].folded is None
-        ]
-        token, sequence = token[alone], sequence[alone]
-        total = token.sum(axis=1, keepdims=True)
-        used = np.isfinite(total[:, 0]) & np.isfinite(sequence).all(axis=1) & (total[:, 0] > 0)
-        if not used.any() or token.shape[1] < 2:
-            return 1.0, BIAS_SPREAD
-        # what each sequence adds to the mean ratio, less what it would at a ratio of 1
-        added = ((sequence - token)[used] / total[used]).mean(axis=0)
-        error = float(np.sqrt(len(added) * added.var(ddof=1)))
-        weight = BIAS_SPREAD**2 / (BIAS_SPREAD**2 + error**2)
-        return 1 + weight * float(added.sum()), float(np.sqrt(weight)) * error
-
-    def _doubted(self, found: Nats) -> Nats:
-        """An estimate with the error of its noise, and those of the mean bias and the spread."""
+        if number is not None and self._all_measured[number]:
+            return found
         noise = 0.0 if np.isnan(found.error) else found.error
-        doubt = np.hypot(SPREAD, self._bias_error / self._bias) * found.kl
+        doubt = np.hypot(SPREAD, self._bias_error) * found.kl
         return Nats(found.kl, float(np.hypot(noise, doubt)))
+
+
+def _form_ratio(found: Sensitivity) -> tuple[float, float]:
+    """Mean over the groups of check / estimate, drawn towards 1 by its error; and that error."""
+    alone = [
+        i
+        for i, row in enumerate(found.rows)
+        if row.kind is Kind.GROUP and row.terms[0].folded is None
+    ]
+    token, sequence = found.kl_token[alone], found.kl_sequence[alone]
+    total = token.sum(axis=1, keepdims=True)
+    used = np.isfinite(total[:, 0]) & np.isfinite(sequence).all(axis=1) & (total[:, 0] > 0)
+    if not used.any() or token.shape[1] < 2:
+        return 1.0, BIAS_SPREAD
+    # what each sequence adds to the mean ratio, less what it would at a ratio of 1
+    added = ((sequence - token)[used] / total[used]).mean(axis=0)
+    error = float(np.sqrt(len(added) * added.var(ddof=1)))
+    weight = BIAS_SPREAD**2 / (BIAS_SPREAD**2 + error**2)
+    return 1 + weight * float(added.sum()), float(np.sqrt(weight)) * error
 
 
 class _Ratios:
     """Nats over tokens by row and tag, a ratio whose error is that of its residuals.
 
     nats [rows, sequences]; tokens [sequences]; strata: the sequences of each tag; weights [tags].
-    Without a sequence of a tag both are NaN, with one alone the error is.
+    `kl` and `error` are [rows, tags], NaN for a tag without sequences; with one, the error is NaN.
     """
 
     def __init__(
         self, nats: Float64, tokens: Float64, strata: Sequence[NDArray[np.intp]], weights: Float64
     ) -> None:
-        self._by_tag = kl, error = np.full((2, len(nats), len(strata)), np.nan)
+        self.kl, self.error = np.full((2, len(nats), len(strata)), np.nan)
         for tag, stratum in enumerate(strata):
             total, count = tokens[stratum].sum(), len(stratum)
             if count:
-                kl[:, tag] = nats[:, stratum].sum(axis=1) / total
+                self.kl[:, tag] = nats[:, stratum].sum(axis=1) / total
             if count > 1:
-                residuals = nats[:, stratum] - kl[:, tag, None] * tokens[stratum]
+                residuals = nats[:, stratum] - self.kl[:, tag, None] * tokens[stratum]
                 variance = count / (count - 1) * (residuals**2).sum(axis=1) / total**2
-                error[:, tag] = np.sqrt(variance)
+                self.error[:, tag] = np.sqrt(variance)
         used = weights > 0
-        self._kl = kl[:, used] @ weights[used]
-        self._error = np.sqrt((error[:, used] ** 2) @ (weights[used] ** 2))
-
-    def of(self, row: int, tag: int) -> Nats:
-        """One tag of a row."""
-        kl, error = self._by_tag
-        return Nats(float(kl[row, tag]), float(error[row, tag]))
+        self._kl = self.kl[:, used] @ weights[used]
+        self._error = np.sqrt((self.error[:, used] ** 2) @ (weights[used] ** 2))
 
     def whole(self, row: int) -> Nats:
         """All tags of a row."""

@@ -22,15 +22,15 @@ The model's output suffers later: with one such tensor the KL was up to 2 times 
 rounding at 2.5e4, 10 times at 1e5 (20 dB), 100 times and more at 3e5 (10 dB).
 """
 
-HARM_NATS = 0.005
-"""KL in nats per token from which on one group is a finding: it alone spends what is commonly
-allowed to a whole model. A perplexity 0.5% higher is 0.005 nats where the model's own distribution
-is the truth."""
+HARM_NATS = 0.01
+"""KL in nats per token from which on one group is a finding, whatever the cause: it alone costs
+what a perplexity 1% higher would (where the model's own distribution is the truth), twice what a
+whole model is commonly allowed."""
 
 AVOIDABLE_NATS, AVOIDABLE_TIMES = 0.001, 3.0
 """KL in nats per token, and how many times that of the cheapest candidate, from which on a group
 with an outlier is a finding, although it alone would not break the model: the cost is avoidable.
-Of a fifth of `HARM_NATS` a few such groups add up; between FP8 candidates plain rounding differs by
+Of a tenth of `HARM_NATS` a few such groups add up; between FP8 candidates plain rounding differs by
 1.4 times at most in 41 of the 42 groups of two small trained models (4.0 times in the other)."""
 
 NOISE_UNDERFLOW = 0.01

@@ -133,15 +133,16 @@ def _verdict(groups: Sequence[GroupFinding], harmful: Sequence[GroupFinding], pr
 
 
 def _doubtful(groups: Sequence[GroupFinding], prefix: str) -> list[str]:
-    """Which may be harmful, as far as an estimate can tell."""
-    inside = (group for group in groups if group.in_block and not group.harmful)
-    found = [group for group in inside if group.plain and group.plain.kl >= HARM_NATS]
+    """Which may be harmful, as far as so few sequences can tell."""
+    found = [
+        g for g in groups if g.in_block and not g.harmful and g.plain and g.plain.kl >= HARM_NATS
+    ]
     if not found or not found[0].plain:
         return []
-    most = f"{_short(found[0].group, prefix)} with {_with_error(found[0].plain.nats)} nats"
+    most = _short(found[0].group, prefix)
     return [
-        f"{len(found)} more may cost {HARM_NATS} or more, at most {most}: "
-        "a scan with --sensitivity kl would tell."
+        f"{len(found)} more may cost {HARM_NATS} or more, at most {most} with "
+        f"{_with_error(found[0].plain.nats)} nats: more --sensitivity-samples would tell."
     ]
 
 

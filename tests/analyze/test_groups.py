@@ -62,10 +62,10 @@ def test_findings_are_those_whose_kl_is_beyond_doubt_and_the_worst_come_first() 
 @pytest.mark.parametrize(
     ("nats", "harmful"),
     [
-        ((0.006,) * 4, True),
-        ((0.0049,) * 4, False),
+        ((0.012,) * 4, True),
+        ((0.0099,) * 4, False),
         ((0.0, 0.0, 0.0, 0.04), False),  # 0.01 ± 0.01
-        ((0.009, 0.011, 0.010, 0.010), True),
+        ((0.018, 0.022, 0.020, 0.020), True),
     ],
 )
 def test_a_cost_in_doubt_is_no_finding(nats: tuple[float, ...], harmful: bool) -> None:

@@ -1,6 +1,6 @@
 """Is the cause of a planted outlier found? Every kind, strength, layer and model, one at a time.
 
-    python tests/bench/causes.py [--strengths 1e2 1e4 1e5 1e6] [--model NAME …]
+    python tests/bench/causes.py [--strengths 1e2 1e4 1e5 1e6] [--model NAME …] [--layers 0 …]
 
 Plants in the small trained models of ../shared/data (see tests/planting.py), scans, and prints a
 line of JSON per plant: the cause of the planted site, its amax/rms and body SQNR, and the sites
@@ -14,12 +14,15 @@ import json
 from collections import Counter
 from typing import Any
 
-import fp8scope
 from fp8scope.analyze.cause import Cause, site_cause
 from fp8scope.analyze.groups import GroupFinding, group_findings
 from fp8scope.analyze.measures import measure
 from fp8scope.analyze.thresholds import CAST_ROLES, OUTLIER_RATIO
+from fp8scope.core.choices import Choices
 from fp8scope.core.sites import Role, Site
+from fp8scope.observe.api import subject_in_memory
+from fp8scope.observe.scan import Scan, ScanOptions
+from fp8scope.observe.sensitivity import SensitivityOptions
 from fp8scope.profile.record import Profile
 from tests import planting
 
@@ -29,7 +32,10 @@ def row(name: str, kind: str, strength: float, layer: int) -> dict[str, Any]:
     model, _, plants = planting.planted(name, {layer: kind}, strength)
     plant = plants[layer]
     batches, tokenizer = planting.batches(name), planting.load(name)[1]
-    profile = fp8scope.scan(model, batches, tokenizer=tokenizer)
+    subject = subject_in_memory(model, batches, tokenizer)
+    choices = Choices(("fp8_tensor", "fp8_token", "fp8_smooth"), alphas=(0.5,))
+    second = SensitivityOptions(choices=choices, required=True)
+    profile = Scan(subject, ScanOptions(sensitivity=second)).run()
     sites = [site for site in profile.sites if site.role in CAST_ROLES]
     sites += [Site(module, Role.WEIGHT) for module in profile.weights]
     others = {site: site_cause(profile, site).cause for site in sites if site not in plant.shows}
@@ -66,6 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--strengths", type=float, nargs="*", default=[1e2, 1e4, 1e5, 1e6])
     parser.add_argument("--model", nargs="*", default=planting.MODELS)
+    parser.add_argument("--layers", type=int, nargs="*", default=range(planting.LAYERS))
     arguments = parser.parse_args()
     if not planting.DATA.is_dir():
         print(f"skipped: no {planting.DATA}")
@@ -75,7 +82,7 @@ def main() -> None:
     for name in arguments.model:
         for kind in planting.KINDS:
             for strength in arguments.strengths:
-                for layer in range(planting.LAYERS):
+                for layer in arguments.layers:
                     found = row(name, kind, strength, layer)
                     print(json.dumps(found, ensure_ascii=False), flush=True)
                     right[strength] += found["right"]

@@ -102,10 +102,10 @@ def test_without_nats_the_tensors_are_judged() -> None:
 def test_of_many_groups_the_worst_are_named() -> None:
     names = [f"model.layers.0.mlp.g{i:02}" for i in range(20)]
     profile = of_modules(dict.fromkeys(names, plain(8)))
-    profile = scored(profile, {of(name): 0.01 + i / 1000 for i, name in enumerate(names)})
+    profile = scored(profile, {of(name): 0.02 + i / 1000 for i, name in enumerate(names)})
     said = group_sentences(group_findings(profile))
     assert len(said) == 1 + 12 + 1
-    assert said[1].startswith("1. layers.0.mlp.g19, 0.029 ± 12% nats, most in a")
+    assert said[1].startswith("1. layers.0.mlp.g19, 0.039 ± 12% nats, most in a")
     assert said[-1] == "and 8 more groups."
     assert "20 of 20 fused groups should not run" in said[0]
     assert "the other" not in said[0]
@@ -117,8 +117,8 @@ def test_what_is_in_doubt_is_said_to_be() -> None:
     (nothing, doubt) = group_sentences(group_findings(profile))
     assert nothing.startswith("Nothing to exclude beyond doubt: each of 3 fused groups costs at ")
     assert doubt == (
-        "1 more may cost 0.005 or more, at most layers.0.mlp.a with 0.010 ± 101% nats: "
-        "a scan with --sensitivity kl would tell."
+        "1 more may cost 0.01 or more, at most layers.0.mlp.a with 0.010 ± 101% nats: "
+        "more --sensitivity-samples would tell."
     )
 
 
