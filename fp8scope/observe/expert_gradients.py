@@ -32,7 +32,7 @@ class Observer(Protocol):
 
 
 class ExpertsGradients:
-    """While it is entered, each backward through the module shows both its GEMMs.
+    """A `forward` for the experts' module after which each backward shows both its GEMMs.
 
     The gradient of down_proj's output is that of the layer's times the pair's routing weight, so
     that a norm between the two is refused with BadModel.
