@@ -22,7 +22,7 @@ from fp8scope.observe.recorder import Recorder
 from fp8scope.profile import writer
 from fp8scope.profile.partial import Partials
 from fp8scope.profile.reader import read_profile
-from fp8scope.report import text
+from fp8scope.report import analysis
 from fp8scope.runtime import loading
 from tests.cli.conftest import Fp8scope, InterruptAt
 from tests.observe import scans
@@ -73,7 +73,7 @@ def test_ctrl_c_in_a_weak_references_callback_is_not_lost(
         (Gradients, "run", "6 of 6 batches and 1 of the second pass → go on with: fp8scope scan"),
         (observe, "excerpt_table", "6 of the second pass → go on with: fp8scope scan"),
         (writer, "write_profile", "interrupted, {output} is complete"),
-        (text, "worst_sites", "interrupted, {output} is complete"),
+        (analysis, "where_it_hurts", "interrupted, {output} is complete"),
     ],
     ids=lambda value: value if isinstance(value, str) and "_" in value else "",
 )
