@@ -17,6 +17,7 @@ from fp8scope.analyze.thresholds import (
 )
 from fp8scope.core.choices import Kind, in_block
 from fp8scope.core.gemms import Unit, units
+from fp8scope.core.schemes import DEFAULT_CANDIDATES
 from fp8scope.core.sites import Role, Site
 from fp8scope.profile.record import Profile
 
@@ -51,14 +52,15 @@ class GroupFinding:
     def harmful(self) -> bool:
         """Whether the group is a finding. By its KL: it alone spends what a whole model may, beyond
         doubt (one standard error); or it has an outlier, for which it pays several times what it
-        need. Without a KL: it has a damaged tensor. Never lm_head, which stays in BF16 anyway.
+        need in FP8 (what-ifs count for nothing). Without a KL: it has a damaged tensor. Never lm_head, which stays in BF16 anyway.
         """
         if not self.in_block:
             return False
         if self.plain is None:
             return self.worst.error.body_sqnr_db < DAMAGED_DB
         if self.cause.cause is not Cause.ROUNDING and self.plain.kl >= AVOIDABLE_NATS:
-            cheapest = min(score.kl for score in self.candidates.values())
+            served = (self.candidates.get(name) for name in DEFAULT_CANDIDATES)
+            cheapest = min(score.kl for score in served if score)
             if self.plain.kl >= AVOIDABLE_TIMES * cheapest:
                 return True
         nats = self.plain.nats
