@@ -52,7 +52,8 @@ class GroupFinding:
     def harmful(self) -> bool:
         """Whether the group is a finding. By its KL: it alone spends what a whole model may, beyond
         doubt (one standard error); or it has an outlier, for which it pays several times what it
-        need in FP8 (what-ifs count for nothing). Without a KL: it has a damaged tensor. Never lm_head, which stays in BF16 anyway.
+        need in FP8 (what-ifs count for nothing). Without a KL: it has a damaged tensor. Never
+        lm_head, which stays in BF16 anyway.
         """
         if not self.in_block:
             return False

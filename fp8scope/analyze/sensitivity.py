@@ -205,7 +205,8 @@ class _Ratios:
     """Nats over tokens by row and tag, a ratio whose error is that of its residuals.
 
     nats [rows, sequences]; tokens [sequences]; strata: the sequences of each tag; weights [tags].
-    `kl` and `error` are [rows, tags], NaN for a tag without sequences; with one, the error is NaN.
+    `kl` and `error` are [rows, tags], NaN for a tag without sequences. A tag with one is taken to
+    spread as the others do, relative to its nats; where no other tells, its error is NaN.
     """
 
     def __init__(
@@ -220,9 +221,19 @@ class _Ratios:
                 residuals = nats[:, stratum] - self.kl[:, tag, None] * tokens[stratum]
                 variance = count / (count - 1) * (residuals**2).sum(axis=1) / total**2
                 self.error[:, tag] = np.sqrt(variance)
+        self._borrow(np.array([len(stratum) for stratum in strata]))
         used = weights > 0
         self._kl = self.kl[:, used] @ weights[used]
         self._error = np.sqrt((self.error[:, used] ** 2) @ (weights[used] ** 2))
+
+    def _borrow(self, counts: NDArray[np.intp]) -> None:
+        """The error of tags with one sequence: the pooled relative variance of one, elsewhere."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            one = counts * (self.error / self.kl) ** 2
+            freedom = np.where(np.isfinite(one), counts - 1, 0)
+            pooled = np.where(freedom > 0, freedom * one, 0).sum(axis=1) / freedom.sum(axis=1)
+        single = counts == 1
+        self.error[:, single] = self.kl[:, single] * np.sqrt(pooled)[:, None]
 
     def whole(self, row: int) -> Nats:
         """All tags of a row."""
