@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fp8scope.analyze.cause import Cause, SiteCause, site_cause
@@ -14,6 +14,7 @@ from fp8scope.analyze.thresholds import (
     AVOIDABLE_TIMES,
     DAMAGED_DB,
     HARM_NATS,
+    UNEXPLAINED_TIMES,
 )
 from fp8scope.core.choices import Kind, in_block
 from fp8scope.core.gemms import Unit, units
@@ -148,3 +149,15 @@ def model_scores(profile: Profile) -> dict[str, Score]:
             name += " + kv_cache"
         named[name] = score
     return named
+
+
+def unexplained(models: Mapping[str, Score], groups: Iterable[GroupFinding]) -> bool:
+    """Whether the whole model, measured, costs far more than all that is known of its groups.
+
+    Second order does not hold then, and the predictions of single groups are too low.
+    """
+    whole = models.get(PLAIN)
+    if whole is None or whole.measured is None or whole.kl < HARM_NATS:
+        return False
+    alone = sum(group.plain.kl for group in groups if group.plain and group.in_block)
+    return whole.kl > UNEXPLAINED_TIMES * alone
