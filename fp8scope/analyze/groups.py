@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fp8scope.analyze.cause import Cause, SiteCause, site_cause
@@ -14,9 +14,11 @@ from fp8scope.analyze.thresholds import (
     AVOIDABLE_TIMES,
     DAMAGED_DB,
     HARM_NATS,
+    UNEXPLAINED_TIMES,
 )
 from fp8scope.core.choices import Kind, in_block
 from fp8scope.core.gemms import Unit, units
+from fp8scope.core.schemes import DEFAULT_CANDIDATES
 from fp8scope.core.sites import Role, Site
 from fp8scope.profile.record import Profile
 
@@ -51,14 +53,16 @@ class GroupFinding:
     def harmful(self) -> bool:
         """Whether the group is a finding. By its KL: it alone spends what a whole model may, beyond
         doubt (one standard error); or it has an outlier, for which it pays several times what it
-        need. Without a KL: it has a damaged tensor. Never lm_head, which stays in BF16 anyway.
+        need in FP8 (what-ifs count for nothing). Without a KL: it has a damaged tensor. Never
+        lm_head, which stays in BF16 anyway.
         """
         if not self.in_block:
             return False
         if self.plain is None:
             return self.worst.error.body_sqnr_db < DAMAGED_DB
         if self.cause.cause is not Cause.ROUNDING and self.plain.kl >= AVOIDABLE_NATS:
-            cheapest = min(score.kl for score in self.candidates.values())
+            served = (self.candidates.get(name) for name in DEFAULT_CANDIDATES)
+            cheapest = min(score.kl for score in served if score)
             if self.plain.kl >= AVOIDABLE_TIMES * cheapest:
                 return True
         nats = self.plain.nats
@@ -145,3 +149,15 @@ def model_scores(profile: Profile) -> dict[str, Score]:
             name += " + kv_cache"
         named[name] = score
     return named
+
+
+def unexplained(models: Mapping[str, Score], groups: Iterable[GroupFinding]) -> bool:
+    """Whether the whole model, measured, costs far more than all that is known of its groups.
+
+    Second order does not hold then, and the predictions of single groups are too low.
+    """
+    whole = models.get(PLAIN)
+    if whole is None or whole.measured is None or whole.kl < HARM_NATS:
+        return False
+    alone = sum(group.plain.kl for group in groups if group.plain and group.in_block)
+    return whole.kl > UNEXPLAINED_TIMES * alone

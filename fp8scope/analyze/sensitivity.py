@@ -199,7 +199,8 @@ class _Ratios:
     """Nats over tokens by row and tag, a ratio whose error is that of its residuals.
 
     nats [rows, sequences]; tokens [sequences]; strata: the sequences of each tag; weights [tags].
-    Without a sequence of a tag both are NaN, with one alone the error is.
+    A tag without sequences has NaN; one with a single sequence is taken to spread as the others do,
+    relative to its nats, and where no other tells, its error is NaN.
     """
 
     def __init__(
@@ -214,6 +215,7 @@ class _Ratios:
                 residuals = nats[:, stratum] - kl[:, tag, None] * tokens[stratum]
                 variance = count / (count - 1) * (residuals**2).sum(axis=1) / total**2
                 error[:, tag] = np.sqrt(variance)
+        _borrow(kl, error, np.array([len(stratum) for stratum in strata]))
         used = weights > 0
         self._kl = kl[:, used] @ weights[used]
         self._error = np.sqrt((error[:, used] ** 2) @ (weights[used] ** 2))
@@ -226,3 +228,15 @@ class _Ratios:
     def whole(self, row: int) -> Nats:
         """All tags of a row."""
         return Nats(float(self._kl[row]), float(self._error[row]))
+
+
+def _borrow(kl: Float64, error: Float64, counts: NDArray[np.intp]) -> None:
+    """Give tags with one sequence an error [rows, tags]: by the pooled relative variance of one
+    sequence in the other tags.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        one = counts * (error / kl) ** 2
+        freedom = np.where(np.isfinite(one), counts - 1, 0)
+        pooled = np.where(freedom > 0, freedom * one, 0).sum(axis=1) / freedom.sum(axis=1)
+    single = counts == 1
+    error[:, single] = kl[:, single] * np.sqrt(pooled)[:, None]

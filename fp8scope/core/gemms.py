@@ -85,7 +85,9 @@ def units(structure: Structure) -> list[Unit]:
 
 
 def routers(structure: Structure) -> set[str]:
-    """Linears that choose experts: beside a module of as many as they have outputs."""
+    """Linears that choose experts, beside a module of as many as they have outputs; and the gate
+    of a shared expert there, with its one output.
+    """
     counts = {
         _parent(_parent(linear.name)): linear.experts
         for linear in structure.linears
@@ -94,7 +96,9 @@ def routers(structure: Structure) -> set[str]:
     return {
         linear.name
         for linear in structure.linears
-        if counts.get(_parent(linear.name)) == linear.out_features and not linear.experts
+        if (beside := counts.get(_parent(linear.name)))
+        and linear.out_features in (1, beside)
+        and not linear.experts
     }
 
 

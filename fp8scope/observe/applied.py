@@ -27,12 +27,23 @@ class _Stack(NamedTuple):
     def read(self, x: Tensor, expert: int | None = None) -> Tensor:
         return _read(self.gemm, x, self.term, expert)
 
+    def apply(self, module: Any, back: ExitStack) -> None:
+        """Until `back` closes, the stack holds what is quantized, an expert at a time."""
+        stored = torch.empty_like(self.gemm.members[0])
+        for expert in range(self.gemm.gemm.experts):
+            stored[expert] = self.gemm.weights(self.term, expert)[0]
+        parameter = self.gemm.gemm.members[0].rpartition(".")[2]
+        _set_aside(
+            module, parameter, stored.transpose(1, 2) if module.is_transposed else stored, back
+        )
+
 
 class Applied:
     """A model that can be run with any terms applied to it.
 
     Inside `with applied.terms(…)` weights and inputs of the named groups are what their GEMM would
-    read; the parameters themselves are set aside, so that tied weights stay apart.
+    read, one GEMM at a time: the parameters are set aside while it runs, so that tied weights stay
+    apart and no second copy of a model is held.
     """
 
     def __init__(
@@ -76,7 +87,6 @@ class Applied:
                     self._layers[layers[term.group]] = term
                 for gemm in self._gemms.get(term.group, []):
                     if gemm.gemm.experts:
-                        self._apply_stack(gemm, term, back)
                         stacks[gemm.gemm.members[0]] = _Stack(gemm, term)
                     else:
                         self._apply(gemm, term, back)
@@ -84,20 +94,12 @@ class Applied:
             yield
 
     def _apply(self, gemm: QuantizedGemm, term: Term, back: ExitStack) -> None:
-        for name, weight in zip(gemm.gemm.members, gemm.weights(term), strict=True):
+        running = _Running(gemm, term, back.enter_context(ExitStack()))
+        for name in gemm.gemm.members:
             module = self._model.get_submodule(name)
-            stored = weight.T if is_transposed(module) else weight
-            _set_aside(module, "weight", stored, back)
-            hook = module.register_forward_pre_hook(_reads(gemm, term), with_kwargs=True)
-            back.enter_context(hook)
-
-    def _apply_stack(self, gemm: QuantizedGemm, term: Term, back: ExitStack) -> None:
-        parent, _, parameter = gemm.gemm.members[0].rpartition(".")
-        module = self._model.get_submodule(parent)
-        experts = [gemm.weights(term, expert)[0] for expert in range(gemm.gemm.experts)]
-        stacked = torch.stack(experts)
-        stored = stacked.transpose(1, 2) if module.is_transposed else stacked
-        _set_aside(module, parameter, stored, back)
+            before, after = running.before(name), running.after
+            back.enter_context(module.register_forward_pre_hook(before, with_kwargs=True))
+            back.enter_context(module.register_forward_hook(after))
 
     def _cover_experts(self, stacks: Mapping[str, _Stack], back: ExitStack) -> None:
         for experts in self._experts.values():
@@ -117,6 +119,41 @@ class Applied:
         )
 
 
+class _Running:
+    """One GEMM in a term: its weights are quantized when it runs and given back after, for a
+    second copy of all weights would not fit beside the first.
+    """
+
+    def __init__(self, gemm: QuantizedGemm, term: Term, back: ExitStack) -> None:
+        self._gemm = gemm
+        self._term = term
+        self._back = back
+        self._weights: dict[str, Tensor] = {}
+
+    def before(self, name: str) -> Callable[..., Any]:
+        """The hook of a member: the first to run quantizes all, which share a scale."""
+
+        def hook(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            if name not in self._weights:
+                quantized = zip(self._gemm.members, self._gemm.weights(self._term), strict=True)
+                weights = [weight.to(member.dtype) for member, weight in quantized]
+                self._weights = dict(zip(self._gemm.gemm.members, weights, strict=True))
+            weight = self._weights.pop(name)
+            _set_aside(module, "weight", weight.T if is_transposed(module) else weight, self._back)
+            if args:
+                return (_read(self._gemm, args[0], self._term), *args[1:]), kwargs
+            first = next(iter(kwargs))
+            return args, {**kwargs, first: _read(self._gemm, kwargs[first], self._term)}
+
+        return hook
+
+    def after(self, *_: Any) -> None:
+        """The hook after each member."""
+        self._back.close()
+
+
 def _set_aside(module: nn.Module, name: str, weight: Tensor, back: ExitStack) -> None:
     own = module._parameters[name]
     if own is None:
@@ -124,18 +161,6 @@ def _set_aside(module: nn.Module, name: str, weight: Tensor, back: ExitStack) ->
     stored = weight.contiguous().to(own.dtype)
     module._parameters[name] = nn.Parameter(stored, requires_grad=False)
     back.callback(module._parameters.__setitem__, name, own)
-
-
-def _reads(gemm: QuantizedGemm, term: Term) -> Callable[..., Any]:
-    def hook(
-        _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if args:
-            return (_read(gemm, args[0], term), *args[1:]), kwargs
-        name = next(iter(kwargs))
-        return args, {**kwargs, name: _read(gemm, kwargs[name], term)}
-
-    return hook
 
 
 def _read(gemm: QuantizedGemm, x: Tensor, term: Term, expert: int | None = None) -> Tensor:
@@ -158,7 +183,11 @@ def _expert_forward(
             read = [last.read(part, expert) for (expert, _), part in zip(runs, parts, strict=True)]
             return torch.cat(read)
 
-        read = hidden_states if first is None else first.read(hidden_states)
-        return grouped(Cover(experts.module, show), read, top_k_index, top_k_weights)
+        with ExitStack() as back:
+            for stack in (first, last):
+                if stack:
+                    stack.apply(experts.module, back)
+            read = hidden_states if first is None else first.read(hidden_states)
+            return grouped(Cover(experts.module, show), read, top_k_index, top_k_weights)
 
     return forward

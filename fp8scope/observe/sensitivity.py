@@ -66,7 +66,7 @@ class SensitivityOptions:
 @dataclass(frozen=True)
 class Steps:
     """What the pass calls: `scored(done, total, tokens)` and `measured(done, total)` count batches,
-    and `after` each of them is the time to stop or to keep a partial.
+    and `after` each of them, and each row measured, is the time to stop or to keep a partial.
     """
 
     scored: Callable[[int, int, int], None]
@@ -179,10 +179,13 @@ class SensitivityPass:
             places = [self._place[sample] for sample in batch.samples]
             true = applied.logits(ids)
             for row in chosen:
+                if np.isfinite(scored.kl_measured[row, places]).all():
+                    continue  # from before an interrupt
                 with applied.terms(scored.rows[row].terms):
                     scored.kl_measured[row, places] = kl_by_sequence(
                         true, applied.logits(ids), batch.lengths
                     )
+                steps.after()
             scored.measured_done += 1
             steps.measured(scored.measured_done, total)
             steps.after()

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from fp8scope.analyze.analysis import Analysis
-from fp8scope.analyze.groups import GroupFinding
+from fp8scope.analyze.groups import GroupFinding, unexplained
 from fp8scope.analyze.sensitivity import Score
 from fp8scope.analyze.verdict import judge
 from fp8scope.report.convergence import convergence_rows, convergence_sentences
@@ -50,7 +50,8 @@ def analysis_page(found: Analysis) -> RenderableType:
 
 def where_it_hurts(models: Mapping[str, Score], groups: Sequence[GroupFinding]) -> RenderableType:
     """What FP8 costs the whole model, and the groups that are to blame."""
-    said = [*model_sentences(models), *group_sentences(groups)]
+    too_low = unexplained(models, groups)
+    said = [*model_sentences(models), *group_sentences(groups, too_low=too_low)]
     prefix = common_prefix(group.group for group in groups)
     names = f"; names without their first “{literal(prefix).plain}”" if prefix else ""
     return _section(f"Where FP8 hurts{names}", said)
@@ -69,6 +70,7 @@ def analysis_row(found: Analysis) -> dict[str, Any]:
         "verdict": verdict_row(judge(found.sites)),
         "models": {name: score_row(score) for name, score in found.models.items()},
         "harmful": [group.group for group in found.harmful],
+        "predictions_too_low": unexplained(found.models, found.groups),
         "groups": group_rows(found.groups),
         "tag_damage": [
             {**vars(tag), "whole": finite(tag.whole), "nats": finite(tag.nats)}

@@ -34,6 +34,11 @@ SENSITIVE = (
     "No outlier explains it: this is plain rounding in a layer to which the output is sensitive, "
     "so BF16 unless another candidate is cheap enough"
 )
+TOO_LOW = (
+    "The whole model costs far more than its groups are predicted to: errors this large, or this "
+    "sudden, are beyond second order, so the figures of single groups are too low. "
+    "--sensitivity kl measures each."
+)
 
 
 def model_sentences(models: Mapping[str, Score]) -> list[str]:
@@ -49,11 +54,16 @@ def model_sentences(models: Mapping[str, Score]) -> list[str]:
     return [f"All linears of the blocks, nats per token ({how}): {'; '.join(costs)}."]
 
 
-def group_sentences(groups: Sequence[GroupFinding]) -> list[str]:
-    """A verdict on all groups, then one sentence for each that is harmful, the worst first."""
+def group_sentences(groups: Sequence[GroupFinding], *, too_low: bool = False) -> list[str]:
+    """A verdict on all groups, then one sentence for each that is harmful, the worst first.
+
+    too_low: what is known of the groups does not add up to what the whole model costs.
+    """
     harmful = [group for group in groups if group.harmful]
     prefix = common_prefix(group.group for group in groups)
-    said = [_verdict(groups, harmful, prefix)] if groups else []
+    said = [TOO_LOW] if too_low else []
+    if groups and (harmful or not too_low):
+        said.append(_verdict(groups, harmful, prefix))
     said += [f"{i + 1}. {_sentence(g, prefix)}" for i, g in enumerate(harmful[:MOST_GROUPS])]
     if len(harmful) > MOST_GROUPS:
         said.append(f"and {len(harmful) - MOST_GROUPS} more groups.")

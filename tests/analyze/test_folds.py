@@ -39,3 +39,12 @@ def test_values_fold_from_where_they_are_made(name: str) -> None:
         if not layer.latent_dim:
             assert fold.channels == layer.kv_heads * layer.head_dim
         assert fold_into(structure, Site(fold.consumers[0], Role.INPUT)) == fold
+
+
+def test_gemmas_norms_take_no_factor() -> None:
+    """As in what is scored: (1 + w) / s has lost its bits in bf16."""
+    structure = discover(models.build("gemma2"))
+    block = structure.blocks[0]
+    assert fold_into(structure, Site(f"{block}.self_attn.q_proj", Role.INPUT)) is None
+    assert fold_into(structure, Site(f"{block}.mlp.gate_proj", Role.WEIGHT)) is None
+    assert fold_into(structure, Site(f"{block}.mlp.down_proj", Role.INPUT)) is not None

@@ -74,6 +74,15 @@ def test_a_cost_in_doubt_is_no_finding(nats: tuple[float, ...], harmful: bool) -
     assert found.harmful is harmful
 
 
+def test_a_what_if_makes_no_cost_avoidable() -> None:
+    """B has an outlier and costs 0.004: three times a what-if is no finding, three times FP8 is."""
+    costs = {of(B): 0.004, of(B, "fp8_token"): 0.003, of(B, "int8_weight"): 0.0001}
+    (found, *_) = group_findings(scored(three(), costs))
+    assert (found.group, found.harmful) == (B, False)
+    (found, *_) = group_findings(scored(three(), {**costs, of(B, "fp8_block"): 0.001}))
+    assert (found.group, found.harmful) == (B, True)
+
+
 def test_without_an_error_the_kl_alone_counts() -> None:
     profile = scored(of_modules({A: plain()}), {of(A): 0.02}, samples=[0, 1])
     (found,) = group_findings(profile)

@@ -71,6 +71,16 @@ def test_one_sequence_gives_no_error() -> None:
     assert score.nats.error == pytest.approx(math.hypot(SPREAD, BIAS_SPREAD) * score.kl)
 
 
+def test_a_tag_with_one_sequence_does_not_hide_the_noise_of_the_others() -> None:
+    """Tag 0 spreads by 0.5 of its nats a sequence; tag 1, a quarter of the tokens, has one."""
+    score = Scores(profile_of([0, 0, 0, 1], [10, 10, 10, 10], range(4), [1, 2, 3, 8])).of(ROW)
+    own = math.sqrt(3 / 2 * 2) / 30
+    borrowed = 0.8 * 0.5
+    assert score.check.error == pytest.approx(math.hypot(0.75 * own, 0.25 * borrowed))
+    assert score.nats.error > score.check.error
+    assert score.tags["t1"].error > borrowed
+
+
 def test_what_is_measured_goes_before_the_estimate_sequence_by_sequence() -> None:
     where = ([0, 0], [10, 10], [0, 1], [1.0, 1.0])
     score = Scores(profile_of(*where, measured=[0.2, 0.4])).of(ROW)

@@ -155,10 +155,11 @@ def test_no_router_without_experts_of_as_many() -> None:
 
     stack = linear("mlp.moe.down_proj", 8, experts=4)
     beside = [linear("mlp.gate", 4), linear("mlp.shared_gate", 1), linear("gate", 4)]
+    beside += [linear("mlp.shared_up", 8), linear("score", 1)]
     shape = Structure(None, (), (stack, *beside), (), (), ())
-    assert routers(shape) == {"mlp.gate"}
+    assert routers(shape) == {"mlp.gate", "mlp.shared_gate"}
     top = Structure(None, (), (linear("experts.down_proj", 8, 4), *beside), (), (), ())
-    assert routers(top) == {"gate"}
+    assert routers(top) == {"gate", "score"}
 
 
 @pytest.mark.parametrize("name", ["deepseek_v2", "deepseek_v3"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -75,7 +76,7 @@ def test_nothing_stays_behind_an_exception(name: str) -> None:
         applied.logits(_ids() + models.VOCAB)
     broken = Term(what.units[-1].name, "no such candidate")
     with pytest.raises(KeyError), applied.terms([*terms, broken]):
-        pass
+        applied.logits(_ids())
     assert _state(what.model) == before
     assert torch.equal(applied.logits(_ids()), logits)
 
@@ -86,11 +87,39 @@ def test_tied_weights_stay_apart() -> None:
     applied, embedding = _applied(what), what.model.get_input_embeddings()
     assert what.model.lm_head.weight is embedding.weight
     before = embedding(_ids())
+    seen: list[Tensor] = []
+    head = what.model.lm_head
     with applied.terms([Term("lm_head", "fp8_tensor")]):
         assert torch.equal(embedding(_ids()), before)
-        assert what.model.lm_head.weight is not embedding.weight
-        assert not torch.equal(what.model.lm_head.weight, embedding.weight)
+        with head.register_forward_pre_hook(lambda module, _: seen.append(module.weight)):
+            applied.logits(_ids())
+    assert seen[0] is not embedding.weight
+    assert not torch.equal(seen[0], embedding.weight)
     assert what.model.lm_head.weight is embedding.weight
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral", TRANSPOSED])
+def test_no_second_copy_of_the_model_is_held(name: str) -> None:
+    """While the whole model is quantized, no more than one GEMM's weights are at a time."""
+    what = prepared(name)
+    applied = _applied(what)
+    own = dict(what.model.named_parameters())
+    at_once: list[list[str]] = []
+
+    def look(*_: Any) -> None:
+        now = what.model.named_parameters()
+        at_once.append([n for n, parameter in now if parameter is not own[n]])
+
+    terms = [Term(unit.name, "fp8_tensor") for unit in what.units]
+    with applied.terms(terms), ExitStack() as looking:
+        for module in what.model.modules():
+            looking.enter_context(module.register_forward_pre_hook(look))
+        applied.logits(_ids())
+    changed = {n.removesuffix(".weight") for names in at_once for n in names}
+    assert changed >= {
+        n for unit in what.units for g in unit.gemms if not g.experts for n in g.members
+    }
+    assert max(map(len, at_once)) <= 2  # a layer's experts have two stacks
 
 
 def _reads(quantize: Callable[[Tensor], Tensor]) -> Callable[..., Any]:

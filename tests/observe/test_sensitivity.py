@@ -295,6 +295,29 @@ def test_stopped_anywhere_in_the_second_pass_and_resumed_is_bit_identical(
         scans.assert_identical(resumed, whole)
 
 
+def test_stopped_amid_the_rows_of_a_batch_no_row_is_measured_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --sensitivity kl one batch is thousands of forwards: too long for a Ctrl-C to wait."""
+    calls: list[int] = []
+
+    def counted(*args: Any) -> NDArray[np.float64]:
+        calls.append(1)
+        return kl_by_sequence(*args)
+
+    monkeypatch.setattr("fp8scope.observe.sensitivity.kl_by_sequence", counted)
+    what, every = scans.subject(gentle()), options(replace(PLAIN, measure_all=True))
+    whole, total = scans.scan_with(what, every), len(calls)
+    calls.clear()
+    partials = Partials(tmp_path / "p.h5")
+    with pytest.raises(Interrupted):
+        scans.scan_with(what, every, partials, Events(stop=lambda: len(calls) == 3))
+    assert len(calls) == 3
+    resumed = scans.scan_with(what, every, partials, resume=partials.load())
+    assert len(calls) == total
+    scans.assert_identical(resumed, whole)
+
+
 def test_going_on_with_less_memory_scores_every_sequence_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

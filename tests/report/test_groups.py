@@ -50,6 +50,21 @@ def shown(profile: Profile, width: int) -> list[str]:
     return out.getvalue().splitlines()
 
 
+@pytest.mark.parametrize(("whole", "too_low"), [(0.012, True), (0.009, False), (0.0018, False)])
+def test_nothing_is_clean_where_the_groups_do_not_explain_the_whole(
+    whole: float, too_low: bool
+) -> None:
+    """All three are predicted to cost 0.001 together; measured, the whole model costs `whole`."""
+    nats = {of(A): 0.0004, of(B): 0.0003, of(C): 0.0003, WHOLE[0]: whole}
+    profile = scored(three(), nats, measured=WHOLE[:1])
+    page = "\n".join(shown(profile, 300))
+    assert ("--sensitivity kl measures each" in page) is too_low
+    assert ("Nothing to exclude" in page) is not too_low
+    assert analysis_row(analyze_profile(profile))["predictions_too_low"] is too_low
+    unmeasured = analyze_profile(scored(three(), nats))
+    assert not analysis_row(unmeasured)["predictions_too_low"]
+
+
 def test_a_finding_says_what_it_costs_where_why_and_what_is_cheaper() -> None:
     (verdict, finding) = group_sentences(group_findings(costly()))
     assert verdict == (
