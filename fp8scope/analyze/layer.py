@@ -35,8 +35,13 @@ class LayerFindings:
 
 
 def layer_findings(profile: Profile, module: str) -> LayerFindings:
-    """Everything about a module that the profile holds."""
-    details = module_detail(profile, module)
+    """Everything about a module, or about all members of a fused group, that the profile holds."""
+    found = {
+        detail.measures.site: detail
+        for member in _members(profile, module)
+        for detail in module_detail(profile, member)
+    }
+    details = list(found.values())
     cast = [d.measures.site for d in details if d.measures.site.role in CAST_ROLES]
     activations = [site for site in cast if site.role is not Role.WEIGHT]
     group = _group(profile, module)
@@ -57,9 +62,14 @@ def layer_findings(profile: Profile, module: str) -> LayerFindings:
     )
 
 
+def _members(profile: Profile, name: str) -> tuple[str, ...]:
+    groups = {group.name: group.members for group in profile.structure.groups}
+    return groups.get(name, (name,))
+
+
 def _group(profile: Profile, module: str) -> str:
     for group in profile.structure.groups:
-        if module in group.members:
+        if module in (group.name, *group.members):
             return group.name
     caches = {layer.attention: layer.group for layer in profile.structure.kv_layers}
     return caches.get(module, "")

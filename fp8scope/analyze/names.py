@@ -9,12 +9,13 @@ from fp8scope.profile.record import Profile
 
 
 def find_module(profile: Profile, name: str) -> str:
-    """The module called `name`, or the only one whose name ends in `.name`.
+    """The module or fused group called `name`, or the only one whose name ends in `.name`.
 
     Raises BadInput, which names what is near.
     """
     sites = (*profile.sites, *profile.aliases)
-    modules = dict.fromkeys([*(site.module for site in sites), *profile.weights])
+    groups = (group.name for group in profile.structure.groups)
+    modules = dict.fromkeys([*(site.module for site in sites), *profile.weights, *groups])
     if name in modules:
         return name
     ending = [module for module in modules if module.endswith(f".{name}")]

@@ -20,9 +20,7 @@ ROLES = ("input", "weight", "k", "v", "residual", "output")
 @click.argument("profile", type=click.Path(path_type=Path))
 @click.option("--layer", metavar="NAME", help="Everything about one module.")
 @click.option("--sites", is_flag=True, help="A table of all sites in place of the findings.")
-@click.option(
-    "--rows", type=click.IntRange(min=1), default=20, show_default=True, help="Sites in the table."
-)
+@click.option("--rows", type=click.IntRange(min=1), help="Rows of that table.  [default: 20]")
 @click.option(
     "--sort",
     type=click.Choice(SORTS),
@@ -42,7 +40,7 @@ def command(  # noqa: PLR0913, PLR0917  (one per option)
     profile: Path,
     layer: str | None,
     sites: bool,
-    rows: int,
+    rows: int | None,
     sort: str | None,
     roles: tuple[str, ...],
     notes: bool,
@@ -60,8 +58,8 @@ def command(  # noqa: PLR0913, PLR0917  (one per option)
     opened = open_profile(profile)
     if layer is not None:
         _one_layer(opened, layer, as_json)
-    elif sites or roles or sort is not None:
-        _all_sites(opened, rows, sort or SORTS[0], roles, as_json)
+    elif sites or roles or sort or rows:
+        _all_sites(opened, rows or 20, sort or SORTS[0], roles, as_json)
     else:
         _findings(opened, as_json)
     if notes:

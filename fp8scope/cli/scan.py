@@ -177,12 +177,14 @@ def _how_to_go_on(partials: Partials) -> str:
 def _report(arguments: Arguments, profile: Profile) -> None:
     from fp8scope.analyze.analysis import analyze_profile
     from fp8scope.analyze.groups import group_findings, model_scores
+    from fp8scope.analyze.kvcache import kv_cache
     from fp8scope.report.analysis import analysis_row, where_it_hurts
 
     if arguments.as_json:
         found = analyze_profile(profile)
         print_json({"profile": str(arguments.output), **analysis_row(found)})
     else:
-        console().print(where_it_hurts(model_scores(profile), group_findings(profile)))
+        caches = kv_cache(profile)
+        console().print(where_it_hurts(model_scores(profile), group_findings(profile), caches))
     for note in profile.notes:
         say(f"note: {note}")

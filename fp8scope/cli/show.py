@@ -30,11 +30,17 @@ def console(*, stderr: bool = False) -> Console:
     """A rich console; where the output is no terminal, COLUMNS wide, or else 120."""
     from rich.console import Console
 
+    class Quiet(Console):
+        """Raises where the reader of a pipe went away, as `print` does; rich would exit with 1."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
     stream = sys.stderr if stderr else sys.stdout
     if isinstance(stream, TextIOWrapper):  # a terminal without × must not end the command
         stream.reconfigure(errors="replace")
     width = None if stream.isatty() else get_terminal_size((120, 24)).columns
-    return Console(stderr=stderr, width=width, highlight=False)
+    return Quiet(stderr=stderr, width=width, highlight=False)
 
 
 def wrote(path: Path) -> str:

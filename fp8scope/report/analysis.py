@@ -11,6 +11,7 @@ from rich.text import Text
 
 from fp8scope.analyze.analysis import Analysis
 from fp8scope.analyze.groups import GroupFinding, unexplained
+from fp8scope.analyze.kvcache import CachedLayer
 from fp8scope.analyze.sensitivity import Score
 from fp8scope.analyze.verdict import judge
 from fp8scope.report.convergence import convergence_rows, convergence_sentences
@@ -20,10 +21,11 @@ from fp8scope.report.groups import (
     group_sentences,
     model_sentences,
     score_row,
+    spread_sentences,
     tag_sentences,
 )
 from fp8scope.report.headroom import headroom_rows, headroom_sentences
-from fp8scope.report.kvcache import kvcache_rows, kvcache_sentences
+from fp8scope.report.kvcache import cache_sentences, kvcache_rows, kvcache_sentences
 from fp8scope.report.rows import finite, profile_summary, site_row, verdict_row
 from fp8scope.report.scaling import scaling_row, scaling_sentences
 from fp8scope.report.words import common_prefix, literal
@@ -41,17 +43,24 @@ def analysis_page(found: Analysis) -> RenderableType:
         "Convergence": convergence_sentences(found.convergence),
         "KV cache": kvcache_sentences(found.kv_cache),
     }
-    page = [where_it_hurts(found.models, found.groups)]
+    page = [where_it_hurts(found.models, found.groups, found.kv_cache)]
     page += [_section(heading, said) for heading, said in sections.items() if said]
     if found.experts:
         page.append(coverage_table(found.experts, MOST_EXPERTS))
     return Group(*page)
 
 
-def where_it_hurts(models: Mapping[str, Score], groups: Sequence[GroupFinding]) -> RenderableType:
-    """What FP8 costs the whole model, and the groups that are to blame."""
+def where_it_hurts(
+    models: Mapping[str, Score], groups: Sequence[GroupFinding], caches: Sequence[CachedLayer]
+) -> RenderableType:
+    """What FP8 costs the whole model, and the groups and caches that are to blame."""
     too_low = unexplained(models, groups)
-    said = [*model_sentences(models), *group_sentences(groups, too_low=too_low)]
+    said = [
+        *model_sentences(models),
+        *group_sentences(groups, too_low=too_low),
+        *spread_sentences(models, groups),
+        *cache_sentences(caches),
+    ]
     prefix = common_prefix(group.group for group in groups)
     names = f"; names without their first “{literal(prefix).plain}”" if prefix else ""
     return _section(f"Where FP8 hurts{names}", said)
@@ -59,7 +68,7 @@ def where_it_hurts(models: Mapping[str, Score], groups: Sequence[GroupFinding]) 
 
 def _section(heading: str, sentences: Sequence[str]) -> RenderableType:
     """A heading, its sentences indented, and an empty line."""
-    lines = (Padding(Text(sentence), (0, 0, 0, 2)) for sentence in sentences)
+    lines = (Padding(Text(sentence), (0, 0, 0, 2), expand=False) for sentence in sentences)
     return Group(Text(heading, style="bold"), *lines, Text())
 
 

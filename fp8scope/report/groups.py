@@ -47,7 +47,9 @@ def model_sentences(models: Mapping[str, Score]) -> list[str]:
         return []
     found = sorted(models.items(), key=lambda item: -item[1].kl)
     costs = [
-        f"{NAMES.get(name) or literal(name).plain} {_with_error(score.nats)}"
+        f"{NAMES.get(name) or literal(name).plain}"
+        f"{_at(max((t.alpha for t in score.row.terms if t.alpha is not None), default=None))} "
+        f"{_with_error(score.nats)}"
         for name, score in found
     ]
     how = "measured" if all(score.measured for score in models.values()) else "predicted"
@@ -68,6 +70,17 @@ def group_sentences(groups: Sequence[GroupFinding], *, too_low: bool = False) ->
     if len(harmful) > MOST_GROUPS:
         said.append(f"and {len(harmful) - MOST_GROUPS} more groups.")
     return said + _doubtful(groups, prefix)
+
+
+def spread_sentences(models: Mapping[str, Score], groups: Sequence[GroupFinding]) -> list[str]:
+    """Where no group stands out, and all together cost what one alone may not."""
+    whole = models.get(PLAIN)
+    if whole is None or whole.kl < HARM_NATS or any(group.harmful for group in groups):
+        return []
+    return [
+        f"No group stands out, but together they cost {nats(whole.kl)} nats per token: that is "
+        "spread over all of them, and only leaving many in BF16 would save it."
+    ]
 
 
 def tag_sentences(tags: Sequence[TagDamage], prefix: str) -> list[str]:
@@ -171,12 +184,23 @@ def _cheaper(group: GroupFinding) -> str:
     }
     if not others:
         return ""
-    words = [f"{NAMES[name]} {nats(kl)}" for name, kl in sorted(others.items(), key=lambda x: x[1])]
+    alphas = {name: score.row.terms[0].alpha for name, score in group.candidates.items()}
+    words = [
+        f"{NAMES[name]}{_at(alphas[name])} {nats(kl)}"
+        for name, kl in sorted(others.items(), key=lambda x: x[1])
+    ]
     pair = ""
     if group.smoothed and group.unsmoothed is not None:
-        pair = f" ({nats(group.smoothed.kl)} with what it is folded into)"
+        pair = (
+            f" ({nats(group.smoothed.kl)}{_at(group.smoothed.row.terms[-1].alpha)} together with "
+            "what it is folded into)"
+        )
     best = "; ".join(w + pair if w.startswith("smoothed") else w for w in words)
     return f" It costs {best}."
+
+
+def _at(alpha: float | None) -> str:
+    return "" if alpha is None else f" at α {alpha:g}"
 
 
 def _worst_tag(score: Score) -> str:

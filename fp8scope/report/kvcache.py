@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fp8scope.analyze.kvcache import CachedLayer, CachedTensor, Safety
+from fp8scope.analyze.thresholds import HARM_NATS
 from fp8scope.core.formats import E4M3
 from fp8scope.report.rows import finite
 from fp8scope.report.words import (
@@ -17,6 +18,8 @@ from fp8scope.report.words import (
     site_name,
     times,
 )
+
+MOST = 8
 
 
 def kvcache_rows(layers: Sequence[CachedLayer]) -> list[dict[str, Any]]:
@@ -53,6 +56,21 @@ def kvcache_sentences(layers: Sequence[CachedLayer]) -> list[str]:
     if scored:
         said.append(f"In nats per token a layer's cache costs at most {_most(scored, prefix)}.")
     return said
+
+
+def cache_sentences(layers: Sequence[CachedLayer]) -> list[str]:
+    """The layers whose cache alone is a finding, even with calibrated scales."""
+    costs = {layer.module: layer.kl.kl for layer in layers if layer.kl}
+    harmful = [module for module, kl in costs.items() if kl >= HARM_NATS]
+    if not harmful:
+        return []
+    prefix = common_prefix(layer.module for layer in layers)
+    named = [f"{literal(m.removeprefix(prefix)).plain} {nats(costs[m])}" for m in harmful[:MOST]]
+    more = f" and {len(harmful) - MOST} more" if len(harmful) > MOST else ""
+    return [
+        f"KV cache: keep it in BF16 in {len(harmful)} of {len(layers)} layers, where FP8 costs "
+        f"{HARM_NATS} nats per token or more even with calibrated scales: {', '.join(named)}{more}."
+    ]
 
 
 def _most(layers: Sequence[CachedLayer], prefix: str) -> str:
