@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fp8scope.core.formats import E4M3
+from fp8scope.core.schemes import INPUT_BLOCK
 from fp8scope.core.sites import Role, Site
 from fp8scope.core.structure import Structure
 from fp8scope.errors import BadModel, Fp8scopeError, Missing
@@ -27,7 +28,6 @@ from fp8scope.runtime.experts import Experts, named_experts, other_experts
 from fp8scope.runtime.linears import named_linears
 
 ERROR_TOKEN_STRIDE = 128  # --record full tries FP8 on tokens s, s+128, … with s = sample % 128
-ERROR_BLOCK = 128
 
 
 class Recorder:
@@ -258,7 +258,7 @@ class Recorder:
         if record.error_per_token is not None and record.error_per_block is not None:
             sampled = _sampled_tokens(tokens)
             if len(sampled):
-                tiles = ((1, sampled.shape[1]), (1, ERROR_BLOCK))
+                tiles = ((1, sampled.shape[1]), INPUT_BLOCK)
                 per_token, per_block = errors_by_binade(sampled, E4M3, tiles)
                 record.error_per_token[batch.tag] += per_token
                 record.error_per_block[batch.tag] += per_block

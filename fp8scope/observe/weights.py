@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fp8scope.core.formats import E4M3
+from fp8scope.core.schemes import WEIGHT_BLOCK
 from fp8scope.errors import BadModel
 from fp8scope.observe.expert_stats import record_expert_weights
 from fp8scope.observe.largest import largest_values
@@ -19,7 +20,6 @@ from fp8scope.profile.record import ExpertWeightRecord, WeightRecord
 from fp8scope.runtime.experts import named_stacks
 from fp8scope.runtime.linears import named_linears, weight_matrix
 
-BLOCK = 128
 Progress = Callable[[int, int], None]
 
 
@@ -64,7 +64,7 @@ def _record(parameter: str, weight: Tensor, full: bool) -> WeightRecord:
     top_row[: len(top)] = top.position
     per_channel = per_block = None
     if full:
-        tiles = ((1, weight.shape[1]), (BLOCK, BLOCK))
+        tiles = ((1, weight.shape[1]), WEIGHT_BLOCK)
         per_channel, per_block = errors_by_binade(weight, E4M3, tiles)
     return WeightRecord(
         encoding=stats.encoding,
