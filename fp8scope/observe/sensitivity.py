@@ -32,6 +32,7 @@ from fp8scope.observe.term_scores import TermScores
 from fp8scope.profile.record import Profile
 from fp8scope.profile.sensitivity import Sensitivity
 from fp8scope.runtime.batches import Batch, make_batch, plan_batches, takes_padding
+from fp8scope.runtime.experts import experts_per_token
 from fp8scope.runtime.linears import linear_weights
 from fp8scope.runtime.memory import available_bytes
 from fp8scope.runtime.quantized import QuantizedCache, QuantizedGemm
@@ -255,13 +256,18 @@ def tokens_that_fit(model: Any, structure: Structure, longest: int) -> int:
     """Most tokens of a micro-batch whose backward fits into memory.
 
     Kept for the backward: about twice what every linear reads and writes (the residual stream,
-    norms and attention between them included), and the logits with their gradient. On top comes
-    what one GEMM takes while it is scored: five copies of its input and four of its weight.
+    norms and attention between them included), routed experts once for each that a token goes to,
+    and the logits with their gradient. On top comes what one GEMM takes while it is scored: five
+    copies of its input and four of its weight.
     Raises Missing where not even one sequence of `longest` tokens fits.
     """
     parameter = next(model.parameters())
     linears = structure.linears
-    widths = sum(linear.in_features + linear.out_features for linear in linears)
+    times = [experts_per_token(model) if linear.experts else 1 for linear in linears]
+    widths = sum(
+        n * (linear.in_features + linear.out_features)
+        for n, linear in zip(times, linears, strict=True)
+    )
     vocabulary = max(linear.out_features for linear in linears)
     widest = max(linear.in_features for linear in linears)
     weight = max(linear.in_features * linear.out_features for linear in linears)

@@ -38,10 +38,8 @@ def convergence_sentences(found: Sequence[Convergence]) -> list[str]:
     prefix = common_prefix(row.site.module for row in found)
     by_state = {state: [row for row in found if row.state is state] for state in State}
     settled = len(by_state[State.SETTLED])
-    said = [
-        f"The amax has settled at {settled} of {len(found)} sites: "
-        "twice as much such text would clip nothing."
-    ]
+    there = ": twice as much such text would clip nothing" if settled else ""
+    said = [f"The amax has settled at {settled} of {len(found)} sites{there}."]
     said += [
         words(rows, site_name(rows[0].site, prefix))
         for state, words in ((State.UNSETTLED, _unsettled), (State.GROWING, _growing))
@@ -53,10 +51,10 @@ def convergence_sentences(found: Sequence[Convergence]) -> list[str]:
             f"a tag has under {FEWEST} sequences."
         )
     fewest = min((curve.sequences for curve in found[0].curves.values()), default=0)
-    said.append(
-        f"What fewer than 1 in {max(1, fewest // 3)} sequences of a tag do may be missing "
-        "altogether."
-    )
+    if fewest >= FEWEST:
+        said.append(
+            f"What fewer than 1 in {fewest // 3} sequences of a tag do may be missing altogether."
+        )
     return said
 
 

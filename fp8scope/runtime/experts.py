@@ -54,6 +54,13 @@ def named_experts(model: nn.Module) -> dict[str, Experts]:
     }
 
 
+def experts_per_token(model: Any) -> int:
+    """How many routed experts read a token; 8, which most have, where the config does not say."""
+    config = getattr(model, "config", None)
+    text = config.get_text_config() if config is not None else None
+    return int(getattr(text, "num_experts_per_tok", None) or 8)
+
+
 def named_stacks(model: nn.Module) -> dict[str, Tensor]:
     """Every stacked linear as [experts, out, in], by name, in module order."""
     return {

@@ -15,7 +15,9 @@ def available_bytes(device: torch.device) -> int | None:
     """Bytes that can still be allocated on `device`; None where the system does not say."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return int(free)
+        # what torch has taken from the device and keeps for its next tensors
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free) + kept
     if device.type != "cpu":
         return None
     limits = [limit for limit in (_meminfo(), _cgroup()) if limit is not None]

@@ -28,13 +28,14 @@ from fp8scope.errors import BadModel, Fp8scopeError, Interrupted, Missing
 from fp8scope.observe.divergence import kl_by_sequence
 from fp8scope.observe.gradients import Gradients
 from fp8scope.observe.scan import Events, ScanOptions
-from fp8scope.observe.sensitivity import SensitivityOptions, choose_samples
+from fp8scope.observe.sensitivity import SensitivityOptions, choose_samples, tokens_that_fit
 from fp8scope.profile.merge import merge_profiles
 from fp8scope.profile.partial import Partials
 from fp8scope.profile.reader import read_profile
 from fp8scope.profile.record import Profile
 from fp8scope.profile.sensitivity import Sensitivity
 from fp8scope.profile.writer import write_profile
+from fp8scope.runtime.structure import discover
 from fp8scope.runtime.text import calibration_of_tokens
 from tests import models
 from tests.cli.test_analyze import plant
@@ -424,6 +425,36 @@ def test_less_memory_means_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> N
     narrow = scan(model, lengths, batch_tokens=200)
     assert 1 < scores(narrow).batches_done <= 6
     assert narrow.batches_done == 1
+
+
+EIGHT = {"num_experts": 16, "num_experts_per_tok": 8, "num_hidden_layers": 8}
+
+
+@pytest.mark.parametrize(("name", "changes"), [("llama", {}), ("qwen3_moe", EIGHT)])
+def test_what_is_kept_for_the_backward_is_less_than_is_asked_for(
+    name: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Routed experts keep as many rows as they have pairs, not tokens."""
+    model, tokens = models.build(name, **changes).bfloat16(), 64
+    structure = discover(model)
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in parameters:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    ids = models.token_ids(1, tokens)
+    embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(inputs_embeds=embedded, use_cache=False)
+    used = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    monkeypatch.setattr(MEMORY, lambda _: used)
+    with pytest.raises(Missing):
+        tokens_that_fit(model, structure, tokens)
 
 
 # ---- the model is left as it was

@@ -66,6 +66,14 @@ def test_convergence() -> None:
     assert row["tags"]["prose"]["next_exceeds_at_most"] == 1 / 31
 
 
+def test_of_few_sequences_nothing_is_claimed() -> None:
+    found = convergence(of_amax(("prose",), *(1.0,) * 3))
+    assert convergence_sentences(found) == [
+        "The amax has settled at 0 of 1 sites.",
+        "Not known for 1 sites: a tag has under 8 sequences.",
+    ]
+
+
 def said_of_scaling(profile: Profile) -> list[str]:
     return scaling_sentences(scaling(profile))
 

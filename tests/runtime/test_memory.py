@@ -69,3 +69,13 @@ def test_a_gpu_says_what_is_free() -> None:
     found = memory.available_bytes(torch.device("cuda"))
     assert found is not None
     assert 0 < found <= torch.cuda.get_device_properties(0).total_memory
+
+
+def test_of_a_device_what_torch_keeps_for_itself_can_be_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After a first pass most of a device is in torch's cache, and nearly none is free."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 * GIB, 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 70 * GIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 20 * GIB)
+    assert memory.available_bytes(torch.device("cuda")) == 51 * GIB
