@@ -284,7 +284,8 @@ def invented_sensitivity(indices: Iterable[int], every: int = 2) -> Sensitivity:
     rows = choices.rows(structure(), units(structure()))
     numbers = list(indices)
     samples = range(0, len(numbers), every)
-    found = Sensitivity.empty(rows, samples)
+    zeros, ones = np.zeros(len(numbers), np.int32), np.ones(len(numbers), np.int32)
+    found = Sensitivity.empty(rows, samples, zeros, ones)
     for place, sample in enumerate(samples):
         found.kl_token[:, place] = numbers[sample] + np.arange(len(rows)) / 7
         found.kl_sequence[:, place] = found.kl_token[:, place] * 1.25
@@ -305,7 +306,8 @@ def scored(
     `samples` are the scored ones, all unless given; those in `measured` are measured to be so.
     """
     chosen = range(len(profile.samples["index"])) if samples is None else samples
-    found = Sensitivity.empty(tuple(nats), chosen)
+    table = profile.samples
+    found = Sensitivity.empty(tuple(nats), chosen, table["tag"], table["length"])
     for row, (key, values) in enumerate(nats.items()):
         found.kl_token[row] = np.array(values) * profile.samples["length"][found.samples]
         found.kl_sequence[row] = found.kl_token[row]

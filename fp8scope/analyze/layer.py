@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fp8scope.analyze.cause import SiteCause, site_cause
@@ -11,7 +10,6 @@ from fp8scope.analyze.detail import SiteDetail, module_detail
 from fp8scope.analyze.headroom import Headroom, headroom_matrix
 from fp8scope.analyze.sensitivity import Score, Scores
 from fp8scope.analyze.thresholds import CAST_ROLES
-from fp8scope.core.choices import Part
 from fp8scope.core.sites import Role
 from fp8scope.profile.record import Profile
 
@@ -27,7 +25,6 @@ class LayerFindings:
     group: str
     scores: list[Score]
     pairs: list[Score]
-    parts: Mapping[Part, Score]
     causes: list[SiteCause]
     headroom: list[Headroom]
     convergence: list[Convergence]
@@ -52,7 +49,6 @@ def layer_findings(profile: Profile, module: str) -> LayerFindings:
         group=group if alone else "",
         scores=sorted(alone, key=lambda score: score.kl),
         pairs=scores.pairs(group) if scores else [],
-        parts=scores.parts(group, "fp8_tensor") if scores else {},
         causes=[site_cause(profile, site) for site in cast],
         headroom=[row for site in activations for row in headroom_matrix(profile, site).values()]
         if len(profile.tags) > 1

@@ -69,20 +69,21 @@ class Scores:
         found = profile.sensitivity
         if found is None:
             raise ValueError("the profile holds no sensitivity")
-        lengths, tags = profile.samples["length"], profile.samples["tag"]
+        lengths, tags = profile.samples["length"], profile.samples["tag"][found.samples]
         self.rows = found.rows
-        self._tags = profile.tags
+        self._tags, self._scored = profile.tags, set(tags.tolist())
         tokens = lengths[found.samples].astype(np.float64)
-        strata = [np.flatnonzero(tags[found.samples] == i) for i in range(len(self._tags))]
-        weights = np.array([lengths[tags == i].sum() for i in range(len(self._tags))], np.float64)
-        weights[[len(stratum) == 0 for stratum in strata]] = 0
-        self._weights = weights / max(weights.sum(), 1)
+        # parts of a merged profile are strata of their own: they were sampled each by itself
+        keys = np.stack((tags.astype(np.float64), found.stands_for), axis=1)
+        strata = [np.flatnonzero((keys == key).all(axis=1)) for key in np.unique(keys, axis=0)]
+        weights = np.array([float((found.stands_for * tokens)[s].sum()) for s in strata])
+        of_tag = [int(tags[stratum[0]]) for stratum in strata]
         self._bias, self._bias_error = self._form_ratio(found.kl_token, found.kl_sequence)
         estimate = found.kl_token * self._bias
         known = np.isfinite(found.kl_measured)
         self._all_measured: list[bool] = [bool(row.all()) for row in known]
         self._best, self._estimate, self._check, self._measured = (
-            _Ratios(nats, tokens, strata, self._weights)
+            _Ratios(nats, tokens, strata, weights, of_tag)
             for nats in (
                 np.where(known, found.kl_measured, estimate),
                 estimate,
@@ -116,7 +117,7 @@ class Scores:
             tags={
                 tag: judged(self._best.of(number, i))
                 for i, tag in enumerate(self._tags)
-                if self._weights[i]
+                if i in self._scored
             },
         )
 
@@ -128,7 +129,7 @@ class Scores:
     def candidates(self, group: str) -> dict[str, Score]:
         """The group alone in each candidate, at its best α where it is smoothed, by name.
 
-        Without those whose KL is not known: neither forward nor backward stayed finite.
+        Without those whose KL is not known (not a number); infinite is known, and worst.
         """
         best: dict[str, Score] = {}
         for row in self._alone.get(group, ()):
@@ -136,7 +137,7 @@ class Scores:
             if term.folded is None and term.part is Part.BOTH:
                 score = self.of(row)
                 known = best.get(term.candidate)
-                if score.kl < (known.kl if known else np.inf):
+                if not np.isnan(score.kl) and (known is None or score.kl < known.kl):
                     best[term.candidate] = score
         return best
 
@@ -196,38 +197,44 @@ class Scores:
 
 
 class _Ratios:
-    """Nats over tokens by row and tag, a ratio whose error is that of its residuals.
+    """Nats over tokens by row and stratum, a ratio whose error is that of its residuals.
 
-    nats [rows, sequences]; tokens [sequences]; strata: the sequences of each tag; weights [tags].
-    A tag without sequences has NaN; one with a single sequence is taken to spread as the others do,
-    relative to its nats, and where no other tells, its error is NaN.
+    nats [rows, sequences]; tokens [sequences]; strata: the sequences of each, none without; the
+    calibration's tokens that each stands for, and its tag. One with a single sequence is taken to
+    spread as the others do, relative to its nats, and where no other tells, its error is NaN.
     """
 
     def __init__(
-        self, nats: Float64, tokens: Float64, strata: Sequence[NDArray[np.intp]], weights: Float64
+        self,
+        nats: Float64,
+        tokens: Float64,
+        strata: Sequence[NDArray[np.intp]],
+        weights: Float64,
+        tags: Sequence[int],
     ) -> None:
-        self._by_tag = kl, error = np.full((2, len(nats), len(strata)), np.nan)
-        for tag, stratum in enumerate(strata):
+        self._kl, self._error = np.full((2, len(nats), len(strata)), np.nan)
+        self._weights, self._tags = weights, np.array(tags)
+        for i, stratum in enumerate(strata):
             total, count = tokens[stratum].sum(), len(stratum)
-            if count:
-                kl[:, tag] = nats[:, stratum].sum(axis=1) / total
+            self._kl[:, i] = nats[:, stratum].sum(axis=1) / total
             if count > 1:
-                residuals = nats[:, stratum] - kl[:, tag, None] * tokens[stratum]
+                residuals = nats[:, stratum] - self._kl[:, i, None] * tokens[stratum]
                 variance = count / (count - 1) * (residuals**2).sum(axis=1) / total**2
-                error[:, tag] = np.sqrt(variance)
-        _borrow(kl, error, np.array([len(stratum) for stratum in strata]))
-        used = weights > 0
-        self._kl = kl[:, used] @ weights[used]
-        self._error = np.sqrt((error[:, used] ** 2) @ (weights[used] ** 2))
+                self._error[:, i] = np.sqrt(variance)
+        _borrow(self._kl, self._error, np.array([len(stratum) for stratum in strata]))
 
     def of(self, row: int, tag: int) -> Nats:
         """One tag of a row."""
-        kl, error = self._by_tag
-        return Nats(float(kl[row, tag]), float(error[row, tag]))
+        return self._mean(row, self._tags == tag)
 
     def whole(self, row: int) -> Nats:
         """All tags of a row."""
-        return Nats(float(self._kl[row]), float(self._error[row]))
+        return self._mean(row, np.full(len(self._tags), True))
+
+    def _mean(self, row: int, used: NDArray[np.bool_]) -> Nats:
+        shares = self._weights[used] / max(self._weights[used].sum(), 1)
+        kl = float(self._kl[row, used] @ shares)
+        return Nats(kl, float(np.sqrt((self._error[row, used] ** 2) @ shares**2)))
 
 
 def _borrow(kl: Float64, error: Float64, counts: NDArray[np.intp]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from fp8scope.core.structure import Structure
@@ -169,8 +170,12 @@ class Scan:
         except (BadModel, Missing) as error:
             if options.required:
                 raise
-            profile.sensitivity = None
-            profile.notes = tuple(dict.fromkeys((*profile.notes, f"no sensitivity: {error.what}")))
+            scored = profile.sensitivity
+            if scored is not None and not np.isnan(scored.kl_token).any():
+                note = f"sensitivity is predicted, not measured: {error.what}"
+            else:
+                profile.sensitivity, note = None, f"no sensitivity: {error.what}"
+            profile.notes = tuple(dict.fromkeys((*profile.notes, note)))
 
     def _stop_or_keep(self, profile: Profile) -> None:
         self._stop_if_asked(profile)

@@ -122,18 +122,23 @@ class SensitivityPass:
                 "--sensitivity none goes without it",
             )
         if profile.sensitivity is None:
-            profile.sensitivity = Sensitivity.empty(self._rows, self._samples)
+            table = profile.samples
+            profile.sensitivity = Sensitivity.empty(
+                self._rows, self._samples, table["tag"], table["length"]
+            )
         scored = profile.sensitivity
         try:
+            stage = "backward pass"
             self._score(scored, steps)
+            stage = "measuring"
             self._measure(scored, steps)
         except Fp8scopeError:
             raise
         except torch.OutOfMemoryError as error:
-            raise Missing("out of memory in the backward pass", "lower --batch-tokens") from error
+            raise Missing(f"out of memory in the {stage}", "lower --batch-tokens") from error
         except Exception as error:
             raise BadModel(
-                f"the backward pass fails: {type(error).__name__}: {one_line(error)}",
+                f"the {stage} fails: {type(error).__name__}: {one_line(error)}",
                 "--sensitivity none goes without it",
             ) from error
 

@@ -127,6 +127,7 @@ EXPERT_WEIGHT_FIELDS: Mapping[str, Field] = {
 # of the second pass; `scored` are its sequences
 SENSITIVITY_FIELDS: Mapping[str, Field] = {
     "samples": Field(("scored",), "int32", Combine.SAMPLE),
+    "stands_for": Field(("scored",), "float64", Combine.SAMPLE),
     "kl_token": Field(("row", "scored"), "float64", Combine.SAMPLE),
     "kl_sequence": Field(("row", "scored"), "float64", Combine.SAMPLE),
     "kl_measured": Field(("row", "scored"), "float64", Combine.SAMPLE),

@@ -21,7 +21,9 @@ Float64 = NDArray[np.float64]
 class Sensitivity:
     """KL(true ‖ quantized) of the next-token distributions, in nats, summed over a sequence.
 
-    `samples` [n] are the scored sequences, rows of text/samples. Shapes [rows, n]:
+    `samples` [n] are the scored sequences, rows of text/samples; `stands_for` [n] is how many
+    tokens of the calibration each of their tokens stands for: those of its tag in its scan over
+    those of its tag that were scored. Shapes [rows, n]:
     `kl_token`, the estimate, squares each token's score (least variance, a small bias);
     `kl_sequence`, its check, squares the sum over the sequence (unbiased to second order);
     `kl_measured` is the KL itself, NaN where it was not measured. The first two are NaN for
@@ -30,6 +32,7 @@ class Sensitivity:
 
     rows: tuple[Row, ...]
     samples: NDArray[np.int32]
+    stands_for: Float64
     kl_token: Float64
     kl_sequence: Float64
     kl_measured: Float64
@@ -37,10 +40,18 @@ class Sensitivity:
     measured_done: int = 0
 
     @classmethod
-    def empty(cls, rows: Sequence[Row], samples: Sequence[int]) -> Sensitivity:
-        """Nothing scored yet."""
-        token, sequence, measured = np.full((3, len(rows), len(samples)), np.nan)
-        return cls(tuple(rows), np.array(samples, np.int32), token, sequence, measured)
+    def empty(
+        cls,
+        rows: Sequence[Row],
+        samples: Sequence[int],
+        tags: NDArray[np.int32],
+        lengths: NDArray[np.int32],
+    ) -> Sensitivity:
+        """Nothing scored yet. tags, lengths: those of all sequences of the calibration."""
+        chosen = np.array(samples, np.int32)
+        token, sequence, measured = np.full((3, len(rows), len(chosen)), np.nan)
+        shares = stands_for(chosen, tags, lengths)
+        return cls(tuple(rows), chosen, shares, token, sequence, measured)
 
     def per_token(self, tokens: NDArray[np.int32]) -> Float64:
         """KL in nats per token of each row, the estimate over all sequences, [rows].
@@ -49,6 +60,17 @@ class Sensitivity:
         """
         mean: Float64 = self.kl_token.sum(axis=1) / tokens.sum()
         return mean
+
+
+def stands_for(
+    samples: NDArray[np.int32], tags: NDArray[np.int32], lengths: NDArray[np.int32]
+) -> Float64:
+    """For each scored sequence, tokens of its tag in the calibration over those scored, [n]."""
+    count = int(tags.max(initial=0)) + 1
+    whole = np.bincount(tags, lengths, count)
+    scored = np.bincount(tags[samples], lengths[samples], count)
+    shares: Float64 = whole[tags[samples]] / scored[tags[samples]]
+    return shares
 
 
 def merge_sensitivity(
@@ -67,6 +89,7 @@ def merge_sensitivity(
     joined = Sensitivity(
         first.rows,
         np.concatenate(samples).astype(np.int32),
+        np.concatenate((first.stands_for, second.stands_for)),
         np.concatenate((first.kl_token, second.kl_token), axis=1),
         np.concatenate((first.kl_sequence, second.kl_sequence), axis=1),
         np.concatenate((first.kl_measured, second.kl_measured), axis=1),

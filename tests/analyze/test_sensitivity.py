@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fp8scope.analyze.sensitivity import BIAS_SPREAD, SPREAD, Scores
 from fp8scope.core.choices import Kind, Part, Row, Term
 from fp8scope.profile.record import Profile
+from fp8scope.profile.sensitivity import stands_for
 from tests.profiles import build, invented_sensitivity, scored
 
 GROUP = "model.layers.0.self_attn.qk_proj"
@@ -55,6 +56,16 @@ def test_tags_weigh_by_their_tokens_in_the_calibration() -> None:
     assert score.tags["t1"].error == pytest.approx(math.hypot(noise, SPREAD * 0.4))
     assert score.check.error == pytest.approx(noise / 4)
     assert score.nats.error == pytest.approx(math.hypot(noise / 4, SPREAD * score.kl))
+
+
+def test_parts_of_a_merge_weigh_by_their_tokens_not_by_what_was_scored() -> None:
+    """One tag: 2 of 10 calm sequences scored, and 2 of 2 wild ones of another scan."""
+    profile = profile_of([0] * 12, [10] * 12, [0, 1, 10, 11], [1, 1, 10, 10])
+    assert profile.sensitivity is not None
+    assert Scores(profile).of(ROW).kl == pytest.approx(22 / 40)  # as one scan
+    profile.sensitivity.stands_for = np.array([5.0, 5.0, 1.0, 1.0])
+    score = Scores(profile).of(ROW)
+    assert score.kl == score.tags["t0"].kl == pytest.approx((10 * 0.1 + 2 * 1.0) / 12)
 
 
 def test_a_tag_that_was_not_scored_is_left_out_of_the_whole() -> None:
@@ -132,6 +143,9 @@ def test_the_standard_error_covers_the_truth_about_as_often_as_it_says() -> None
     for _ in range(draws):
         samples = np.concatenate([rng.choice(np.flatnonzero(tags == i), 24) for i in (0, 1)])
         base.sensitivity.samples = samples.astype(np.int32)
+        base.sensitivity.stands_for = stands_for(
+            base.sensitivity.samples, base.samples["tag"], base.samples["length"]
+        )
         base.sensitivity.kl_token[0] = base.sensitivity.kl_sequence[0] = nats[samples]
         best = Scores(base).of(ROW).check
         hits += abs(best.kl - truth) < 1.96 * best.error

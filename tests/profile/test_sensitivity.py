@@ -57,7 +57,8 @@ rows = st.builds(Row, st.sampled_from(Kind), st.lists(terms, min_size=1, max_siz
 def test_any_rows_and_numbers_come_back_bit_for_bit(
     tmp_path: Path, rows: list[Row], samples: list[int], data: st.DataObject
 ) -> None:
-    found = Sensitivity.empty(rows, samples)
+    zeros, ones = np.zeros(100, np.int32), np.ones(100, np.int32)
+    found = Sensitivity.empty(rows, samples, zeros, ones)
     for array in (found.kl_token, found.kl_sequence, found.kl_measured):
         for place in np.ndindex(array.shape):
             array[place] = data.draw(st.floats())

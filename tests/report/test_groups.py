@@ -75,7 +75,8 @@ def test_a_finding_says_what_it_costs_where_why_and_what_is_cheaper() -> None:
     assert " nats, most in b (0.12" in finding
     assert "layers.0.mlp.b input: one channel (5) reaches" in finding
     assert finding.endswith(
-        "It costs smoothed 0.0003 (0.0006 with what it is folded into); scales per token 0.0020."
+        "It costs smoothed at α 0.5 0.0003 (0.0006 at α 0.5 together with what it is folded "
+        "into); scales per token 0.0020."
     )
 
 
