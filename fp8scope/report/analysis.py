@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.padding import Padding
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
 from fp8scope.analyze.analysis import Analysis
@@ -68,8 +68,19 @@ def where_it_hurts(
 
 def _section(heading: str, sentences: Sequence[str]) -> RenderableType:
     """A heading, its sentences indented, and an empty line."""
-    lines = (Padding(Text(sentence), (0, 0, 0, 2), expand=False) for sentence in sentences)
-    return Group(Text(heading, style="bold"), *lines, Text())
+    return Group(Text(heading, style="bold"), *map(_Indented, sentences), Text())
+
+
+@dataclass(frozen=True)
+class _Indented:
+    """A sentence two cells to the right; no blanks at the ends of its lines, unlike `Padding`."""
+
+    sentence: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for line in Text(self.sentence).wrap(console, max(1, options.max_width - 2)):
+            line.rstrip()
+            yield Text("  ").append_text(line)
 
 
 def analysis_row(found: Analysis) -> dict[str, Any]:
