@@ -2,7 +2,8 @@
 
 The order of work is fixed by the calibration, all state is in the profile, and sums are taken
 sequence by sequence in that order: going on from a partial gives, bit for bit, what an
-uninterrupted scan gives.
+uninterrupted scan gives (of the second pass, unless so little memory is free that it decides on
+the size of a micro-batch).
 """
 
 from __future__ import annotations

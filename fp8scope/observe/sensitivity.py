@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fp8scope.analyze.scales import Scales
+from fp8scope.analyze.thresholds import HARM_NATS, UNEXPLAINED_TIMES
 from fp8scope.core.choices import Choices, Kind, Row, Term
 from fp8scope.core.gemms import units
 from fp8scope.core.schemes import DEFAULT_CANDIDATES
@@ -131,7 +132,8 @@ class SensitivityPass:
             stage = "backward pass"
             self._score(scored, steps)
             stage = "measuring"
-            self._measure(scored, steps)
+            self._measure(scored, steps, self._to_measure(scored))
+            self._measure(scored, steps, self._underestimated(scored))
         except Fp8scopeError:
             raise
         except torch.OutOfMemoryError as error:
@@ -174,8 +176,9 @@ class SensitivityPass:
                 steps.scored(scored.batches_done, total, sum(batch.lengths))
                 steps.after()
 
-    def _measure(self, scored: Sensitivity, steps: Steps) -> None:
-        chosen = self._to_measure(scored)
+    def _measure(self, scored: Sensitivity, steps: Steps, chosen: NDArray[np.intp]) -> None:
+        if not len(chosen):
+            return
         applied = Applied(self._model, self._gemms, self._caches, cached=bool(self._caches))
         batches = self._left(scored.kl_measured[chosen])
         total = scored.measured_done + len(batches)
@@ -202,6 +205,18 @@ class SensitivityPass:
         small = scored.per_token(lengths) < MEASURE_FROM
         whole = np.array([row.kind is Kind.MODEL for row in scored.rows], bool)
         return np.flatnonzero(~small | whole | self._options.measure_all)
+
+    def _underestimated(self, scored: Sensitivity) -> NDArray[np.intp]:
+        """The groups of a whole model that costs far more than predicted: second order fails there,
+        and a small prediction is no reason to leave a group unmeasured.
+        """
+        tokens = sum(map(self._length, self._samples))
+        predicted, measured = scored.kl_token.sum(axis=1), scored.kl_measured.sum(axis=1)
+        failed = (measured >= HARM_NATS * tokens) & (measured > UNEXPLAINED_TIMES * predicted)
+        wholes = (r for i, r in enumerate(scored.rows) if failed[i] and r.kind is Kind.MODEL)
+        terms = {term for row in wholes for term in row.terms}
+        alone = (row.kind is Kind.GROUP and row.terms[0] in terms for row in scored.rows)
+        return np.flatnonzero(np.fromiter(alone, bool, len(scored.rows)))
 
     def _draws(self, batch: Batch) -> list[Tensor]:
         samples = self._text.samples
