@@ -151,8 +151,7 @@ def _name(profile: Profile) -> str:
 
 def _changes(a: Profile, b: Profile, sites: list[Site]) -> Iterator[SiteChange]:
     measured = [
-        {site: measure(profile, profile.aliases.get(site, site)) for site in sites}
-        for profile in (a, b)
+        {site: measure(profile, profile.owner(site)) for site in sites} for profile in (a, b)
     ]
     ranks = [
         {site: rank for rank, site in enumerate(sorted(sites, key=lambda s: m[s].severity), 1)}

@@ -83,7 +83,7 @@ class SiteDetail:
 
 def module_detail(profile: Profile, module: str) -> list[SiteDetail]:
     """Details of every site of a module; an input that it shares is under its owner's name."""
-    owners = (profile.aliases.get(Site(module, role), Site(module, role)) for role in Role)
+    owners = (profile.owner(Site(module, role)) for role in Role)
     found = [_activation(profile, site) for site in owners if site in profile.sites]
     return found + ([_weight(profile, module)] if module in profile.weights else [])
 

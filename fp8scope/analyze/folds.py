@@ -10,10 +10,10 @@ def fold_into(structure: Structure, site: Site) -> Fold | None:
     """The fold whose factors divide the channels of an input, a weight's columns, or of V.
 
     None where nothing can be folded; so for K, whose channels the rotation mixes, and for what
-    Gemma's norms make: 1 + w' of a factor over 1 has lost bits in bf16, and is scored by nobody.
+    Gemma's norms make (`Fold.takes_factors`).
     """
     for fold in structure.folds:
-        if fold.kind == "norm_plus_one":
+        if not fold.takes_factors:
             continue
         if site.role in (Role.INPUT, Role.WEIGHT) and site.module in fold.consumers:
             return fold

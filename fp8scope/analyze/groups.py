@@ -122,15 +122,14 @@ def _sites(profile: Profile, unit: Unit) -> list[Site]:
     """The group's inputs, each once, and weights."""
     sites = []
     for gemm in unit.gemms:
-        read = Site(gemm.members[0], Role.INPUT)
-        sites.append(profile.aliases.get(read, read))
+        sites.append(profile.owner(Site(gemm.members[0], Role.INPUT)))
         sites += [Site(name, Role.WEIGHT) for name in gemm.members]
     return sites
 
 
 def _seen(profile: Profile, unit: Unit) -> bool:
     inputs = (Site(gemm.members[0], Role.INPUT) for gemm in unit.gemms)
-    return all(profile.aliases.get(site, site) in profile.sites for site in inputs)
+    return all(profile.owner(site) in profile.sites for site in inputs)
 
 
 def model_scores(profile: Profile) -> dict[str, Score]:

@@ -24,15 +24,16 @@ class Scales:
 
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
-        self._factors: dict[tuple[str, tuple[str, ...], float], Float32] = {}
+        self._factors: dict[tuple[Fold, float], Float32] = {}
+        self._columns: dict[tuple[Fold, float], Float32] = {}
+        self._rows: dict[tuple[Fold, float, int], Float32] = {}
         self._channels: dict[Site, Float32] = {}
         self._values = value_folds(profile.structure)
         self._routers = routers(profile.structure)
 
     def seen(self, gemm: Gemm) -> bool:
         """Whether the profile holds this GEMM's input: not where the text never reached it."""
-        site = Site(gemm.members[0], Role.INPUT)
-        return self._profile.aliases.get(site, site) in self._profile.sites
+        return self._profile.owner(Site(gemm.members[0], Role.INPUT)) in self._profile.sites
 
     def input_amax(self, gemm: Gemm, alpha: float | None = None) -> float:
         """Largest |x| of the input, or of the smoothed input x / s."""
@@ -46,35 +47,38 @@ class Scales:
 
     def channels(self, module: str) -> Float32:
         """Largest |x| of each input channel over all text, [in]."""
-        site = Site(module, Role.INPUT)
-        site = self._profile.aliases.get(site, site)
+        site = self._profile.owner(Site(module, Role.INPUT))
         if site not in self._channels:
             self._channels[site] = self._profile.sites[site].channel_amax.max(axis=0)
         return self._channels[site]
 
     def columns(self, gemm: Gemm, alpha: float | None) -> Float32 | None:
         """Factors that divide the input and multiply the columns of W, [in] or [experts, in]."""
-        if alpha is None or gemm.input_fold is None:
+        fold = gemm.input_fold
+        if alpha is None or fold is None:
             return None
-        return self.factors(gemm.input_fold, alpha)[..., gemm.input_fold.consumer_channels()]
+        if (fold, alpha) not in self._columns:
+            self._columns[fold, alpha] = self.factors(fold, alpha)[..., fold.consumer_channels()]
+        return self._columns[fold, alpha]
 
     def rows(self, gemm: Gemm, member: str, folded: float | None, out: int) -> Float32 | None:
         """Factors that divide the `out` rows of a member's W, [out] or [experts, out]."""
         fold = gemm.output_folds.get(member)
         if folded is None or fold is None:
             return None
-        factors = self.factors(fold, folded)
-        rows = np.ones((*factors.shape[:-1], out), np.float32)
-        rows[..., list(fold.producer_rows())] = factors
-        return rows
+        if (fold, folded, out) not in self._rows:
+            factors = self.factors(fold, folded)
+            rows = np.ones((*factors.shape[:-1], out), np.float32)
+            rows[..., list(fold.producer_rows())] = factors
+            self._rows[fold, folded, out] = rows
+        return self._rows[fold, folded, out]
 
     def factors(self, fold: Fold, alpha: float) -> Float32:
         """The factors of a fold, [channels]; [experts, channels] between two stacks of experts."""
-        key = fold.producer, fold.consumers, alpha
-        if key not in self._factors:
+        if (fold, alpha) not in self._factors:
             inputs, weights = self._fold_amax(fold)
-            self._factors[key] = smoothing_factors(inputs, weights, alpha)
-        return self._factors[key]
+            self._factors[fold, alpha] = smoothing_factors(inputs, weights, alpha)
+        return self._factors[fold, alpha]
 
     def _fold_amax(self, fold: Fold) -> tuple[Float32, Float32]:
         """Largest |x| and |W| of each channel of the fold."""

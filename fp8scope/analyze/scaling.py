@@ -103,7 +103,7 @@ def site_scaling(profile: Profile, site: Site) -> Scaling:
     by_tag = [_body_db(h, amax) for h in histograms]
     static_db, token_db = min(by_tag), _lowest_body(histograms, _token_amax(record))
     margin_db = _lowest_body(histograms, amax * margin)
-    measured = measure(profile, profile.aliases.get(site, site))
+    measured = measure(profile, profile.owner(site))
     hangs = measured.headroom is not None and measured.headroom < LOW_HEADROOM
     return Scaling(
         site=site,

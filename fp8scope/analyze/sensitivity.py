@@ -61,6 +61,11 @@ class Score:
         """The best known KL in nats per token."""
         return self.nats.kl
 
+    @property
+    def worst_tag(self) -> str:
+        """The tag that it costs most; "" where there is no choice."""
+        return max(self.tags, key=lambda tag: self.tags[tag].kl) if len(self.tags) > 1 else ""
+
 
 class Scores:
     """All `rows` of a profile that was scored. Raises ValueError for one that was not."""
@@ -143,9 +148,7 @@ class Scores:
 
     def alone(self, group: str) -> Iterator[Score]:
         """Every row of the group (or cache) by itself."""
-        for row in self.rows:
-            if row.kind in (Kind.GROUP, Kind.KV) and row.terms[0].group == group:
-                yield self.of(row)
+        return map(self.of, self._alone.get(group, ()))
 
     def parts(self, group: str, candidate: str) -> dict[Part, Score]:
         """The group with its weights alone, or its inputs alone, in a candidate; often empty."""

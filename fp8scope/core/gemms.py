@@ -46,14 +46,11 @@ class Unit:
 
 
 def units(structure: Structure) -> list[Unit]:
-    """Every fused group but the routers, which no engine quantizes, in module order.
-
-    Gemma's norms (1 + w) take no factor here: 1 + w' of a factor over 1 has lost bits in bf16.
-    """
+    """Every fused group but the routers, which no engine quantizes, in module order."""
     linears = {linear.name: linear for linear in structure.linears}
     left_out = routers(structure)
     group_of = {name: group.name for group in structure.groups for name in group.members}
-    folds = [fold for fold in structure.folds if fold.kind != "norm_plus_one"]
+    folds = [fold for fold in structure.folds if fold.takes_factors]
     inputs = {name: fold for fold in folds for name in fold.consumers}
     outputs = {fold.producer: fold for fold in folds if fold.kind == "linear"}
     found = []

@@ -72,6 +72,11 @@ class Fold:
     repeat: int = 1
 
     @property
+    def takes_factors(self) -> bool:
+        """Not where 1 + w multiplies: of a factor over 1, 1 + w' has lost bits in bf16."""
+        return self.kind != "norm_plus_one"
+
+    @property
     def channels(self) -> int:
         """Number of independent factors s, n."""
         return sum(stop - start for start, stop in self.rows)

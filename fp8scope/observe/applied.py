@@ -177,8 +177,7 @@ def _expert_forward(
         def show(_: Tensor, products: Tensor) -> Tensor:
             if last is None:
                 return products
-            everything = torch.ones_like(pairs.expert, dtype=torch.bool)
-            runs = pairs.runs(everything)
+            runs = pairs.runs()
             parts = products.split([count for _, count in runs])
             read = [last.read(part, expert) for (expert, _), part in zip(runs, parts, strict=True)]
             return torch.cat(read)

@@ -61,9 +61,10 @@ class Pairs:
         back[self.order] = torch.arange(len(self.order), device=self.order.device)
         return values[back]
 
-    def runs(self, kept: Tensor) -> list[tuple[int, int]]:
-        """Each expert with the number of its pairs, in order, of those `kept` [pairs] bool."""
-        experts, counts = torch.unique_consecutive(self.expert[kept], return_counts=True)
+    def runs(self, kept: Tensor | None = None) -> list[tuple[int, int]]:
+        """Each expert with the number of its pairs, in order; of those `kept` [pairs] bool."""
+        chosen = self.expert if kept is None else self.expert[kept]
+        experts, counts = torch.unique_consecutive(chosen, return_counts=True)
         return list(zip(experts.tolist(), counts.tolist(), strict=True))
 
 

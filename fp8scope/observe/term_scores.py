@@ -56,9 +56,8 @@ class TermScores:
         """See `gradients.Observer`."""
         quantized, pairs = self._gemms[gemm.members], routed.pairs
         tokens = len(pairs.order) // pairs.per_token
-        everything = torch.ones_like(pairs.expert, dtype=torch.bool)
         start = 0
-        for expert, count in pairs.runs(everything):
+        for expert, count in pairs.runs():
             run = slice(start, start := start + count)
             terms = self._terms.get(gemm.group, ())
             x, gradients = routed.x[run], [routed.gradient[run]]

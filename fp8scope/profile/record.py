@@ -263,9 +263,13 @@ class Profile:
         done = (scored.batches_done, scored.measured_done) if scored else (0, 0)
         return self.batches_done, *done
 
+    def owner(self, site: Site) -> Site:
+        """The site that holds this one's record: itself, unless it shares another's tensor."""
+        return self.aliases.get(site, site)
+
     def site(self, site: Site) -> SiteRecord:
         """Record of a site, through its alias if it shares another's tensor."""
-        return self.sites[self.aliases.get(site, site)]
+        return self.sites[self.owner(site)]
 
     def sharers(self, site: Site) -> tuple[str, ...]:
         """Modules that read the tensor recorded at `site`, itself first."""

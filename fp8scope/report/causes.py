@@ -9,7 +9,7 @@ from fp8scope.analyze.cause import TOKEN_CAUSES, Cause, Remedy, SiteCause
 from fp8scope.analyze.outlying import OutlyingToken
 from fp8scope.analyze.thresholds import OUTLIER_RATIO
 from fp8scope.core.sites import Role
-from fp8scope.report.words import literal, site_name, times
+from fp8scope.report.words import literal, short_name, site_name, times
 
 MOST_TEXTS, MOST_TAGS = 3, 3
 
@@ -93,11 +93,11 @@ def _texts(tokens: tuple[OutlyingToken, ...]) -> str:
 
 
 def _remedy(found: SiteCause, prefix: str) -> str:
-    producer = literal(found.fold.producer.removeprefix(prefix)).plain if found.fold else ""
+    producer = short_name(found.fold.producer, prefix) if found.fold else ""
     layer = "this layer's KV cache" if found.site.role in (Role.K, Role.V) else "this layer"
     if found.remedy is Remedy.PER_CHANNEL:
         names = found.fold.consumers if found.fold else ()
-        consumers = literal(", ".join(name.removeprefix(prefix) for name in names)).plain
+        consumers = ", ".join(short_name(name, prefix) for name in names)
         fold = f", or its factor folded into {consumers}" if consumers else ""
         return f"one weight scale per output channel takes that away{fold}"
     return {

@@ -74,7 +74,5 @@ def _alpha(alpha: float | None) -> str:
 
 
 def _worst_tag(score: Score) -> str:
-    if len(score.tags) < 2:
-        return ""
-    tag = max(score.tags, key=lambda name: score.tags[name].kl)
-    return f"{literal(tag).plain} {nats(score.tags[tag].kl)}"
+    tag = score.worst_tag
+    return f"{literal(tag).plain} {nats(score.tags[tag].kl)}" if tag else ""

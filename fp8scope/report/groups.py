@@ -13,7 +13,7 @@ from fp8scope.analyze.sensitivity import Nats, Score
 from fp8scope.analyze.thresholds import HARM_NATS
 from fp8scope.report.causes import cause_row, cause_words
 from fp8scope.report.rows import finite
-from fp8scope.report.words import common_prefix, literal, nats, percent
+from fp8scope.report.words import common_prefix, literal, nats, percent, short_name
 
 NAMES = {
     "fp8_tensor": "one static scale per tensor",
@@ -89,7 +89,7 @@ def tag_sentences(tags: Sequence[TagDamage], prefix: str) -> list[str]:
         return []
     words = [
         f"{literal(tag.tag).plain} {nats(tag.whole)} (most from "
-        f"{literal(tag.group.removeprefix(prefix)).plain}, {nats(tag.nats)})"
+        f"{short_name(tag.group, prefix)}, {nats(tag.nats)})"
         for tag in tags
     ]
     return [f"By tag, with {NAMES[PLAIN]}, nats per token: {'; '.join(words)}."]
@@ -142,7 +142,9 @@ def _verdict(groups: Sequence[GroupFinding], harmful: Sequence[GroupFinding], pr
     rest = [group for group in inside if group.plain and not group.harmful]
     costs = {group.group: group.plain.kl for group in rest if group.plain}
     most = max(costs, key=lambda name: costs[name], default="")
-    each = f"at most {nats(costs[most])} nats per token ({_short(most, prefix)})" if most else ""
+    each = (
+        f"at most {nats(costs[most])} nats per token ({short_name(most, prefix)})" if most else ""
+    )
     if not harmful:
         doubt = " beyond doubt" if _doubtful(groups, prefix) else ""
         return (
@@ -161,7 +163,7 @@ def _doubtful(groups: Sequence[GroupFinding], prefix: str) -> list[str]:
     found = [group for group in inside if group.plain and group.plain.kl >= HARM_NATS]
     if not found or not found[0].plain:
         return []
-    most = f"{_short(found[0].group, prefix)} with {_with_error(found[0].plain.nats)} nats"
+    most = f"{short_name(found[0].group, prefix)} with {_with_error(found[0].plain.nats)} nats"
     return [
         f"{len(found)} more may cost {HARM_NATS} or more, at most {most}: "
         "a scan with --sensitivity kl would tell."
@@ -170,7 +172,7 @@ def _doubtful(groups: Sequence[GroupFinding], prefix: str) -> list[str]:
 
 def _sentence(group: GroupFinding, prefix: str) -> str:
     """`layers.3.mlp.down_proj, 0.061 nats ± .001, most in code: one product …; smoothed .0003`."""
-    name = _short(group.group, prefix)
+    name = short_name(group.group, prefix)
     cost = f", {_with_error(group.plain.nats)} nats{_worst_tag(group.plain)}" if group.plain else ""
     why = SENSITIVE if group.cause.cause is Cause.ROUNDING else cause_words(group.cause, prefix)
     return f"{name}{cost}. {why}.{_cheaper(group)}"
@@ -204,16 +206,10 @@ def _at(alpha: float | None) -> str:
 
 
 def _worst_tag(score: Score) -> str:
-    if len(score.tags) < 2:
-        return ""
-    tag = max(score.tags, key=lambda name: score.tags[name].kl)
-    return f", most in {literal(tag).plain} ({nats(score.tags[tag].kl)})"
+    tag = score.worst_tag
+    return f", most in {literal(tag).plain} ({nats(score.tags[tag].kl)})" if tag else ""
 
 
 def _with_error(found: Nats) -> str:
     known = found.kl > 0 and not math.isnan(found.error)
     return f"{nats(found.kl)} ± {percent(found.error / found.kl)}" if known else nats(found.kl)
-
-
-def _short(name: str, prefix: str) -> str:
-    return literal(name.removeprefix(prefix)).plain

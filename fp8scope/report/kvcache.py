@@ -12,9 +12,9 @@ from fp8scope.report.rows import finite
 from fp8scope.report.words import (
     common_prefix,
     decibel,
-    literal,
     nats,
     percent,
+    short_name,
     site_name,
     times,
 )
@@ -65,7 +65,7 @@ def cache_sentences(layers: Sequence[CachedLayer]) -> list[str]:
     if not harmful:
         return []
     prefix = common_prefix(layer.module for layer in layers)
-    named = [f"{literal(m.removeprefix(prefix)).plain} {nats(costs[m])}" for m in harmful[:MOST]]
+    named = [f"{short_name(m, prefix)} {nats(costs[m])}" for m in harmful[:MOST]]
     more = f" and {len(harmful) - MOST} more" if len(harmful) > MOST else ""
     return [
         f"KV cache: keep it in BF16 in {len(harmful)} of {len(layers)} layers, where FP8 costs "
@@ -81,8 +81,7 @@ def _most(layers: Sequence[CachedLayer], prefix: str) -> str:
         costs = {module: score.kl for module, score in found.items() if score}
         if costs:
             worst = max(costs, key=lambda module: costs[module])
-            name = literal(worst.removeprefix(prefix)).plain
-            words.append(f"{start}{nats(costs[worst])} ({name})")
+            words.append(f"{start}{nats(costs[worst])} ({short_name(worst, prefix)})")
     return ", ".join(words)
 
 

@@ -80,6 +80,11 @@ def common_prefix(modules: Iterable[str]) -> str:
     return found.most_common(1)[0][0] if found else ""
 
 
+def short_name(name: str, prefix: str) -> str:
+    """A module's name without the prefix, safe to print."""
+    return literal(name.removeprefix(prefix)).plain
+
+
 def site_name(site: Site, prefix: str = "") -> str:
     """`layers.0.mlp.down_proj input`: without the prefix, safe to print."""
     return literal(f"{site.module.removeprefix(prefix)} {site.role}").plain

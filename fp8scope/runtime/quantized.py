@@ -53,27 +53,31 @@ class QuantizedGemm:
 
     def weights(self, term: Term, expert: int | None = None) -> list[Tensor]:
         """Each member's weight [out, in] as the GEMM reads it, float32."""
-        members = self.true_weights(expert)
-        if CANDIDATES[term.candidate].weight is None or term.part is Part.INPUT:
+        scheme, members = _weight_scheme(term), self.true_weights(expert)
+        if scheme is None:
             return [weight.float() for weight in members]
-        return self._quantized(members, term, expert)
+        return self._quantized(members, scheme, term, expert)
 
     def weight_error(self, term: Term, expert: int | None = None) -> list[Tensor]:
         """Quantized less true weight of each member, [out, in] float32.
 
         Zero where the term leaves the weight as it is.
         """
-        members = self.true_weights(expert)
-        if CANDIDATES[term.candidate].weight is None or term.part is Part.INPUT:
+        scheme, members = _weight_scheme(term), self.true_weights(expert)
+        if scheme is None:
             return [torch.zeros_like(weight, dtype=torch.float32) for weight in members]
-        return self._quantized(members, term, expert, error=True)
+        return self._quantized(members, scheme, term, expert, error=True)
 
     def _quantized(
-        self, members: list[Tensor], term: Term, expert: int | None, *, error: bool = False
+        self,
+        members: list[Tensor],
+        scheme: Scheme,
+        term: Term,
+        expert: int | None,
+        *,
+        error: bool = False,
     ) -> list[Tensor]:
         """One scale for all members, where there is one for the tensor; tiles of each by itself."""
-        scheme = CANDIDATES[term.candidate].weight
-        assert scheme is not None  # noqa: S101  (both callers have looked)
         factors = [
             self._factors(term, name, weight, expert)
             for name, weight in zip(self.gemm.members, members, strict=True)
@@ -104,6 +108,11 @@ class QuantizedGemm:
             return columns
         inverse = (1 / divisors)[:, None]
         return inverse if columns is None else columns * inverse
+
+
+def _weight_scheme(term: Term) -> Scheme | None:
+    """How a term quantizes weights; None where it leaves them as they are."""
+    return None if term.part is Part.INPUT else CANDIDATES[term.candidate].weight
 
 
 def _of(
