@@ -71,6 +71,22 @@ class CannotResume(BadInput):
     """What is kept belongs to another scan (exit 2)."""
 
 
+class NotAPlan(BadInput):
+    """The file is no plan.json of fp8scope (exit 2)."""
+
+
+class PlanVersion(BadInput):
+    """The plan is ours, but of a version this release does not read (exit 2)."""
+
+
+class DamagedPlan(BadInput):
+    """The plan is ours, but truncated or changed, or its factors are not those (exit 2)."""
+
+
+class Stale(BadInput):
+    """Two files that do not belong together: another model, fine-tune or profile (exit 2)."""
+
+
 class GateFailed(Fp8scopeError):
     """What was asked for does not hold; the work itself is done (exit 1)."""
 

@@ -109,6 +109,11 @@ def _finding(profile: Profile, unit: Unit, scores: Scores | None) -> GroupFindin
     )
 
 
+def group_cause(profile: Profile, unit: Unit) -> SiteCause:
+    """Why a group suffers in FP8 with one static scale per tensor."""
+    return _cause(profile, [measure(profile, site) for site in _sites(profile, unit)])
+
+
 def _cause(profile: Profile, measured: list[SiteMeasures]) -> SiteCause:
     """That of the most damaged site which has one; plain rounding only if all say so."""
     causes = [

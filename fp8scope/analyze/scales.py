@@ -28,6 +28,7 @@ class Scales:
         self._columns: dict[tuple[Fold, float], Float32] = {}
         self._rows: dict[tuple[Fold, float, int], Float32] = {}
         self._channels: dict[Site, Float32] = {}
+        self._amax: dict[Fold, tuple[Float32, Float32]] = {}
         self._values = value_folds(profile.structure)
         self._routers = routers(profile.structure)
 
@@ -58,7 +59,7 @@ class Scales:
         if alpha is None or fold is None:
             return None
         if (fold, alpha) not in self._columns:
-            self._columns[fold, alpha] = self.factors(fold, alpha)[..., fold.consumer_channels()]
+            self._columns[fold, alpha] = fold.on_columns(self.factors(fold, alpha))
         return self._columns[fold, alpha]
 
     def rows(self, gemm: Gemm, member: str, folded: float | None, out: int) -> Float32 | None:
@@ -67,17 +68,15 @@ class Scales:
         if folded is None or fold is None:
             return None
         if (fold, folded, out) not in self._rows:
-            factors = self.factors(fold, folded)
-            rows = np.ones((*factors.shape[:-1], out), np.float32)
-            rows[..., list(fold.producer_rows())] = factors
-            self._rows[fold, folded, out] = rows
+            self._rows[fold, folded, out] = fold.on_rows(self.factors(fold, folded), out)
         return self._rows[fold, folded, out]
 
     def factors(self, fold: Fold, alpha: float) -> Float32:
         """The factors of a fold, [channels]; [experts, channels] between two stacks of experts."""
         if (fold, alpha) not in self._factors:
-            inputs, weights = self._fold_amax(fold)
-            self._factors[fold, alpha] = smoothing_factors(inputs, weights, alpha)
+            if fold not in self._amax:
+                self._amax[fold] = self._fold_amax(fold)
+            self._factors[fold, alpha] = smoothing_factors(*self._amax[fold], alpha)
         return self._factors[fold, alpha]
 
     def _fold_amax(self, fold: Fold) -> tuple[Float32, Float32]:
@@ -102,12 +101,20 @@ class Scales:
         site = Site(stack, Role.INPUT)
         return self._profile.experts[site].channel_amax
 
-    def cache_factors(self, layer: KVLayer, folded: float | None) -> Float32 | None:
-        """Factors that divide the cached values, [kv_heads * head_dim]."""
+    def cache_factors(self, layer: KVLayer, role: Role, folded: float | None) -> Float32 | None:
+        """Factors that divide what the cache holds of a role: values, or the latent (MLA) with its
+        rotated key, which is not divided (by 1); [kv_heads * head_dim].
+        """
         fold = self._values.get(layer.group)
-        return None if folded is None or fold is None else self.factors(fold, folded)
+        divided = Role.K if layer.latent_dim else Role.V
+        if folded is None or fold is None or role is not divided:
+            return None
+        factors = self.factors(fold, folded)
+        rotated = layer.head_dim - layer.latent_dim if layer.latent_dim else 0
+        return np.concatenate([factors, np.ones(rotated, np.float32)])
 
-    def cache_amax(self, layer: KVLayer, role: Role, factors: Float32 | None = None) -> float:
-        """Largest |k| or |v|, divided by `factors`, that the layer's cache has received."""
+    def cache_amax(self, layer: KVLayer, role: Role, folded: float | None = None) -> float:
+        """Largest |k| or |v| that the layer's cache receives under a fold of what it holds."""
         channels = self._profile.sites[Site(layer.attention, role)].channel_amax.max(axis=0)
+        factors = self.cache_factors(layer, role, folded)
         return float((channels if factors is None else channels / factors).max())

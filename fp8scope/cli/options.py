@@ -42,12 +42,12 @@ class Arguments:
 
 
 class Number(click.FloatRange):
-    """A FloatRange that does not let NaN through."""
+    """A FloatRange that lets neither NaN nor infinity through."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """As click's, but NaN is refused."""
+        """As click's, but for what is not finite."""
         number = super().convert(value, param, ctx)
-        return self.fail("nan is no number.") if math.isnan(number) else number
+        return number if math.isfinite(number) else self.fail(f"{number} is no number.")
 
 
 def _candidates(value: str | None) -> tuple[str, ...]:

@@ -21,11 +21,11 @@ def claim(output: Path) -> Iterator[None]:
 
     Raises BadInput (a folder, no such folder, claimed by another process) and CannotWrite.
     """
-    from fp8scope.profile.writer import temporary_path
+    from fp8scope.artefacts.atomic import temporary_path
 
-    lock = output.with_name(f".{output.name}.lock")
     try:
         _check_place(output)
+        lock = output.with_name(f".{output.name}.lock")
         file = _locked(lock)
     except BlockingIOError:
         raise BadInput(

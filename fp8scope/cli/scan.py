@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -13,7 +11,7 @@ import click
 from fp8scope.cli.interrupts import Interrupts
 from fp8scope.cli.options import Arguments, scan_options
 from fp8scope.cli.output import check_free, claim
-from fp8scope.cli.show import console, next_step, print_json, say, wrote
+from fp8scope.cli.show import console, go_on, next_step, print_json, say, wrote
 from fp8scope.errors import (
     BadInput,
     CannotResume,
@@ -169,9 +167,7 @@ def _saying_how_to_go_on(partials: Partials) -> Iterator[None]:
 
 def _how_to_go_on(partials: Partials) -> str:
     """The command that goes on with what is kept; empty where nothing is."""
-    again = [word for word in sys.argv[1:] if word != "--resume"]
-    advice = f"go on with: fp8scope {shlex.join([*again, '--resume'])}"
-    return advice if partials.exist() else ""
+    return go_on() if partials.exist() else ""
 
 
 def _report(arguments: Arguments, profile: Profile) -> None:

@@ -51,3 +51,9 @@ def wrote(path: Path) -> str:
 def next_step(path: Path) -> str:
     """The command that looks at a profile, ready to be pasted."""
     return f"next: fp8scope analyze {shlex.quote(str(path))}"
+
+
+def go_on() -> str:
+    """The command that goes on with this one, ready to be pasted."""
+    again = [word for word in sys.argv[1:] if word != "--resume"]
+    return f"go on with: fp8scope {shlex.join([*again, '--resume'])}"

@@ -42,7 +42,7 @@ def _read_once(location: str) -> bool:
 
 def load_subject(arguments: Arguments, sources: list[Source]) -> Subject:
     """Load torch, the model and the text. Raises as `load` and `build_calibration`."""
-    _quiet_transformers()
+    quiet_transformers()
     from fp8scope.observe.scan import Subject
     from fp8scope.runtime.loading import LoadOptions, context_length, load, vocabulary_size
     from fp8scope.runtime.structure import discover
@@ -79,7 +79,7 @@ def load_subject(arguments: Arguments, sources: list[Source]) -> Subject:
     )
 
 
-def _quiet_transformers() -> None:
+def quiet_transformers() -> None:
     """Its bars and advice are about loading; our own refusals say what matters."""
     from transformers.utils import logging as untyped
 

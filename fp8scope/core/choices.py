@@ -169,17 +169,17 @@ class Choices:
 
 
 def value_folds(structure: Structure) -> dict[str, Fold]:
-    """For each layer's cache by its group name, the fold that divides the values it receives.
-
-    Only where values are cached as such: a latent (MLA) is cached before the fold.
+    """For each layer's cache by its group name, the fold that divides what it receives: the values,
+    or the latent (MLA), which is cached as its norm gives it.
     """
-    folds = [fold for fold in structure.folds if fold.kind == "linear"]
-    return {
-        layer.group: fold
-        for layer in structure.kv_layers
-        for fold in folds
-        if fold.producer.startswith(f"{layer.attention}.") and not layer.latent_dim
-    }
+    linear = [fold for fold in structure.folds if fold.kind == "linear"]
+    norms = {fold.consumers: fold for fold in structure.folds if fold.kind == "norm"}
+    found: dict[str, Fold | None] = {}
+    for layer in structure.kv_layers:
+        for fold in linear:
+            if fold.producer.startswith(f"{layer.attention}."):
+                found[layer.group] = norms.get((fold.producer,)) if layer.latent_dim else fold
+    return {cache: fold for cache, fold in found.items() if fold is not None}
 
 
 def in_block(unit: Unit, structure: Structure) -> bool:

@@ -10,6 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 FoldKind = Literal["norm", "norm_plus_one", "linear"]
 
 
@@ -88,12 +91,22 @@ class Fold:
 
     def consumer_channels(self) -> list[int]:
         """For each consumer input column, the index (0..n-1) of the factor it takes."""
-        return [
-            h * self.block + d
-            for h in range(self.channels // self.block)
-            for _ in range(self.repeat)
-            for d in range(self.block)
-        ]
+        channels: list[int] = self._consumer_channels().tolist()
+        return channels
+
+    def on_columns(self, factors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Factors [..., n] laid over the consumers' input columns, [..., in]."""
+        return factors[..., self._consumer_channels()]
+
+    def on_rows(self, factors: NDArray[np.float32], out: int) -> NDArray[np.float32]:
+        """Factors [..., n] laid over the producer's `out` output rows, [..., out]; 1 elsewhere."""
+        rows = np.ones((*factors.shape[:-1], out), np.float32)
+        rows[..., list(self.producer_rows())] = factors
+        return rows
+
+    def _consumer_channels(self) -> NDArray[np.intp]:
+        heads = np.arange(self.channels).reshape(-1, self.block)
+        return np.repeat(heads, self.repeat, axis=0).ravel()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from fp8scope.runtime.sources import Source
 HERE = Path(__file__).parent
 DEMO_MODEL = HERE / "model"
 DEMO_TEXT = HERE / "text"
+DEMO_HELD_OUT = HERE / "held_out"
 
 
 def demo_sources(folder: Path = DEMO_TEXT) -> list[Source]:
@@ -18,3 +19,8 @@ def demo_sources(folder: Path = DEMO_TEXT) -> list[Source]:
         for path in sorted(folder.iterdir())
         if path.suffix in {".txt", ".jsonl"}
     ]
+
+
+def demo_held_out() -> list[Source]:
+    """Other text of the same tags, which neither a scan of the demo nor its training has read."""
+    return demo_sources(DEMO_HELD_OUT)

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from fp8scope.core.choices import Term
 from fp8scope.core.sites import Role
-from fp8scope.observe.experts import Cover, Pairs, forward_replaced, grouped
+from fp8scope.observe.experts import Cover, Pairs, grouped
 from fp8scope.observe.kvcache import ObservedCache
 from fp8scope.runtime.experts import Experts, named_experts
+from fp8scope.runtime.forwards import forward_replaced
 from fp8scope.runtime.linears import is_transposed
-from fp8scope.runtime.quantized import QuantizedCache, QuantizedGemm
+from fp8scope.runtime.quantized import QuantizedCache, QuantizedGemm, QuantizedParts
 
 
 class _Stack(NamedTuple):
@@ -62,6 +63,11 @@ class Applied:
         for gemm in gemms.values():
             self._gemms.setdefault(gemm.gemm.group, []).append(gemm)
         self._layers: dict[int, Term] = {}
+
+    @classmethod
+    def of(cls, model: nn.Module, parts: QuantizedParts) -> Applied:
+        """With all of the model that can be quantized; its cache where the profile holds one."""
+        return cls(model, parts.gemms, parts.caches, cached=bool(parts.caches))
 
     @torch.no_grad()
     def logits(self, input_ids: Tensor) -> Tensor:

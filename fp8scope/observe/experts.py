@@ -22,7 +22,6 @@ output, and the tokens that are counted, are those of the routing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -81,19 +80,6 @@ class Observer(Protocol):
 
     def experts_routed(self, experts: Experts, top_k_index: Tensor) -> None:
         """Last, the routing [tokens, top-k]."""
-
-
-@contextmanager
-def forward_replaced(module: Any, forward: Callable[..., Tensor]) -> Iterator[None]:
-    """Inside, `module` runs `forward`; then what it ran before, which may be another tool's."""
-    own = module.__dict__.get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        del module.forward
-        if own is not None:
-            module.forward = own
 
 
 class ObservedExperts:

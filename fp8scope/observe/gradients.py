@@ -19,11 +19,11 @@ from fp8scope.core.gemms import Gemm
 from fp8scope.core.sites import Role
 from fp8scope.errors import BadModel
 from fp8scope.observe.expert_gradients import ExpertsGradients, Routed
-from fp8scope.observe.experts import forward_replaced
 from fp8scope.observe.kvcache import ObservedCache
 from fp8scope.observe.labels import sampled_gradient
 from fp8scope.observe.untouched import Untouched
 from fp8scope.runtime.experts import named_experts
+from fp8scope.runtime.forwards import forward_replaced
 from fp8scope.runtime.linears import weight_matrix
 
 

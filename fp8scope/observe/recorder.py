@@ -17,7 +17,7 @@ from fp8scope.core.structure import Structure
 from fp8scope.errors import BadModel, Fp8scopeError, Missing
 from fp8scope.observe.accumulate import Tokens, accumulate
 from fp8scope.observe.expert_stats import add_rows, count_tokens, window_encoding
-from fp8scope.observe.experts import ObservedExperts, Pairs, forward_replaced
+from fp8scope.observe.experts import ObservedExperts, Pairs
 from fp8scope.observe.kvcache import ObservedCache, received
 from fp8scope.observe.quantized import errors_by_binade
 from fp8scope.observe.sharing import SharedInputs
@@ -25,6 +25,7 @@ from fp8scope.observe.stats import tensor_encoding
 from fp8scope.profile.record import ExpertRecord, SiteRecord
 from fp8scope.runtime.batches import Batch
 from fp8scope.runtime.experts import Experts, named_experts, other_experts
+from fp8scope.runtime.forwards import forward_replaced
 from fp8scope.runtime.linears import named_linears
 
 ERROR_TOKEN_STRIDE = 128  # --record full tries FP8 on tokens s, s+128, … with s = sample % 128

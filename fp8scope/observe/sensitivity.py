@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fp8scope.analyze.scales import Scales
 from fp8scope.analyze.thresholds import HARM_NATS, UNEXPLAINED_TIMES
 from fp8scope.core.choices import Choices, Kind, Row, Term
-from fp8scope.core.gemms import units
 from fp8scope.core.schemes import DEFAULT_CANDIDATES
-from fp8scope.core.sites import Role, Site
 from fp8scope.core.structure import Structure
 from fp8scope.errors import BadModel, Fp8scopeError, Missing, one_line
 from fp8scope.observe.applied import Applied
@@ -34,9 +32,9 @@ from fp8scope.profile.record import Profile
 from fp8scope.profile.sensitivity import Sensitivity
 from fp8scope.runtime.batches import Batch, make_batch, plan_batches, takes_padding
 from fp8scope.runtime.experts import experts_per_token
-from fp8scope.runtime.linears import linear_weights
 from fp8scope.runtime.memory import available_bytes
-from fp8scope.runtime.quantized import QuantizedCache, QuantizedGemm
+from fp8scope.runtime.prefix import Prefixes
+from fp8scope.runtime.quantized import QuantizedParts
 from fp8scope.runtime.text import Calibration
 
 MEASURE_FROM = 0.1
@@ -89,24 +87,11 @@ class SensitivityPass:
         self._text = text
         self._options = options
         self._seed = int(profile.settings["seed"])
-        scales, weights = Scales(profile), linear_weights(model)
-        found = [unit for unit in units(profile.structure) if all(map(scales.seen, unit.gemms))]
-        structure = replace(
-            profile.structure,
-            kv_layers=tuple(
-                layer
-                for layer in profile.structure.kv_layers
-                if Site(layer.attention, Role.K) in profile.sites
-            ),
-        )
-        self._gemms = {
-            gemm.members: QuantizedGemm(gemm, weights, scales)
-            for unit in found
-            for gemm in unit.gemms
-        }
-        self._caches = {layer.layer: QuantizedCache(layer, scales) for layer in structure.kv_layers}
+        self._parts = QuantizedParts.of(model, profile)
+        structure = replace(profile.structure, kv_layers=self._parts.layers)
         # of a model whose linears are all outside its blocks, the whole is nothing
-        self._rows = [row for row in options.choices.rows(structure, found) if row.terms]
+        rows = options.choices.rows(structure, self._parts.units)
+        self._rows = [row for row in rows if row.terms]
         kept = profile.sensitivity
         self._samples: list[int] = (
             kept.samples.tolist() if kept else choose_samples(text, options.samples)
@@ -161,9 +146,10 @@ class SensitivityPass:
         if not batches:
             return
         total = scored.batches_done + len(batches)
-        terms = TermScores(self._gemms, self._caches, [t for row in scored.rows for t in row.terms])
-        gemms = [gemm.gemm for gemm in self._gemms.values()]
-        with Gradients(self._model, gemms, terms, cached=bool(self._caches)) as gradients:
+        quantized, caches = self._parts.gemms, self._parts.caches
+        terms = TermScores(quantized, caches, [t for row in scored.rows for t in row.terms])
+        gemms = [gemm.gemm for gemm in quantized.values()]
+        with Gradients(self._model, gemms, terms, cached=bool(caches)) as gradients:
             for samples in batches:
                 batch = make_batch(self._text, samples)
                 terms.scores.clear()
@@ -179,21 +165,24 @@ class SensitivityPass:
     def _measure(self, scored: Sensitivity, steps: Steps, chosen: NDArray[np.intp]) -> None:
         if not len(chosen):
             return
-        applied = Applied(self._model, self._gemms, self._caches, cached=bool(self._caches))
+        applied = Applied.of(self._model, self._parts)
+        prefixes = Prefixes(self._model, self._structure)
         batches = self._left(scored.kl_measured[chosen])
         total = scored.measured_done + len(batches)
         for samples in batches:
             batch = make_batch(self._text, samples)
             ids = batch.input_ids.to(self._device())
             places = [self._place[sample] for sample in batch.samples]
-            true = applied.logits(ids)
+            forward = partial(applied.logits, ids)
+            prefixes.clear()
+            true = prefixes.run(samples, (), forward)
             for row in chosen:
                 if np.isfinite(scored.kl_measured[row, places]).all():
                     continue  # from before an interrupt
-                with applied.terms(scored.rows[row].terms):
-                    scored.kl_measured[row, places] = kl_by_sequence(
-                        true, applied.logits(ids), batch.lengths
-                    )
+                terms = scored.rows[row].terms
+                with applied.terms(terms):
+                    other = prefixes.run(samples, terms, forward, keep=False)
+                    scored.kl_measured[row, places] = kl_by_sequence(true, other, batch.lengths)
                 steps.after()
             scored.measured_done += 1
             steps.measured(scored.measured_done, total)

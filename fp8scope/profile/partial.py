@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from fp8scope.artefacts.atomic import temporary_path
 from fp8scope.errors import BadInput, CannotResume
 from fp8scope.profile.reader import read_profile
 from fp8scope.profile.record import Profile
-from fp8scope.profile.writer import temporary_path, write_profile
+from fp8scope.profile.writer import write_profile
 
 
 class Partials:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -39,6 +40,7 @@ BROKEN = (
     *(OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError),
     *(AttributeError, ArithmeticError, MemoryError, BadInput),
 )
+KEPT = 8  # records: what is said of one fused group is read once
 K = TypeVar("K")
 R = TypeVar("R")
 
@@ -268,16 +270,19 @@ class _Reader:
 
 
 class _Lazy(Mapping[K, R], Generic[K, R]):
-    """A mapping whose values are read when asked for, and not kept."""
+    """A mapping whose values are read when asked for; the last `KEPT` are kept."""
 
     def __init__(self, keys: list[K], read: Callable[[K], R]) -> None:
         self._keys = dict.fromkeys(keys)
-        self._read = read
+        self._read = lru_cache(maxsize=KEPT)(read)
 
     def __getitem__(self, key: K) -> R:
         if key not in self._keys:
             raise KeyError(key)
         return self._read(key)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._keys
 
     def __iter__(self) -> Iterator[K]:
         return iter(self._keys)

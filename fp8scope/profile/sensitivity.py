@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,14 +85,20 @@ def merge_sensitivity(
         return None, ""
     if first is None or second is None or first.rows != second.rows:
         return None, "sensitivity is left out: not both parts hold it, of the same candidates"
-    samples = (numbers[0][first.samples], numbers[1][second.samples])
+    samples = np.concatenate((numbers[0][first.samples], numbers[1][second.samples]))
+    order = np.argsort(samples)  # so that the order of the parts changes no sum
+
+    def both(name: str) -> NDArray[Any]:
+        joined: NDArray[Any] = np.concatenate((getattr(first, name), getattr(second, name)), -1)
+        return joined[..., order]
+
     joined = Sensitivity(
         first.rows,
-        np.concatenate(samples).astype(np.int32),
-        np.concatenate((first.stands_for, second.stands_for)),
-        np.concatenate((first.kl_token, second.kl_token), axis=1),
-        np.concatenate((first.kl_sequence, second.kl_sequence), axis=1),
-        np.concatenate((first.kl_measured, second.kl_measured), axis=1),
+        samples[order].astype(np.int32),
+        both("stands_for"),
+        both("kl_token"),
+        both("kl_sequence"),
+        both("kl_measured"),
         batches_done=first.batches_done + second.batches_done,
         measured_done=first.measured_done + second.measured_done,
     )

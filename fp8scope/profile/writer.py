@@ -7,7 +7,6 @@ leaves either the old file or the new one, never half of it.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from fp8scope.artefacts.atomic import write_atomically
 from fp8scope.core.sites import Role, Site
-from fp8scope.errors import CannotWrite
 from fp8scope.profile import layout
 from fp8scope.profile.record import (
     ExpertRecord,
@@ -35,39 +34,6 @@ Record = SiteRecord | WeightRecord | ExpertRecord | ExpertWeightRecord
 def write_profile(profile: Profile, path: Path, compression: int = 4) -> None:
     """Write to `path` atomically. Raises CannotWrite (disk full, no permission)."""
     write_atomically(path, profile_bytes(profile, compression))
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` at `path` by a temporary file, fsync and rename. Raises CannotWrite."""
-    temporary = temporary_path(path)
-    try:
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _fsync_folder(path.parent)
-    except OSError as error:
-        raise CannotWrite(
-            f"cannot write {path} ({len(data) / 1e6:.1f} MB): {error.strerror}",
-            "make room there, or choose another place",
-        ) from error
-
-
-def temporary_path(path: Path) -> Path:
-    """Where a file is written before it gets its name; a killed writer leaves it behind."""
-    return path.with_name(f".{path.name}.tmp")
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def profile_bytes(profile: Profile, compression: int = 4) -> bytes:

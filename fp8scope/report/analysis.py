@@ -14,6 +14,7 @@ from fp8scope.analyze.groups import GroupFinding, unexplained
 from fp8scope.analyze.kvcache import CachedLayer
 from fp8scope.analyze.sensitivity import Score
 from fp8scope.analyze.verdict import judge
+from fp8scope.core.words import common_prefix
 from fp8scope.report.convergence import convergence_rows, convergence_sentences
 from fp8scope.report.experts import coverage_row, coverage_table
 from fp8scope.report.groups import (
@@ -28,7 +29,7 @@ from fp8scope.report.headroom import headroom_rows, headroom_sentences
 from fp8scope.report.kvcache import cache_sentences, kvcache_rows, kvcache_sentences
 from fp8scope.report.rows import finite, profile_summary, site_row, verdict_row
 from fp8scope.report.scaling import scaling_row, scaling_sentences
-from fp8scope.report.words import common_prefix, literal
+from fp8scope.report.words import literal
 
 MOST_EXPERTS = 10
 

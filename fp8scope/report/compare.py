@@ -10,17 +10,10 @@ from fp8scope.analyze.compare import Comparison, SiteChange
 from fp8scope.analyze.thresholds import DAMAGED_DB
 from fp8scope.analyze.weight_changes import WeightChange
 from fp8scope.core.sites import Role, Site
+from fp8scope.core.words import common_prefix, decibel, number, percent, site_name, times
 from fp8scope.report.headroom import saturation_row, saturation_words
 from fp8scope.report.rows import finite
-from fp8scope.report.words import (
-    common_prefix,
-    decibel,
-    literal,
-    number,
-    percent,
-    site_name,
-    times,
-)
+from fp8scope.report.words import literal
 
 NAMED = 3
 

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fp8scope.analyze.compare import Comparison, SiteChange
+from fp8scope.core.words import common_prefix, decibel, number, percent, site_name, times
 from fp8scope.report.text import natural_width
-from fp8scope.report.words import common_prefix, decibel, number, percent, site_name, times
 
 
 def comparison_table(found: Comparison, count: int, width: int) -> Table:

@@ -7,7 +7,8 @@ from typing import Any
 
 from fp8scope.analyze.convergence import FEWEST, Convergence, Curve, State
 from fp8scope.analyze.scaling import MOST_TRAFFIC
-from fp8scope.report.words import common_prefix, literal, percent, site_name, times
+from fp8scope.core.words import common_prefix, percent, site_name, times
+from fp8scope.report.words import literal
 
 MOST_TIMES = 20  # the text that there is: more is hardly ever to be had
 

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from fp8scope.analyze.coverage import Coverage, Load
 from fp8scope.analyze.thresholds import STARVED_TOKENS
-from fp8scope.report.words import common_prefix, literal
+from fp8scope.core.words import common_prefix
+from fp8scope.report.words import literal
 
 MOST_TAGS = 4
 

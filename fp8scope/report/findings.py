@@ -8,15 +8,17 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from fp8scope.analyze.cause_words import cause_sentence
 from fp8scope.analyze.layer import LayerFindings
 from fp8scope.analyze.sensitivity import Score
 from fp8scope.core.choices import Part, Term
-from fp8scope.report.causes import cause_row, cause_sentence
+from fp8scope.core.words import nats, site_name
+from fp8scope.report.causes import cause_row
 from fp8scope.report.convergence import convergence_rows, convergence_sentences
 from fp8scope.report.groups import score_row
 from fp8scope.report.headroom import headroom_rows, saturation_words
 from fp8scope.report.layer import plain_table
-from fp8scope.report.words import literal, nats, site_name
+from fp8scope.report.words import literal
 
 
 def finding_tables(found: LayerFindings) -> list[RenderableType]:

@@ -8,12 +8,15 @@ from typing import Any
 
 from fp8scope.analyze.analysis import TagDamage
 from fp8scope.analyze.cause import Cause
+from fp8scope.analyze.cause_words import cause_words
 from fp8scope.analyze.groups import PLAIN, GroupFinding
-from fp8scope.analyze.sensitivity import Nats, Score
+from fp8scope.analyze.ratios import Nats
+from fp8scope.analyze.sensitivity import Score
 from fp8scope.analyze.thresholds import HARM_NATS
-from fp8scope.report.causes import cause_row, cause_words
+from fp8scope.core.words import common_prefix, nats, percent, short_name
+from fp8scope.report.causes import cause_row
 from fp8scope.report.rows import finite
-from fp8scope.report.words import common_prefix, literal, nats, percent, short_name
+from fp8scope.report.words import literal
 
 NAMES = {
     "fp8_tensor": "one static scale per tensor",

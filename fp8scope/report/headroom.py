@@ -7,8 +7,9 @@ from typing import Any
 
 from fp8scope.analyze.headroom import Headroom
 from fp8scope.analyze.saturation import Interval, Saturation
+from fp8scope.core.words import common_prefix, percent, site_name, times
 from fp8scope.report.rows import finite
-from fp8scope.report.words import common_prefix, literal, percent, site_name, times
+from fp8scope.report.words import literal
 
 
 def headroom_rows(found: Sequence[Headroom]) -> list[dict[str, Any]]:

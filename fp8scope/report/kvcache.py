@@ -8,16 +8,8 @@ from typing import Any
 from fp8scope.analyze.kvcache import CachedLayer, CachedTensor, Safety
 from fp8scope.analyze.thresholds import HARM_NATS
 from fp8scope.core.formats import E4M3
+from fp8scope.core.words import common_prefix, decibel, nats, percent, short_name, site_name, times
 from fp8scope.report.rows import finite
-from fp8scope.report.words import (
-    common_prefix,
-    decibel,
-    nats,
-    percent,
-    short_name,
-    site_name,
-    times,
-)
 
 MOST = 8
 

@@ -14,8 +14,9 @@ from rich.text import Text
 from fp8scope.analyze.detail import QUANTILES, Part, SiteDetail
 from fp8scope.analyze.measures import TopValue
 from fp8scope.core.sites import Role
+from fp8scope.core.words import decibel, number, percent, times
 from fp8scope.profile.layout import TOP_K
-from fp8scope.report.words import decibel, in_text, literal, number, percent, times
+from fp8scope.report.words import in_text, literal
 
 TOP_ROWS = 10
 PLACES = ("tag, file:document", "text")  # what may take more than one line

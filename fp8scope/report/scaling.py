@@ -9,8 +9,9 @@ from typing import Any
 from fp8scope.analyze.convergence import State
 from fp8scope.analyze.scaling import Need, Scaling, ScalingVerdict
 from fp8scope.analyze.thresholds import DAMAGED_DB
+from fp8scope.core.words import common_prefix, decibel, site_name, times
 from fp8scope.report.rows import finite
-from fp8scope.report.words import common_prefix, decibel, literal, site_name, times
+from fp8scope.report.words import literal
 
 
 def scaling_row(verdict: ScalingVerdict) -> dict[str, Any]:

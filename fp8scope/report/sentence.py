@@ -7,7 +7,8 @@ from collections.abc import Callable
 from fp8scope.analyze.measures import SiteMeasures
 from fp8scope.analyze.thresholds import DAMAGED_DB, FLOOR_DB, LOW_HEADROOM
 from fp8scope.analyze.verdict import Verdict
-from fp8scope.report.words import decibel, headroom, percent
+from fp8scope.core.words import decibel, percent
+from fp8scope.report.words import headroom
 
 
 def sentence(verdict: Verdict, name: Callable[[SiteMeasures], str]) -> str:

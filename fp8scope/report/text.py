@@ -16,19 +16,9 @@ from fp8scope.analyze.measures import SiteMeasures
 from fp8scope.analyze.thresholds import CAST_ROLES
 from fp8scope.analyze.verdict import Verdict, in_order, judge
 from fp8scope.core.sites import Role
+from fp8scope.core.words import common_prefix, decibel, number, percent, times
 from fp8scope.report.sentence import sentence
-from fp8scope.report.words import (
-    common_prefix,
-    decibel,
-    headroom,
-    literal,
-    number,
-    percent,
-    place,
-    role,
-    shorten,
-    times,
-)
+from fp8scope.report.words import headroom, literal, place, role, shorten
 
 SHORTEST_NAME, SHORTEST_PLACE = 8, 20
 GAP = 2  # cells between columns

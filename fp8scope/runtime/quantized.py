@@ -8,6 +8,8 @@ place of x and W: the fold itself never touches the model.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +19,13 @@ from torch import Tensor
 from fp8scope.analyze.scales import Scales
 from fp8scope.core.choices import Part, Term
 from fp8scope.core.formats import E4M3
-from fp8scope.core.gemms import Gemm
+from fp8scope.core.gemms import Gemm, Unit, units
 from fp8scope.core.schemes import CANDIDATES, TENSOR, Scheme
-from fp8scope.core.sites import Role
+from fp8scope.core.sites import Role, Site
 from fp8scope.core.structure import KVLayer
+from fp8scope.profile.record import Profile
 from fp8scope.runtime.fake_quant import fake_quantize, rounding_error
+from fp8scope.runtime.linears import linear_weights
 
 STATIC_E4M3 = Scheme(E4M3, TENSOR, static=True)
 
@@ -133,13 +137,17 @@ class QuantizedCache:
         self._scales = scales
 
     def quantize(self, role: Role, values: Tensor, term: Term) -> Tensor:
-        """K or V [B, heads, T, channels] as read back from the cache, float32.
+        """K or V [B, heads, T, channels] as read back from the cache, float32; under latent
+        attention the latent is K and the rotated key V.
 
-        Under a fold of the values the cache holds them divided by its factors.
+        Under a fold of the values, or of the latent, the cache holds them divided by its factors.
         """
-        factors = self._scales.cache_factors(self.layer, term.folded) if role is Role.V else None
-        scaled = Role.K if self.layer.latent_dim else role  # one vector, with one scale
-        amax = self._scales.cache_amax(self.layer, scaled, factors)
+        latent = self.layer.latent_dim
+        held = Role.K if latent else role  # a latent is one vector, with one scale
+        factors = self._scales.cache_factors(self.layer, held, term.folded)
+        amax = self._scales.cache_amax(self.layer, held, term.folded)
+        if latent and factors is not None:
+            factors = factors[:latent] if role is Role.K else factors[latent:]
         if term.candidate == "fp8_unit":
             amax = E4M3.max
         if factors is None:
@@ -147,3 +155,34 @@ class QuantizedCache:
         by_head = torch.from_numpy(factors).to(values.device)
         by_head = by_head.view(values.shape[1], 1, values.shape[3])
         return fake_quantize(values.float() / by_head, STATIC_E4M3, amax).mul_(by_head)
+
+
+@dataclass(frozen=True)
+class QuantizedParts:
+    """All of a model that can be quantized under the static scales of its profile.
+
+    `units` and `layers` are the fused groups and the KV layers that the profile's text reached;
+    `gemms` are by their members, `caches` by the number of their layer.
+    """
+
+    units: tuple[Unit, ...]
+    layers: tuple[KVLayer, ...]
+    gemms: Mapping[tuple[str, ...], QuantizedGemm]
+    caches: Mapping[int, QuantizedCache]
+
+    @classmethod
+    def of(cls, model: Any, profile: Profile) -> QuantizedParts:
+        """Of the model whose profile it is."""
+        scales, weights = Scales(profile), linear_weights(model)
+        found = [unit for unit in units(profile.structure) if all(map(scales.seen, unit.gemms))]
+        layers = [
+            layer
+            for layer in profile.structure.kv_layers
+            if Site(layer.attention, Role.K) in profile.sites
+        ]
+        return cls(
+            tuple(found),
+            tuple(layers),
+            {g.members: QuantizedGemm(g, weights, scales) for unit in found for g in unit.gemms},
+            {layer.layer: QuantizedCache(layer, scales) for layer in layers},
+        )

@@ -67,8 +67,8 @@ class Documents:
     notes: tuple[str, ...] = ()
 
 
-def parse_source(argument: str) -> Source:
-    """Split `[TAG=]LOCATION`.
+def parse_source(argument: str, option: str = "--calib") -> Source:
+    """Split `[TAG=]LOCATION`, as it was given to `option`.
 
     A path may hold a `=` itself: what precedes the first one is a tag only if it is plain
     (letters, digits, `_`, `.`, `-`) and no file has the whole argument as its name.
@@ -81,7 +81,7 @@ def parse_source(argument: str) -> Source:
     else:
         source = Source(tag, location)
     if source.location in {"", HUB}:
-        raise BadText(f"--calib {argument!r} names no file", "write --calib [TAG=]FILE")
+        raise BadText(f"{option} {argument!r} names no file", f"write {option} [TAG=]FILE")
     return source
 
 

@@ -11,7 +11,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -85,7 +85,7 @@ class Calibration:
         return sum(len(sample.tokens) for sample in self.samples)
 
 
-def build_calibration(
+def build_calibration(  # noqa: PLR0913  (keywords, each with a default)
     sources: Sequence[Source],
     tokenizer: "PreTrainedTokenizerBase",
     *,
@@ -94,11 +94,13 @@ def build_calibration(
     seed: int = 0,
     context: int | None,
     vocab_size: int | None = None,
+    without: Collection[str] = (),
 ) -> Calibration:
     """Read the sources and choose up to `samples` sequences of up to `seq_len` tokens.
 
     `context` is the longest sequence the model takes, None if it has no limit; `vocab_size` the
-    rows of its embedding, to tell a foreign tokenizer.
+    rows of its embedding, to tell a foreign tokenizer. No sequence is taken whose digest is among
+    `without`, and a tag that has no other is left out.
 
     Raises BadText (unreadable, no chat template, a tag without text, too little in all),
     BadModel (a token the model does not have), BadInput (settings) and Missing (`datasets`).
@@ -111,9 +113,11 @@ def build_calibration(
             f"asked for sequences of {seq_len} tokens, the model takes {length}: using {length}"
         )
     contents = read_sources(sources)
-    pools = all_windows(contents, tokenizer, length, vocab_size, samples, seed)
+    pools = all_windows(contents, tokenizer, length, vocab_size, samples + len(without), seed)
     windows = {tag: pool.windows for tag, pool in pools.items()}
     notes += _left_out(contents, pools)
+    if without:
+        windows = _others(windows, frozenset(without))
     _check_tags(windows, samples)
     notes += _clamps(windows, samples, length)
     shares = share_out(samples, [len(of_tag) for of_tag in windows.values()])
@@ -167,11 +171,28 @@ def _number(chosen: Iterable[tuple[int, Window]]) -> tuple[Sample, ...]:
     """Samples of pairs (tag's index, window), counted in their order."""
     samples: list[Sample] = []
     for tag, window in chosen:
-        ids = window.tokens.astype("<i4").tobytes()
-        digest = hashlib.blake2b(ids, digest_size=8).hexdigest()
         origin = (window.source, window.document, window.number)
+        digest = _digest_of_tokens(window.tokens)
         samples.append(Sample(len(samples), tag, *origin, window.tokens, digest))
     return tuple(samples)
+
+
+def _others(
+    windows: Mapping[str, Sequence[Window]], without: Collection[str]
+) -> dict[str, tuple[Window, ...]]:
+    """Windows of other digests than `without`; tags that have none are left out."""
+    others = {
+        tag: tuple(w for w in of_tag if _digest_of_tokens(w.tokens) not in without)
+        for tag, of_tag in windows.items()
+    }
+    left = {tag: of_tag for tag, of_tag in others.items() if of_tag or not windows[tag]}
+    if not left:
+        raise BadText("every sequence of the text is used already", "give other text")
+    return left
+
+
+def _digest_of_tokens(tokens: Tokens) -> str:
+    return hashlib.blake2b(tokens.astype("<i4").tobytes(), digest_size=8).hexdigest()
 
 
 def _source_record(content: Documents) -> SourceRecord:

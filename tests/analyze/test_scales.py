@@ -170,14 +170,15 @@ def test_scales_of_the_cache(name: str) -> None:
         for role in roles:
             values = truth.seen[Site(layer.attention, role)].abs()
             assert what.scales.cache_amax(layer, role) == values.max()
-        factors = what.scales.cache_factors(layer, ALPHA)
-        assert what.scales.cache_factors(layer, None) is None
+        factors = what.scales.cache_factors(layer, roles[-1], ALPHA)
+        assert what.scales.cache_factors(layer, roles[-1], None) is None
+        if not layer.latent_dim:
+            assert what.scales.cache_factors(layer, Role.K, ALPHA) is None
+        assert factors is not None
         if layer.latent_dim:
-            assert factors is None
-        else:
-            assert factors is not None
-            smoothed = truth.seen[Site(layer.attention, Role.V)].numpy() / factors
-            assert what.scales.cache_amax(layer, Role.V, factors) == np.abs(smoothed).max()
+            assert (factors[layer.latent_dim :] == 1).all()
+        smoothed = truth.seen[Site(layer.attention, roles[-1])].numpy() / factors
+        assert what.scales.cache_amax(layer, roles[-1], ALPHA) == np.abs(smoothed).max()
 
 
 def test_a_gemm_that_never_ran_is_not_seen() -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fp8scope.analyze.sensitivity import BIAS_SPREAD, SPREAD, Scores
+from fp8scope.analyze.forms import SPREADS
+from fp8scope.analyze.sensitivity import Scores
 from fp8scope.core.choices import Kind, Part, Row, Term
 from fp8scope.profile.record import Profile
 from fp8scope.profile.sensitivity import stands_for
@@ -18,6 +20,7 @@ from tests.profiles import build, invented_sensitivity, scored
 
 GROUP = "model.layers.0.self_attn.qk_proj"
 ROW = Row(Kind.GROUP, (Term(GROUP, "fp8_tensor"),))
+SPREAD, MEAN = SPREADS[0]
 
 
 def profile_of(
@@ -52,10 +55,12 @@ def test_tags_weigh_by_their_tokens_in_the_calibration() -> None:
     )
     # tag 0 has no residual: 1/10 = 2/20; tag 1: 7 - 6 and 1 - 2, over 20 tokens
     noise = math.sqrt(2 / 1 * 2) / 20
-    assert score.tags["t0"].error == pytest.approx(SPREAD * 0.1)
-    assert score.tags["t1"].error == pytest.approx(math.hypot(noise, SPREAD * 0.4))
+    # 4 sequences' labels make a noise of 2/4 in the ratio of the two forms, which is 1 here
+    spread = SPREAD * math.sqrt(1 - SPREAD**2 / (SPREAD**2 + 2 / 4))
+    assert score.tags["t0"].error == pytest.approx(spread * 0.1)
+    assert score.tags["t1"].error == pytest.approx(math.hypot(noise, spread * 0.4))
     assert score.check.error == pytest.approx(noise / 4)
-    assert score.nats.error == pytest.approx(math.hypot(noise / 4, SPREAD * score.kl))
+    assert score.nats.error == pytest.approx(math.hypot(noise / 4, spread * score.kl))
 
 
 def test_parts_of_a_merge_weigh_by_their_tokens_not_by_what_was_scored() -> None:
@@ -79,7 +84,7 @@ def test_one_sequence_gives_no_error() -> None:
     score = Scores(profile_of([0, 0], [10, 20], [1], [3])).of(ROW)
     assert score.kl == pytest.approx(0.15)
     assert math.isnan(score.check.error)
-    assert score.nats.error == pytest.approx(math.hypot(SPREAD, BIAS_SPREAD) * score.kl)
+    assert score.nats.error == pytest.approx(math.hypot(SPREAD, MEAN) * score.kl)
 
 
 def test_a_tag_with_one_sequence_does_not_hide_the_noise_of_the_others() -> None:
@@ -156,21 +161,6 @@ def test_the_standard_error_covers_the_truth_about_as_often_as_it_says() -> None
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(found), rel=0.1)
 
 
-def test_the_mean_ratio_of_the_two_forms_corrects_the_estimate_as_far_as_it_is_known() -> None:
-    """20 groups whose sequences' sums say 1.3 × what their tokens say, with the noise of χ²₁."""
-    rng = np.random.default_rng(3)
-    rows = [Row(Kind.GROUP, (Term(f"g{i}", "fp8_tensor"),)) for i in range(20)]
-    for sequences, least, most in ((100, 1.2, 1.35), (2, 1.0, 1.15)):
-        profile = scored(build(indices=range(sequences)), dict.fromkeys(rows, 0.1))
-        assert profile.sensitivity is not None
-        exact = profile.sensitivity.kl_token.copy()
-        noise = rng.chisquare(1, exact.shape) if sequences > 2 else np.array([[4.0, 0.1]])
-        profile.sensitivity.kl_sequence[:] = 1.3 * exact * noise
-        score = Scores(profile).of(rows[0])
-        assert least < score.estimate.kl / 0.1 < most
-        assert score.estimate.error >= SPREAD * score.estimate.kl
-
-
 # ---- rows by what they are asked for
 
 
@@ -230,3 +220,84 @@ def test_an_invented_second_pass_is_read_whole() -> None:
     scores = Scores(profile)
     assert all(scores.of(row).kl > 0 for row in scores.rows)
     assert scores.kind(Kind.MODEL)[-1].measured is not None
+
+
+# ---- sums and resamples
+
+
+def terms_of(nats: dict[str, list[float]], **more: Any) -> tuple[Scores, list[int]]:
+    """Groups in plain FP8 with these nats per token, sequence by sequence."""
+    rows = {Row(Kind.GROUP, (Term(name, "fp8_tensor"),)): value for name, value in nats.items()}
+    scores = Scores(scored(build(indices=range(6)), rows, **more))
+    return scores, list(scores.terms().values())
+
+
+def test_terms_are_what_was_scored_alone_with_both_sides() -> None:
+    cache = Row(Kind.KV, (Term("kv", "fp8_tensor", folded=0.5),))
+    nats = {
+        alone("fp8_tensor", part=Part.WEIGHT): 0.1,
+        alone("fp8_tensor", folded=0.5): 0.2,
+        pair(0.5): 0.3,
+        cache: 0.4,
+        Row(Kind.MODEL, (Term(GROUP, "fp8_tensor"), Term(UP, "fp8_tensor"))): 0.5,
+        alone("fp8_smooth", 0.5): 0.6,
+    }
+    found = Scores(scored(build(), nats)).terms()
+    assert found == {
+        Term(GROUP, "fp8_tensor", None, 0.5): 1,
+        cache.terms[0]: 3,
+        Term(GROUP, "fp8_smooth", 0.5): 5,
+    }
+
+
+def test_together_is_the_sum_and_its_noise_that_of_the_same_sequences() -> None:
+    """a and b vary against each other, so that their sum does not; c is by itself."""
+    wave = np.array([0.01, 0.03, 0.02, 0.04, 0.01, 0.03])
+    nats = {"a": wave.tolist(), "b": (0.05 - wave).tolist(), "c": [0.02] * 6}
+    scores, rows = terms_of(nats)
+    none, tags = scores.together([])
+    assert (none.kl, none.error) == (0, 0)
+    assert {found.kl for found in tags.values()} == {0}
+    for chosen in ([0], [0, 1], [0, 2], [0, 1, 2]):
+        found, tags = scores.together([rows[i] for i in chosen])
+        kls = [scores.of(scores.rows[rows[i]]).kl for i in chosen]
+        assert found.kl == pytest.approx(sum(kls))
+        lengths = {"prose": 12, "code": 12}
+        assert sum(tags[tag].kl * tokens for tag, tokens in lengths.items()) / 24 == pytest.approx(
+            found.kl
+        )
+    each = np.array([scores.of(scores.rows[row]).kl for row in rows])
+    # what the method is off by, row by row; the forms agree, and 6 sequences tell little
+    method = SPREADS[0].rows / math.sqrt(1 + SPREADS[0].rows ** 2 * 6 / 2) * each
+    assert scores.together(rows[:2])[0].error == pytest.approx(np.linalg.norm(method[:2]))
+    assert scores.together(rows[:1])[0].error > 1.05 * method[0]
+
+
+def test_what_was_measured_has_no_error_but_its_noise() -> None:
+    row = Row(Kind.GROUP, (Term("a", "fp8_tensor"),))
+    scores, rows = terms_of({"a": [0.1] * 6, "b": [0.2] * 6}, measured=[row])
+    assert scores.together(rows[:1])[0].error < scores.together(rows[1:])[0].error / 3
+
+
+def test_weights_of_sequences_give_the_kl_and_resamples_keep_its_mean() -> None:
+    rng = np.random.default_rng(0)
+    nats = {name: rng.uniform(0.01, 0.1, 6).tolist() for name in "abc"}
+    scores, rows = terms_of(nats)
+    expected = [scores.of(scores.rows[row]).kl for row in rows]
+    assert (scores.nats @ scores.weights()).tolist() == pytest.approx(expected)
+    draws = np.array([scores.nats @ scores.weights(rng) for _ in range(400)])
+    assert draws.mean(axis=0) == pytest.approx(np.array(expected), rel=0.03)
+    noise = [scores._best.whole(row).error for row in rows]
+    # with replacement, of 3 sequences a tag: smaller by √(2/3) than the error, which is unbiased
+    assert draws.std(axis=0) == pytest.approx(np.array(noise) * math.sqrt(2 / 3), rel=0.2)
+    assert np.all((scores.weights(rng) @ scores._sampled.tokens) == pytest.approx(1))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("broken", [math.inf, math.nan])
+def test_numbers_that_are_none_stay_in_their_row(broken: float) -> None:
+    scores, rows = terms_of({"a": [broken, *[0.1] * 5], "b": [0.1] * 6})
+    assert not math.isfinite(scores.of(scores.rows[0]).kl)
+    assert scores.of(scores.rows[1]).kl == pytest.approx(0.1)
+    assert scores.together(rows[1:])[0].kl == pytest.approx(0.1)
+    assert not math.isfinite(scores.together(rows)[0].kl)

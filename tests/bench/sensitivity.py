@@ -81,8 +81,13 @@ def against_measured(scores: Sequence[Score]) -> dict[str, Any]:
     return row
 
 
-def modelopt_scores(model: Any, ids: Tensor, method: str) -> dict[str, float]:
-    """ModelOpt's FP8 score of each of its groups, by their first linear."""
+def modelopt_search(
+    model: Any, ids: Tensor, method: str, disabled: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What ModelOpt found about FP8 or BF16 for each of its groups: its scores, and how to go on.
+
+    disabled: globs of layers that it leaves alone.
+    """
     import modelopt.torch.quantization as mtq
 
     def loss(output: Any, data: dict[str, Tensor]) -> Tensor:
@@ -92,7 +97,7 @@ def modelopt_scores(model: Any, ids: Tensor, method: str) -> dict[str, float]:
     batches = [{"input_ids": part} for part in ids.split(ROWS)]
     _, state = mtq.auto_quantize(
         model,
-        constraints={"effective_bits": 9.0},
+        constraints={"effective_bits": 12.0},
         quantization_formats=[mtq.FP8_DEFAULT_CFG],
         data_loader=batches,
         forward_step=lambda m, data: m(**data) if method == "gradient" else m(**data).logits,
@@ -100,10 +105,16 @@ def modelopt_scores(model: Any, ids: Tensor, method: str) -> dict[str, float]:
         num_calib_steps=len(batches),
         num_score_steps=len(batches),
         method=method,
+        disabled_layers=list(disabled) or None,
         verbose=False,
     )
+    return dict(state)
+
+
+def modelopt_scores(model: Any, ids: Tensor, method: str) -> dict[str, float]:
+    """ModelOpt's FP8 score of each of its groups, by their first linear."""
     found = {}
-    for stats in state["candidate_stats"].values():
+    for stats in modelopt_search(model, ids, method)["candidate_stats"].values():
         formats = dict(zip(map(str, stats["formats"]), stats["scores"], strict=True))
         score = next(value for name, value in formats.items() if "FP8" in name)
         found[stats["module_names"][0]] = float(score)

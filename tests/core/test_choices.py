@@ -101,16 +101,16 @@ def test_caches(name: str) -> None:
     shape = structure(name)
     folds = value_folds(shape)
     latent = name in models.LATENT
-    assert set(folds) == (set() if latent else {layer.group for layer in shape.kv_layers})
+    assert set(folds) == {layer.group for layer in shape.kv_layers}
     for layer in shape.kv_layers:
         terms = [row.terms[0] for row in _rows(name) if row.kind is Kind.KV]
         got = [(t.candidate, t.folded) for t in terms if t.group == layer.group]
-        folded = () if latent else ALPHAS
-        assert got == [(c, f) for c in KV_CANDIDATES for f in (None, *folded)]
+        assert got == [(c, f) for c in KV_CANDIDATES for f in (None, *ALPHAS)]
     for group, fold in folds.items():
         layer = next(layer for layer in shape.kv_layers if layer.group == group)
-        assert fold.channels == layer.kv_heads * layer.head_dim
+        assert fold.channels == (layer.latent_dim or layer.kv_heads * layer.head_dim)
         assert fold.producer.startswith(layer.attention)
+        assert fold.producer.endswith("kv_a_layernorm") == latent  # what is cached is normed
     unsmoothed = [r.terms[0] for r in _rows(name, Choices(("fp8_token",))) if r.kind is Kind.KV]
     assert all(term.folded is None for term in unsmoothed)
 

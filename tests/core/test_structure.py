@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,6 +48,18 @@ def test_consumer_columns_follow_the_stated_rule(block: int, heads: int, repeat:
             for r in range(repeat):
                 assert columns[(h * repeat + r) * block + d] == h * block + d
     assert len(columns) == heads * block * repeat
+
+
+def test_factors_are_laid_over_columns_and_rows() -> None:
+    """Of experts each by itself; rows that do not fold have 1."""
+    fold = Fold("v_proj", "linear", ((1, 3), (4, 6)), ("o_proj",), block=2, repeat=2)
+    factors = np.array([2, 3, 4, 5], np.float32)
+    assert fold.on_columns(factors).tolist() == [2, 3, 2, 3, 4, 5, 4, 5]
+    assert fold.on_rows(factors, 7).tolist() == [1, 2, 3, 1, 4, 5, 1]
+    both = np.stack([factors, 10 * factors])
+    assert fold.on_columns(both).tolist() == [fold.on_columns(f).tolist() for f in both]
+    assert fold.on_rows(both, 7).tolist() == [fold.on_rows(f, 7).tolist() for f in both]
+    assert fold.on_rows(both, 7).dtype == fold.on_columns(both).dtype == np.float32
 
 
 def test_a_site_reads_as_module_and_role() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fp8scope.observe.divergence import kl_by_sequence
+from fp8scope.observe.divergence import kl_by_sequence, moved
 
 LENGTHS = (9, 4, 0)
 
@@ -45,5 +45,24 @@ def test_tokens_that_are_ruled_out_add_nothing() -> None:
 def test_a_broken_output_is_not_a_number() -> None:
     other = logits(1)
     other[0, 2] = math.nan
-    found = kl_by_sequence(logits(0), other, LENGTHS)
-    assert np.isnan(found).tolist() == [True, False, False]
+    for pair in ((logits(0), other), (other, logits(0))):
+        found = kl_by_sequence(*pair, LENGTHS)
+        assert np.isnan(found).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("elements", [1, 20, 1 << 24])
+def test_all_of_it_in_one_pass(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the last position nothing comes next; the KL is that of `kl_by_sequence`, to the bit."""
+    monkeypatch.setattr("fp8scope.observe.divergence.SLICE_ELEMENTS", elements)
+    true, other = logits(0), logits(1)
+    ids = torch.randint(7, (3, 9), generator=torch.Generator().manual_seed(2))
+    found = moved(true, other, ids, LENGTHS)
+    assert found.kl.tobytes() == kl_by_sequence(true, other, LENGTHS).tobytes()
+    for row, length in enumerate(LENGTHS):
+        same = true[row, :length].argmax(-1) == other[row, :length].argmax(-1)
+        assert found.agreed[row] == int(same.sum())
+        for sums, own in ((found.true_nats, true), (found.other_nats, other)):
+            ahead = own[row, : max(length - 1, 0)].double()
+            nats = torch.nn.functional.cross_entropy(ahead, ids[row, 1:length], reduction="sum")
+            assert sums[row] == pytest.approx(float(nats), rel=1e-12)
+    assert found.rows().shape == (4, 3)

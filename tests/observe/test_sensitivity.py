@@ -338,6 +338,24 @@ def test_stopped_amid_the_rows_of_a_batch_no_row_is_measured_twice(
     scans.assert_identical(resumed, whole)
 
 
+@pytest.mark.parametrize("name", ["llama", "mixtral", "deepseek_v3"])
+def test_blocks_that_are_not_run_again_change_no_bit(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each row starts at the block that it changes, or from the first where nothing is kept."""
+    model, every = models.build(name), replace(PLAIN, measure_all=True)
+    ran: list[int] = []
+    inner = model.get_submodule("model.layers.0.input_layernorm")
+    with inner.register_forward_hook(lambda *_: ran.append(1)):
+        cut = scores(scan(model, second=every)).kl_measured
+        short = len(ran)
+        monkeypatch.setattr("fp8scope.runtime.prefix.available_bytes", lambda _: 0)
+        ran.clear()
+        whole = scores(scan(model, second=every)).kl_measured
+    assert cut.tobytes() == whole.tobytes()
+    assert short < 0.8 * len(ran)
+
+
 def test_going_on_with_less_memory_scores_every_sequence_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,6 +132,7 @@ def test_sites_are_read_as_they_are_asked_for(written: Path) -> None:
         profile.sites[K_INPUT]
     assert same(profile.site(K_INPUT).histogram, profile.sites[Q_INPUT].histogram)
     assert profile.sharers(Q_INPUT) == (Q_INPUT.module, K_INPUT.module)
+    assert profile.sites[Q_INPUT] is profile.sites[Q_INPUT], "read twice in a row"
 
 
 def test_the_same_profile_gives_the_same_bytes() -> None:
@@ -424,6 +425,7 @@ def test_damage_in_a_site_is_seen_when_it_is_asked_for(tmp_path: Path) -> None:
     data[place + 10] ^= 4
     path.write_bytes(bytes(data))
     profile = open_profile(path)
+    assert Q_INPUT in profile.sites
     with pytest.raises(DamagedProfile, match="truncated or corrupt"):
         profile.sites[Q_INPUT]
 

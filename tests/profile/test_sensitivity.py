@@ -194,7 +194,7 @@ def test_shards_of_one_text_take_the_numbers_of_the_plan() -> None:
         for indices in ((1, 4), (0, 5), (2, 3))
     ]
     merged = merge_profiles(parts)
-    assert sensitivity(merged).samples.tolist() == [1, 4, 0, 5, 2, 3]
+    assert sensitivity(merged).samples.tolist() == [0, 1, 2, 3, 4, 5]
     assert by_digest(merged) == {k: v for x in parts for k, v in by_digest(x).items()}
     write = [merge_profiles(order) for order in (parts, parts[::-1])]
     assert by_digest(write[0]) == by_digest(write[1])

@@ -7,11 +7,12 @@ import json
 import pytest
 
 from fp8scope.analyze.cause import Cause, Remedy, SiteCause
+from fp8scope.analyze.cause_words import cause_sentence
 from fp8scope.analyze.detail import Line
 from fp8scope.analyze.outlying import OutlyingToken
 from fp8scope.core.sites import Role, Site
 from fp8scope.core.structure import Fold
-from fp8scope.report.causes import cause_row, cause_sentence
+from fp8scope.report.causes import cause_row
 
 UP, DOWN = "model.layers.3.mlp.up_proj", "model.layers.3.mlp.down_proj"
 FOLD = Fold(UP, "linear", ((0, 512),), (DOWN,), 512)

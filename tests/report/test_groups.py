@@ -121,7 +121,7 @@ def test_of_many_groups_the_worst_are_named() -> None:
     profile = scored(profile, {of(name): 0.02 + i / 1000 for i, name in enumerate(names)})
     said = group_sentences(group_findings(profile))
     assert len(said) == 1 + 12 + 1
-    assert said[1].startswith("1. layers.0.mlp.g19, 0.039 ± 12% nats, most in a")
+    assert said[1].startswith("1. layers.0.mlp.g19, 0.039 ± 5% nats, most in a")
     assert said[-1] == "and 8 more groups."
     assert "20 of 20 fused groups should not run" in said[0]
     assert "the other" not in said[0]
@@ -133,7 +133,7 @@ def test_what_is_in_doubt_is_said_to_be() -> None:
     (nothing, doubt) = group_sentences(group_findings(profile))
     assert nothing.startswith("Nothing to exclude beyond doubt: each of 3 fused groups costs at ")
     assert doubt == (
-        "1 more may cost 0.01 or more, at most layers.0.mlp.a with 0.010 ± 101% nats: "
+        "1 more may cost 0.01 or more, at most layers.0.mlp.a with 0.010 ± 100% nats: "
         "a scan with --sensitivity kl would tell."
     )
 

@@ -15,11 +15,12 @@ from rich.console import Console, RenderableType
 from fp8scope.analyze.detail import module_detail
 from fp8scope.analyze.measures import SiteMeasures, measure_sites
 from fp8scope.core.sites import Role, Site
+from fp8scope.core.words import common_prefix, decibel, number, percent, times
 from fp8scope.profile.layout import EXCERPT_COLUMNS
 from fp8scope.profile.record import Profile, empty_table
 from fp8scope.report.layer import site_tables
 from fp8scope.report.text import worst_sites
-from fp8scope.report.words import common_prefix, decibel, number, percent, shorten, times
+from fp8scope.report.words import shorten
 from tests.analyze.sites import measured, of_amax, with_outlier
 from tests.analyze.test_measures import silent
 from tests.profiles import ATTENTION, K, Q, build

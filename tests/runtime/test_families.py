@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fp8scope.core.structure import Fold
+from fp8scope.runtime import folding
 from fp8scope.runtime.experts import named_stacks
 from fp8scope.runtime.families.registry import BY_MODEL_TYPE
 from fp8scope.runtime.linears import linear_weights
@@ -28,40 +29,31 @@ def _factors(model: nn.Module, fold: Fold, seed: int = 0) -> Tensor:
     return torch.exp2(torch.randint(-3, 4, shape, generator=generator).float())
 
 
-@torch.no_grad()
-def _scale_producer(model: nn.Module, fold: Fold, factors: Tensor, *, bias: bool = True) -> None:
-    rows = list(fold.producer_rows())
-    if fold.kind == "linear":
-        linear_weights(model)[fold.producer][..., rows, :] *= factors[..., None]
-    else:
+def _folded(model: nn.Module, fold: Fold, seed: int = 0) -> nn.Module:
+    """A copy with the fold made; by the (1 + w) rule where `runtime.folding` does not offer it."""
+    model, factors = copy.deepcopy(model), _factors(model, fold, seed)
+    if fold.takes_factors:
+        folding.fold(model, fold, factors.numpy())
+        return model
+    with torch.no_grad():
         weight = model.get_submodule(fold.producer).get_parameter("weight")
-        if fold.kind == "norm":
-            weight[rows] *= factors
-        else:
-            weight[rows] = ((1 + weight[rows].float()) * factors - 1).to(weight.dtype)
-    if bias and _bias(model, fold.producer) is not None:
-        model.get_submodule(fold.producer).get_parameter("bias")[rows] *= factors
+        weight.copy_((1 + weight) / factors - 1)
+    _scale_columns(model, fold, factors)
+    return model
+
+
+@torch.no_grad()
+def _scale_columns(model: nn.Module, fold: Fold, factors: Tensor) -> None:
+    """The consumers alone, their columns times the factors."""
+    columns = factors[..., fold.consumer_channels()]
+    for name in fold.consumers:
+        linear_weights(model)[name].mul_(columns[:, None] if columns.ndim == 2 else columns)
 
 
 def _bias(model: nn.Module, name: str) -> Tensor | None:
     """The bias of a module; stacked experts, which are none, have none here."""
     module = dict(model.named_modules()).get(name)
     return getattr(module, "bias", None)
-
-
-@torch.no_grad()
-def _scale_consumers(model: nn.Module, fold: Fold, factors: Tensor) -> None:
-    columns = factors[..., fold.consumer_channels()]
-    for name in fold.consumers:
-        weight = linear_weights(model)[name]
-        weight.div_(columns[:, None] if columns.ndim == 2 else columns)
-
-
-def _folded(model: nn.Module, fold: Fold, seed: int = 0) -> nn.Module:
-    model, factors = copy.deepcopy(model), _factors(model, fold, seed)
-    _scale_producer(model, fold, factors)
-    _scale_consumers(model, fold, factors)
-    return model
 
 
 def _relative(got: Tensor, want: Tensor) -> float:
@@ -103,9 +95,8 @@ def test_factors_on_the_wrong_columns_change_the_logits(name: str) -> None:
     model, ids = models.build(name), models.token_ids()
     want = models.logits(model, ids)
     for fold in discover(model).folds:
-        wrong, factors = copy.deepcopy(model), _factors(model, fold)
-        _scale_producer(wrong, fold, factors)
-        _scale_consumers(wrong, fold, factors.roll(1, -1))
+        wrong, factors = _folded(model, fold), _factors(model, fold)
+        _scale_columns(wrong, fold, factors.roll(1, -1) / factors)
         assert _relative(models.logits(wrong, ids), want) > 1e-3, fold
 
 
@@ -127,9 +118,10 @@ def test_a_bias_left_out_changes_the_logits(name: str) -> None:
     with_bias = [fold for fold in discover(model).folds if _bias(model, fold.producer) is not None]
     assert with_bias
     for fold in with_bias:
-        wrong, factors = copy.deepcopy(model), _factors(model, fold)
-        _scale_producer(wrong, fold, factors, bias=False)
-        _scale_consumers(wrong, fold, factors)
+        wrong, bias = _folded(model, fold), _bias(model, fold.producer)
+        assert bias is not None
+        with torch.no_grad():
+            wrong.get_submodule(fold.producer).get_parameter("bias").copy_(bias)
         assert _relative(models.logits(wrong, ids), want) > 1e-3, fold
 
 

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fp8scope.core.choices import Part, Term
 from fp8scope.core.formats import E4M3
 from fp8scope.core.gemms import Gemm
 from fp8scope.core.schemes import CANDIDATES
 from fp8scope.core.sites import Role, Site
-from fp8scope.core.structure import Fold
+from fp8scope.runtime import folding
 from fp8scope.runtime.experts import named_experts
 from fp8scope.runtime.fake_quant import fake_quantize
 from fp8scope.runtime.linears import linear_weights
@@ -27,28 +27,12 @@ ALPHA = 0.5
 SMOOTHED = ("fp8_smooth", "int8_smooth")
 
 
-@torch.no_grad()
-def _fold(model: nn.Module, fold: Fold, factors: Tensor) -> None:
-    """Divide the producer's rows (and bias) by the factors, multiply the consumers' columns."""
-    rows, weights = list(fold.producer_rows()), linear_weights(model)
-    if fold.kind == "linear":
-        weights[fold.producer][..., rows, :] /= factors[..., None]
-    else:
-        model.get_submodule(fold.producer).get_parameter("weight")[rows] /= factors
-    bias = getattr(dict(model.named_modules()).get(fold.producer), "bias", None)
-    if bias is not None:
-        bias[rows] /= factors
-    columns = factors[..., fold.consumer_channels()]
-    for name in fold.consumers:
-        weights[name] *= columns[:, None] if columns.ndim == 2 else columns
-
-
 def folded(what: Prepared) -> Any:
     """A copy of the model with every fold that smoothing may use really made."""
     model = copy.deepcopy(what.model)
     for fold in what.structure.folds:
-        if fold.kind != "norm_plus_one":
-            _fold(model, fold, torch.from_numpy(what.scales.factors(fold, ALPHA)))
+        if fold.takes_factors:
+            folding.fold(model, fold, what.scales.factors(fold, ALPHA))
     return model
 
 
@@ -182,7 +166,7 @@ def test_the_cache_has_a_scale_for_keys_and_one_for_values() -> None:
         scale = torch.tensor(float(E4M3.scale(float(amax))))
         want = (values / scale).clamp(-448, 448).to(torch.float8_e4m3fn).float() * scale
         assert torch.equal(cache.quantize(role, values, Term(group, "fp8_tensor")), want)
-    factors = what.scales.cache_factors(cache.layer, ALPHA)
+    factors = what.scales.cache_factors(cache.layer, Role.V, ALPHA)
     assert factors is not None
     by_head = torch.from_numpy(factors).view(-1, 1, cache.layer.head_dim)
     want = (values / by_head).clamp(-448, 448).to(torch.float8_e4m3fn).float() * by_head
@@ -201,3 +185,25 @@ def test_a_latent_cache_has_one_scale() -> None:
     scale = torch.tensor(float(E4M3.scale(float(amax))))
     want = (rotated / scale).clamp(-448, 448).to(torch.float8_e4m3fn).float() * scale
     assert torch.equal(got, want)
+
+
+def test_a_latent_is_cached_divided_by_what_its_reader_is_smoothed_with() -> None:
+    """Its norm folds into kv_b_proj; the rotated key beside it keeps its values, and the scale."""
+    model = models.build("deepseek_v3")
+    with torch.no_grad():
+        model.get_parameter("model.layers.0.self_attn.kv_a_layernorm.weight")[3] = 200.0
+    what = Prepared(model, scans.run(model))
+    cache = what.caches[0]
+    width = cache.layer.latent_dim
+    factors = what.scales.cache_factors(cache.layer, Role.K, ALPHA)
+    assert factors is not None
+    amax = what.scales.cache_amax(cache.layer, Role.K, ALPHA)
+    assert factors[3] > 4
+    assert amax < what.scales.cache_amax(cache.layer, Role.K) / 4
+    scale = torch.tensor(float(E4M3.scale(amax)))
+    term = Term(cache.layer.group, "fp8_tensor", folded=ALPHA)
+    for role, part in ((Role.K, factors[:width]), (Role.V, factors[width:])):
+        x = torch.randn(1, 1, 5, len(part), generator=torch.Generator().manual_seed(0))
+        by = torch.from_numpy(part)
+        want = (x / by / scale).clamp(-448, 448).to(torch.float8_e4m3fn).float() * scale * by
+        assert torch.equal(cache.quantize(role, x, term), want)

@@ -1,0 +1,55 @@
+"""The GPUs that a plan can be made for: what each could do at most, from `gpus.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from fp8scope.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Peak figures of one GPU.
+
+    memory_gb: 1e9 bytes. bandwidth_gb_s: of its memory, 1e9 bytes/s. tflops: dense rate of the
+    Tensor Cores, 1e12 operations/s, by "bf16", "fp8" (absent without FP8 Tensor Cores) and
+    "int8". source: where the figures are from, a URL or the title of a document.
+    """
+
+    name: str
+    title: str
+    memory_gb: float
+    bandwidth_gb_s: float
+    tflops: Mapping[str, float]
+    source: str
+
+    @property
+    def has_fp8(self) -> bool:
+        """Whether its Tensor Cores multiply FP8: compute capability 8.9 and up."""
+        return "fp8" in self.tflops
+
+
+_ROWS: list[dict[str, Any]] = json.loads(
+    Path(__file__).with_name("gpus.json").read_text(encoding="utf-8")
+)["gpus"]
+GPUS: Mapping[str, Gpu] = {
+    row["name"]: Gpu(**{field: row[field] for field in Gpu.__dataclass_fields__}) for row in _ROWS
+}
+_ALIASES = {alias: row["name"] for row in _ROWS for alias in row["aliases"]}
+
+
+def gpu(name: str) -> Gpu:
+    """The GPU called `name` (`h100-sxm`), or known by it (`H200`). Raises BadInput."""
+    key = "-".join(name.lower().replace("_", " ").replace("-", " ").split())
+    key = key.removeprefix("nvidia-").removeprefix("geforce-")
+    key = _ALIASES.get(key, key)
+    if key in GPUS:
+        return GPUS[key]
+    near = get_close_matches(key, [*GPUS, *_ALIASES], n=1)
+    nearest = f"did you mean {near[0]}? " if near else ""
+    raise BadInput(f"there is no GPU {name} in the table", f"{nearest}known: {', '.join(GPUS)}")

@@ -1,0 +1,115 @@
+"""What a person asks of a plan, as it comes from a command line, and what follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from fp8scope.artefacts.identity import check_same_model
+from fp8scope.artefacts.plan import CostSource
+from fp8scope.artefacts.times import Times, read_times
+from fp8scope.core.choices import Kind
+from fp8scope.core.gemms import routers, units
+from fp8scope.core.gpus import gpu
+from fp8scope.core.roofline import Roofline, Workload
+from fp8scope.core.schemes import DEFAULT_CANDIDATES
+from fp8scope.core.selection import select_groups
+from fp8scope.errors import BadInput
+from fp8scope.plan.cost import Cost
+from fp8scope.plan.planner import Asked
+from fp8scope.profile.record import Profile
+
+EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "experts_per_token")
+CACHES: dict[str, bool | None] = {"bf16": False, "fp8": True, "auto": None}
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """At most one of the first four; none is the preset `balanced`.
+
+    `max_kl` in nats per token, `effective_bits` per weight, `max_bf16_share` of the weights.
+    `kept` and `excluded` are patterns (`core.selection`) of groups or their members. `times` is a
+    verdict.json with measured µs, in place of the roofline of `gpu`.
+    """
+
+    max_kl: float | None = None
+    effective_bits: float | None = None
+    max_bf16_share: float | None = None
+    preset: str | None = None
+    gpu: str = "h100-sxm"
+    workload: Workload = field(default_factory=Workload)
+    times: Path | None = None
+    kept: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    candidates: tuple[str, ...] = DEFAULT_CANDIDATES
+    kv_cache: Literal["bf16", "fp8", "auto"] = "bf16"
+
+    def asked(self, profile: Profile) -> Asked:
+        """The groups that are meant. Raises BadInput where a pattern matches nothing, a group is
+        both kept and excluded, or no group was scored in any of the candidates.
+        """
+        scored = _scored(profile)
+        if scored and not scored & set(self.candidates):
+            raise BadInput(
+                f"the profile scored no group in {' or '.join(self.candidates)}",
+                f"plan with what it scored: --candidates {','.join(sorted(scored))}",
+            )
+        members = {
+            unit.name: [name for gemm in unit.gemms for name in gemm.members]
+            for unit in units(profile.structure)
+        }
+        left = {name: (name,) for name in routers(profile.structure)}
+        known = {**members, **left}
+        kept, excluded = select_groups(self.kept, known), select_groups(self.excluded, known)
+        if both := sorted(kept.groups & excluded.groups):
+            raise BadInput(f"{both[0]} is both kept in FP8 and excluded from it", "choose one")
+        cache = CACHES[self.kv_cache]
+        notes = kept.notes + excluded.notes
+        if gates := sorted((kept.groups | excluded.groups) & left.keys()):
+            notes += (f"{', '.join(gates)}: routers stay in BF16, no engine quantizes them",)
+        # a frozenset less keys() is a set
+        excluded_groups, kept_groups = (x.groups.difference(left) for x in (excluded, kept))
+        return Asked(self.candidates, excluded_groups, kept_groups, cache, notes)
+
+    def cost(self, profile: Profile) -> tuple[Cost, CostSource]:
+        """Raises BadInput (no such GPU, no verdict) and Stale (a verdict on another model)."""
+        roofline = Roofline(gpu(self.gpu), self.workload, _experts_per_token(profile))
+        measured = _measured(self.times, profile) if self.times else None
+        source = CostSource(
+            source="measured" if measured else "roofline",
+            gpu=(measured.gpu if measured else "") or roofline.gpu.name,
+            batch=self.workload.batch,
+            context=self.workload.context,
+            generate=self.workload.generate,
+            measured_from=str(self.times) if self.times else None,
+        )
+        by_group = {group.name: group.time_us for group in measured.groups} if measured else {}
+        return Cost(roofline, profile.structure, by_group), source
+
+
+def _measured(path: Path, profile: Profile) -> Times:
+    found = read_times(path)
+    remedy = "give the verdict on this model, or plan without --cost"
+    model = found.model.model_dump()
+    check_same_model(model, str(path), profile.model, "the profile", remedy)
+    known = {group.name for group in profile.structure.groups}
+    known |= {layer.group for layer in profile.structure.kv_layers}
+    if not any(group.name in known for group in found.groups):
+        raise BadInput(f"{path} holds no time of any group of this model", remedy)
+    return found
+
+
+def _scored(profile: Profile) -> set[str]:
+    """The candidates that groups were scored in."""
+    rows = profile.sensitivity.rows if profile.sensitivity else ()
+    return {row.terms[0].candidate for row in rows if row.kind is Kind.GROUP}
+
+
+def _experts_per_token(profile: Profile) -> int:
+    """Of the model's config, or its part for text; 8, which most have, where neither says."""
+    for config in (profile.config, profile.config.get("text_config") or {}):
+        for key in EXPERTS_PER_TOKEN:
+            if config.get(key):
+                return int(config[key])
+    return 8
