@@ -1,0 +1,71 @@
+"""Words of checkpoint metadata that several consumers share: algorithms, schemes, which form it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fp8scope.export.model import Treatment
+
+# ModelOpt's `quant_algo`
+ALGORITHMS: dict[str, Treatment] = {
+    "FP8": "fp8_tensor",
+    "FP8_PER_CHANNEL_PER_TOKEN": "fp8_token",
+    "FP8_PB_WO": "fp8_block",
+}
+ALGORITHM_OF: dict[Treatment, str] = {treatment: name for name, treatment in ALGORITHMS.items()}
+
+# compressed-tensors' arguments, with those defaults left out that all its readers share
+_FLOAT8: dict[str, Any] = {"num_bits": 8, "type": "float", "symmetric": True}
+SCHEMES: dict[Treatment, dict[str, dict[str, Any]]] = {
+    "fp8_tensor": {
+        "weights": {**_FLOAT8, "strategy": "tensor", "dynamic": False},
+        "input_activations": {**_FLOAT8, "strategy": "tensor", "dynamic": False},
+    },
+    "fp8_tensor_dynamic": {
+        "weights": {**_FLOAT8, "strategy": "tensor", "dynamic": False},
+        "input_activations": {**_FLOAT8, "strategy": "token", "dynamic": True},
+    },
+    "fp8_token": {
+        "weights": {**_FLOAT8, "strategy": "channel", "dynamic": False},
+        "input_activations": {**_FLOAT8, "strategy": "token", "dynamic": True},
+    },
+    "fp8_block": {
+        "weights": {**_FLOAT8, "strategy": "block", "block_structure": [128, 128]},
+        "input_activations": {
+            **_FLOAT8,
+            "strategy": "group",
+            "group_size": 128,
+            "dynamic": True,
+        },
+    },
+}
+
+
+def algorithm(name: str) -> Treatment:
+    """What ModelOpt's `quant_algo` makes of a linear."""
+    return ALGORITHMS.get(name.upper(), "other")
+
+
+def scheme(weights: Mapping[str, Any] | None, inputs: Mapping[str, Any] | None) -> Treatment:
+    """What compressed-tensors' arguments of weights and input activations make of a linear."""
+    if weights is None:
+        return "bf16" if inputs is None else "other"
+    if inputs is None or not (_is_float8(weights) and _is_float8(inputs)):
+        return "other"
+    dynamic = bool(inputs.get("dynamic", False))
+    pair = (weights.get("strategy", "tensor"), inputs.get("strategy", "tensor"), dynamic)
+    match pair:
+        case ("tensor", "tensor", False):
+            return "fp8_tensor"
+        case ("tensor", "tensor" | "token", True):
+            return "fp8_tensor_dynamic"
+        case ("channel", "token", True):
+            return "fp8_token"
+        case ("block", "group", True):
+            return "fp8_block"
+    return "other"
+
+
+def _is_float8(arguments: Mapping[str, Any]) -> bool:
+    return (arguments.get("type"), arguments.get("num_bits")) == ("float", 8)

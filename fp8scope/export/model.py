@@ -1,0 +1,144 @@
+"""What an exclusion list is about: every linear as it lies in the files, and what it should run in.
+
+Three name spaces meet here. Transformers' modules (`…mlp.experts.gate_up_proj`) are what a plan and
+a recipe name; the files' (`…block_sparse_moe.experts.3.w1`) are what the metadata of a checkpoint
+names; an engine's own (`…self_attn.qkv_proj`) are made from the files' by the consumer that has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from fp8scope.artefacts.plan import Module as PlanModule
+from fp8scope.artefacts.plan import Plan
+from fp8scope.errors import BadInput
+
+Treatment = Literal[
+    "fp8_tensor",  # one scale per weight tensor, one static input scale
+    "fp8_tensor_dynamic",  # one scale per weight tensor, input scales made at run time
+    "fp8_token",  # a scale per output channel, a dynamic one per token
+    "fp8_block",  # a scale per 128 x 128 of the weight, a dynamic one per 128 channels of a token
+    "bf16",
+    "other",  # quantized in a way that no plan asks for
+]
+Kind = Literal["linear", "expert", "router", "lm_head"]
+KVCache = Literal["bf16", "fp8", "mixed"]
+
+WORDS: dict[Treatment, str] = {
+    "fp8_tensor": "FP8 per tensor, static",
+    "fp8_tensor_dynamic": "FP8 per tensor, dynamic input scales",
+    "fp8_token": "FP8 per token",
+    "fp8_block": "FP8 per block",
+    "bf16": "BF16",
+    "other": "another quantization",
+}
+
+
+@dataclass(frozen=True)
+class Module:
+    """One linear of the files: W is [out_features, in_features].
+
+    `name` is that of its tensor without `.weight`; of routed experts, one each
+    (`model.layers.0.mlp.experts.3.w1`). `runtime` is transformers' name: the module, or of stacked
+    experts the parameter that it is a slice of. `group` is the fused group. `wanted`: what it
+    should run in, None where nobody said.
+    """
+
+    name: str
+    runtime: str
+    group: str
+    kind: Kind
+    out_features: int
+    in_features: int
+    wanted: Treatment | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """The linears of a model, in module order, and what applies to all of it.
+
+    `architecture` is the class in config.json (`LlamaForCausalLM`). `folded`: smoothing must be
+    folded into the weights before anything is quantized.
+    """
+
+    name: str
+    architecture: str
+    model_type: str
+    modules: tuple[Module, ...]
+    kv_cache: KVCache = "bf16"
+    folded: bool = False
+
+    def wanted(self) -> set[Treatment]:
+        """Every treatment that some module should get."""
+        return {module.wanted for module in self.modules if module.wanted is not None}
+
+    def in_treatment(self, treatment: Treatment) -> list[Module]:
+        """The modules that should get it, in module order."""
+        return [module for module in self.modules if module.wanted == treatment]
+
+    def with_wanted(self, choose: Callable[[Module], Treatment | None]) -> Model:
+        """The same modules, with `choose(module)` as what they should run in."""
+        return replace(self, modules=tuple(replace(m, wanted=choose(m)) for m in self.modules))
+
+
+def planned_model(plan: Plan) -> Model:
+    """The linears of a plan. Raises BadInput where two of its modules share a name in the files."""
+    precision = {name: g.precision for g in plan.groups for name in g.members}
+    decided = {name: g.decided for g in plan.groups for name in g.members}
+    modules = []
+    for linear in plan.modules:
+        planned = precision.get(linear.name, "bf16")
+        wanted: Treatment = "fp8_tensor" if planned == "fp8_smooth" else planned
+        is_router = not linear.experts and not decided.get(linear.name, True)
+        for name in _file_names(linear):
+            modules.append(
+                Module(
+                    name=name,
+                    runtime=linear.name,
+                    group=linear.group,
+                    kind=_kind(linear, undecided=is_router),
+                    out_features=linear.out_features,
+                    in_features=linear.in_features,
+                    wanted=wanted,
+                )
+            )
+    _check_unique(module.name for module in modules)
+    caches = {cache.precision for cache in plan.kv_cache}
+    return Model(
+        name=plan.model.name,
+        architecture=plan.model.architecture,
+        model_type=plan.model.model_type,
+        modules=tuple(modules),
+        kv_cache="mixed" if len(caches) > 1 else next(iter(caches), "bf16"),
+        folded=bool(plan.folds),
+    )
+
+
+def _file_names(linear: PlanModule) -> Iterator[str]:
+    """Without `.weight`; of experts that lie apart in the files, each by itself."""
+    if linear.checkpoint_shards:
+        for expert in range(linear.experts):
+            for shard in linear.checkpoint_shards:
+                yield shard.format(expert).removesuffix(".weight")
+    elif linear.checkpoint_weight is not None and linear.tied_to is None:
+        yield linear.checkpoint_weight.removesuffix(".weight")
+    else:
+        yield linear.name
+
+
+def _kind(linear: PlanModule, *, undecided: bool) -> Kind:
+    if linear.experts:
+        return "expert"
+    if linear.name.rsplit(".", 1)[-1] in {"lm_head", "embed_out"}:
+        return "lm_head"
+    return "router" if undecided else "linear"
+
+
+def _check_unique(names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise BadInput(f"two modules of the plan lie in {name}", "plan from a new scan")
+        seen.add(name)
