@@ -76,7 +76,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Pattern:
-    """An entry of a list. `where` is its place in the config (`ignore`), `says` what it asks for."""
+    """An entry of a list. `where` is its place in the config (`ignore`), `says` what it asks."""
 
     where: str
     text: str

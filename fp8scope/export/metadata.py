@@ -1,4 +1,4 @@
-"""Words of checkpoint metadata that several consumers share: algorithms, schemes, which form it is."""
+"""Words of checkpoint metadata that several consumers share: algorithms and schemes."""
 
 from __future__ import annotations
 
@@ -41,6 +41,15 @@ SCHEMES: dict[Treatment, dict[str, dict[str, Any]]] = {
     },
 }
 
+# strategies of weights and inputs, and whether input scales are made at run time
+_PAIRS: dict[tuple[str, str, bool], Treatment] = {
+    ("tensor", "tensor", False): "fp8_tensor",
+    ("tensor", "tensor", True): "fp8_tensor_dynamic",
+    ("tensor", "token", True): "fp8_tensor_dynamic",
+    ("channel", "token", True): "fp8_token",
+    ("block", "group", True): "fp8_block",
+}
+
 
 def algorithm(name: str) -> Treatment:
     """What ModelOpt's `quant_algo` makes of a linear."""
@@ -55,16 +64,7 @@ def scheme(weights: Mapping[str, Any] | None, inputs: Mapping[str, Any] | None) 
         return "other"
     dynamic = bool(inputs.get("dynamic", False))
     pair = (weights.get("strategy", "tensor"), inputs.get("strategy", "tensor"), dynamic)
-    match pair:
-        case ("tensor", "tensor", False):
-            return "fp8_tensor"
-        case ("tensor", "tensor" | "token", True):
-            return "fp8_tensor_dynamic"
-        case ("channel", "token", True):
-            return "fp8_token"
-        case ("block", "group", True):
-            return "fp8_block"
-    return "other"
+    return _PAIRS.get(pair, "other")
 
 
 def _is_float8(arguments: Mapping[str, Any]) -> bool:

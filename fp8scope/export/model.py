@@ -2,7 +2,7 @@
 
 Three name spaces meet here. Transformers' modules (`…mlp.experts.gate_up_proj`) are what a plan and
 a recipe name; the files' (`…block_sparse_moe.experts.3.w1`) are what the metadata of a checkpoint
-names; an engine's own (`…self_attn.qkv_proj`) are made from the files' by the consumer that has them.
+names; an engine's own (`…self_attn.qkv_proj`) are made from those by the consumer that has them.
 """
 
 from __future__ import annotations

@@ -24,8 +24,7 @@ def consumer(name: str) -> Consumer:
         raise BadInput(f"there is no consumer {name!r}", f"one of {', '.join(names())}")
     stem = name.replace("-", "_")
     stem = f"{stem}_" if stem == "list" else stem
-    found = import_module(f"fp8scope.export.consumers.{stem}").CONSUMER
-    assert isinstance(found, Consumer)
+    found: Consumer = import_module(f"fp8scope.export.consumers.{stem}").CONSUMER
     return found
 
 
