@@ -218,7 +218,7 @@ def test_the_inverse_restores_every_bit(
 
 
 def _touched(model: Pair, factors: Float32) -> bool:
-    """Whether a channel that is scaled holds anything but zeros, in the producer or the consumer."""
+    """Whether a channel that is scaled holds anything but zeros, in producer or consumer."""
     rows, columns = _channels(model)
     read = torch.from_numpy(UP_DOWN.on_columns(factors) != 1)
     return bool(rows[torch.from_numpy(factors != 1)].any() or columns[read].any())
