@@ -119,7 +119,8 @@ class Consumer:
 
     `versions`: those whose source was read, the newest last, which is also taken by default.
     `write` raises CannotExpress. `reads`: by form of the config, the preferred one first; each
-    raises CannotRead. A consumer without `reads` is a file format, read by others.
+    raises CannotRead. A consumer without `reads` is a file format, read by others. `believes`: the
+    file that decides where a checkpoint has ModelOpt's metadata in both.
     """
 
     name: str
@@ -127,3 +128,4 @@ class Consumer:
     write: Callable[[Model], Document] | None = None
     reads: Mapping[str, Read] = field(default_factory=dict)
     versions: tuple[str, ...] = ("",)
+    believes: Literal["config.json", "hf_quant_config.json"] = "config.json"

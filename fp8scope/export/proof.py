@@ -1,0 +1,215 @@
+"""The proof: what every layer should run in beside what the consumer will do, and why they differ.
+
+A `Reading` answers for every layer and every entry of every list. Here nothing is known of any
+consumer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from fp8scope.core.modules import WORDS, Treatment
+from fp8scope.export.consumer import Layer, Outcome, Pattern, Reading
+
+FaultKind = Literal["refused", "nothing", "too much", "split", "collision", "different"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer of the consumer. `wanted` is None where nobody said, or its modules disagree."""
+
+    layer: Layer
+    wanted: Treatment | None
+    outcome: Outcome
+
+    @property
+    def differs(self) -> bool:
+        """Whether it will not run as it should: one that is refused never does."""
+        treatment = self.outcome.treatment
+        return treatment is None or (self.wanted is not None and treatment != self.wanted)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong with a list. `layers`: those concerned, in the consumer's names."""
+
+    kind: FaultKind
+    sentence: str
+    layers: tuple[str, ...] = ()
+    pattern: Pattern | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        pattern = self.pattern and {"where": self.pattern.where, "text": self.pattern.text}
+        return {
+            "kind": self.kind,
+            "sentence": self.sentence,
+            "layers": list(self.layers),
+            "pattern": pattern,
+        }
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Of one config on one model. It holds where no layer differs and no fault was found."""
+
+    rows: tuple[Row, ...]
+    faults: tuple[Fault, ...]
+
+    @property
+    def differences(self) -> tuple[Row, ...]:
+        """The rows that differ."""
+        return tuple(row for row in self.rows if row.differs)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the consumer will do just what is wanted."""
+        return not self.faults and not self.differences
+
+
+def prove(reading: Reading) -> Proof:
+    """Every layer's outcome against what its modules should run in, and every fault of the lists.
+
+    Each difference is explained by a fault: the entry that causes it, or that there is none.
+    """
+    rows = tuple(Row(layer, _wanted(layer), reading.outcome(layer)) for layer in reading.layers)
+    return Proof(rows, tuple(_Faults(reading, rows).found()))
+
+
+def _wanted(layer: Layer) -> Treatment | None:
+    wanted = {module.wanted for module in layer.modules}
+    return next(iter(wanted)) if len(wanted) == 1 else None
+
+
+class _Faults:
+    """One pass over the lists and the rows."""
+
+    def __init__(self, reading: Reading, rows: tuple[Row, ...]) -> None:
+        self._reading = reading
+        self._rows = rows
+
+    def found(self) -> Iterator[Fault]:
+        explained: set[str] = set()
+        for fault in (*self._splits(), *self._collisions(), *self._refusals(), *self._too_much()):
+            explained.update(fault.layers)
+            yield fault
+        yield from self._nothing()
+        yield from self._unexplained(explained)
+
+    @cached_property
+    def _names(self) -> dict[str, Row]:
+        """Every name that a list may give, and its row; a layer's own name last."""
+        rows = self._rows
+        shards = {shard: row for row in rows for shard in row.layer.shards}
+        return shards | {row.layer.name: row for row in rows}
+
+    def _hit_names(self, pattern: Pattern, names: Iterable[str]) -> list[str]:
+        return [name for name in names if self._reading.hits(pattern, name)]
+
+    def _hits(self, pattern: Pattern, layer: Layer) -> bool:
+        return bool(self._hit_names(pattern, (layer.name, *layer.shards)))
+
+    def _splits(self) -> Iterator[Fault]:
+        """What is wanted differs within a layer; whatever the lists say, it cannot be had."""
+        for row in self._rows:
+            wanted = {module.wanted for module in row.layer.modules if module.wanted}
+            if len(wanted) > 1:
+                words = " and ".join(sorted(WORDS[each] for each in wanted))
+                what = f"{row.layer.name} is run as one, but its parts should be {words}"
+                yield Fault("split", what, (row.layer.name,))
+
+    def _refusals(self) -> Iterator[Fault]:
+        for row in self._rows:
+            if row.outcome.treatment is None:
+                partly = self._partly_named(row.layer)
+                kind: FaultKind = "split" if partly else "refused"
+                what = f"{row.layer.name}: {row.outcome.error}{partly}"
+                yield Fault(kind, what, (row.layer.name,))
+
+    def _partly_named(self, layer: Layer) -> str:
+        """`; only q_proj is named, not k_proj, v_proj`: of a fused layer."""
+        named = [
+            shard
+            for shard in layer.shards
+            if any(self._reading.hits(pattern, shard) for pattern in self._reading.patterns)
+        ]
+        if not named or len(named) == len(layer.shards):
+            return ""
+        left = [_last(shard) for shard in layer.shards if shard not in named]
+        return f"; only {_some(map(_last, named))} of it is named, not {_some(left)}"
+
+    def _collisions(self) -> Iterator[Fault]:
+        """Entries that ask for different things of one layer, which then gets neither or one."""
+        for row in self._differing():
+            hit = [p for p in self._reading.patterns if self._hits(p, row.layer)]
+            for first, other in zip(hit, hit[1:], strict=False):
+                if first.says != other.says:
+                    what = (
+                        f"{_quoted(first)} and {_quoted(other)} both match {row.layer.name} "
+                        f"and ask for {WORDS[first.says]} and {WORDS[other.says]}"
+                    )
+                    yield Fault("collision", f"{what}: {_will(row)}", (row.layer.name,), first)
+
+    def _too_much(self) -> Iterator[Fault]:
+        """Entries that reach layers which should run in something else."""
+        differing = [row for row in self._differing() if row.wanted is not None]
+        for pattern in self._reading.patterns:
+            wrong = [
+                row
+                for row in differing
+                if row.wanted != pattern.says
+                and row.outcome.treatment == pattern.says
+                and self._hits(pattern, row.layer)
+            ]
+            if wrong:
+                names = tuple(row.layer.name for row in wrong)
+                wanted = WORDS[wrong[0].wanted or "bf16"]
+                what = f"{_quoted(pattern)} also matches {_some(names)}, which should be {wanted}"
+                yield Fault("too much", what, names, pattern)
+
+    def _nothing(self) -> Iterator[Fault]:
+        for pattern in self._reading.patterns:
+            own = self._names.get(pattern.text)
+            if own is not None and self._reading.hits(pattern, pattern.text):
+                continue
+            if not self._hit_names(pattern, self._names):
+                yield Fault("nothing", f"{_quoted(pattern)} matches nothing", (), pattern)
+
+    def _unexplained(self, explained: set[str]) -> Iterator[Fault]:
+        left: dict[tuple[Treatment | None, Outcome], list[str]] = {}
+        for row in self._rows:
+            if row.differs and row.layer.name not in explained:
+                left.setdefault((row.wanted, row.outcome), []).append(row.layer.name)
+        for (wanted, outcome), names in left.items():
+            should = WORDS[wanted] if wanted is not None else "loaded"
+            runs = WORDS[outcome.treatment] if outcome.treatment is not None else "nothing"
+            note = f" ({outcome.note})" if outcome.note else ""
+            what = f"{_some(names)} will run in {runs} and should be {should}{note}"
+            yield Fault("different", what, tuple(names))
+
+    def _differing(self) -> list[Row]:
+        return [row for row in self._rows if row.differs]
+
+
+def _will(row: Row) -> str:
+    if row.outcome.treatment is None:
+        return row.outcome.error
+    return f"it will run in {WORDS[row.outcome.treatment]}"
+
+
+def _quoted(pattern: Pattern) -> str:
+    return f"{pattern.where} “{pattern.text}”"
+
+
+def _last(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def _some(names: Iterable[str]) -> str:
+    """`a, b, c and 5 more`."""
+    known = list(names)
+    shown = ", ".join(known[:3])
+    return f"{shown} and {len(known) - 3:,} more" if len(known) > 3 else shown
