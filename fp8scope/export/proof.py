@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal
 
 from fp8scope.core.modules import WORDS, Treatment
@@ -145,7 +146,7 @@ class _Faults:
         """Entries that ask for different things of one layer, which then gets neither or one."""
         for row in self._differing():
             hit = [p for p in self._reading.patterns if self._hits(p, row.layer)]
-            for first, other in zip(hit, hit[1:], strict=False):
+            for first, other in pairwise(hit):
                 if first.says != other.says:
                     what = (
                         f"{_quoted(first)} and {_quoted(other)} both match {row.layer.name} "

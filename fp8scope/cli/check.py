@@ -1,0 +1,70 @@
+"""`fp8scope check`: what a consumer will really do with a plan, a checkpoint or a config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fp8scope.cli.documents import chosen_form, write_form
+from fp8scope.cli.interrupts import Interrupts
+from fp8scope.cli.show import console, print_json
+from fp8scope.errors import BadInput, GateFailed
+
+
+@click.command(name="check", short_help="What an engine will really do with an exclusion list.")
+@click.argument("subject", type=click.Path(path_type=Path))
+@click.option("--for", "consumer", metavar="CONSUMER", required=True, help="Who is to read it.")
+@click.option("--version", "version", help="The consumer's version; else the newest known.")
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="Of a config: the model's folder (only config and headers are read), or its plan.",
+)
+@click.option("--as", "form", default="", help="Of a plan: the form in which it is handed over.")
+@click.option("--all", "whole", is_flag=True, help="Show every layer.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write what works here.")
+@click.option("--force", is_flag=True, help="Overwrite what is there.")
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+@click.pass_obj
+def command(
+    interrupts: Interrupts,
+    /,
+    subject: Path,
+    consumer: str,
+    version: str | None,
+    model: Path | None,
+    form: str,
+    output: Path | None,
+    *,
+    whole: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Prove what CONSUMER will run every layer in, given a plan, a checkpoint's folder or a config
+    that somebody wrote, and name every entry of a list that does nothing, too much or half.
+    Exit code 1 on any difference.
+
+    \b
+    fp8scope check plan.json --for vllm
+    fp8scope check ./Llama-3.1-8B-FP8 --for trtllm
+    fp8scope check hf_quant_config.json --for sglang --model ./Llama-3.1-8B -o mended.json
+    """
+    from fp8scope.export.checking import check
+    from fp8scope.report.proof import check_json, check_page, check_sentence
+
+    checked = check(subject, consumer, version=version, model=model, form=form)
+    if as_json:
+        print_json(check_json(checked))
+    else:
+        console().print(check_page(checked, whole=whole))
+    if output is not None and checked.corrected is not None:
+        chosen = chosen_form(checked.corrected, "", output)
+        write_form(chosen, output, interrupts, force=force)
+    if checked.proof.holds:
+        if output is not None:
+            raise BadInput("there is nothing to mend, so nothing was written", "leave out -o")
+        return
+    offered = checked.corrected is not None and output is None
+    remedy = "-o FILE writes what works" if offered else "see above"
+    raise GateFailed(f"{checked.consumer}: {check_sentence(checked)}".rstrip("."), remedy)

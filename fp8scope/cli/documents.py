@@ -1,0 +1,38 @@
+"""What an export hands over: one of its forms, on stdout or in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fp8scope.cli.interrupts import Interrupts
+from fp8scope.cli.output import check_free, claim
+from fp8scope.cli.show import say, wrote
+from fp8scope.errors import BadInput
+
+if TYPE_CHECKING:
+    from fp8scope.export.consumer import Document, Form
+
+
+def chosen_form(document: Document, name: str, output: Path | None) -> Form:
+    """The form `name`, else the first of the output's suffix, else the first of all.
+
+    Raises BadInput for a name that there is not.
+    """
+    if name:
+        if name not in document.forms:
+            raise BadInput(f"there is no form {name!r}", f"one of {', '.join(document.forms)}")
+        return document.forms[name]
+    forms = list(document.forms.values())
+    alike = [form for form in forms if output is not None and form.suffix == output.suffix]
+    return (alike or forms)[0]
+
+
+def write_form(form: Form, output: Path, interrupts: Interrupts, *, force: bool) -> None:
+    """Write it whole or not at all. Raises OutputExists, BadInput and CannotWrite."""
+    from fp8scope.artefacts.atomic import write_atomically
+
+    interrupts.cleanup.enter_context(claim(output))
+    check_free(output, force)
+    write_atomically(output, form.text.encode())
+    say(wrote(output))

@@ -1,0 +1,70 @@
+"""`fp8scope export`: a plan in the words of one consumer."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fp8scope.cli.documents import chosen_form, write_form
+from fp8scope.cli.interrupts import Interrupts
+from fp8scope.cli.show import print_json, say
+
+if TYPE_CHECKING:
+    from fp8scope.export.consumer import Document
+
+
+@click.command(name="export", short_help="A plan as an exclusion list that an engine obeys.")
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.option("--to", "consumer", metavar="CONSUMER", required=True, help="Whom it is for.")
+@click.option("--form", default="", help="Which of the consumer's forms; else by -o, or the first.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write it here.")
+@click.option("--force", is_flag=True, help="Overwrite what is there.")
+@click.option("--json", "as_json", is_flag=True, help="All forms as JSON on stdout.")
+@click.pass_obj
+def command(
+    interrupts: Interrupts,
+    /,
+    plan: Path,
+    consumer: str,
+    form: str,
+    output: Path | None,
+    *,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write a plan as CONSUMER reads it: exact names, every shard, in its own name space.
+
+    \b
+    fp8scope export plan.json --to hf-quant-config -o hf_quant_config.json
+    fp8scope export plan.json --to modelopt -o recipe.yaml
+    fp8scope export plan.json --to list
+
+    CONSUMER is one of compressed-tensors, hf-quant-config, list, llm-compressor, modelopt, sglang,
+    torchao, transformer-engine, transformers, trtllm, vllm. What it cannot express is refused, with
+    the nearest that it can.
+    """
+    from fp8scope.artefacts.plan_file import read_plan
+    from fp8scope.export.checking import export_plan
+
+    document = export_plan(read_plan(plan), consumer)
+    chosen = chosen_form(document, form, output)
+    if output is not None:
+        write_form(chosen, output, interrupts, force=force)
+    if as_json:
+        from fp8scope.report.proof import document_json
+
+        print_json({"consumer": consumer, **document_json(document)})
+    elif output is None:
+        sys.stdout.write(chosen.text)
+    _explain(document)
+
+
+def _explain(document: Document) -> None:
+    from fp8scope.export.consumer import SAYS
+
+    say(f"This is {SAYS[document.kind]}.")
+    for line in document.use:
+        say(f"  {line}")

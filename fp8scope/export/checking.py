@@ -1,0 +1,171 @@
+"""export and check from end to end: a document for a consumer, and the proof of what it will do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fp8scope.artefacts.plan import Plan
+from fp8scope.errors import BadInput
+from fp8scope.export.consumer import CannotExpress, CannotRead, Config, Consumer, Document, Reading
+from fp8scope.export.intent import intended
+from fp8scope.export.model import Model, planned_model
+from fp8scope.export.proof import Fault, Proof, prove
+from fp8scope.export.registry import all_consumers, consumer, names
+from fp8scope.export.subject import Subject, read_subject
+
+MADE = "made from the plan"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a consumer will do with a config. `says`: who said what each layer should run in.
+
+    `corrected` makes it do just that; where nothing can, `why_not` says why. Both are empty where
+    the proof holds.
+    """
+
+    consumer: str
+    version: str
+    form: str
+    source: str
+    says: str
+    proof: Proof
+    corrected: Document | None = None
+    why_not: str = ""
+
+
+def export_plan(plan: Plan, to: str) -> Document:
+    """The plan as consumer `to` takes it.
+
+    Raises BadInput for an unknown consumer, and CannotExpress where it has no words for the plan.
+    """
+    return _written(consumer(to), planned_model(plan))
+
+
+def check(
+    path: Path, by: str, *, version: str | None = None, model: Path | None = None, form: str = ""
+) -> Checked:
+    """What consumer `by` will do with a plan, a checkpoint or a config at `path`.
+
+    model: the folder or the plan that has the modules, of a config. form: of a plan, in which it is
+    handed over; "" for the first that can express it. Raises BadInput.
+    """
+    reader = _reader(by)
+    version = _known_version(reader, version)
+    subject = read_subject(path, model)
+    if not subject.configs:
+        return _check_plan(subject, reader, version, form)
+    return _check_configs(subject, reader, version)
+
+
+def _check_plan(subject: Subject, reader: Consumer, version: str, form: str) -> Checked:
+    if form and form not in reader.reads:
+        raise BadInput(f"{reader.name} does not read {form}", f"one of {', '.join(reader.reads)}")
+    refusals = []
+    for each in (form,) if form else reader.reads:
+        if each not in names():
+            continue
+        try:
+            document = _written(consumer(each), subject.model)
+        except CannotExpress as refusal:
+            refusals.append(f"{each}: {refusal}")
+            continue
+        config = Config(each, document.config, MADE)
+        reading = reader.reads[each](config, subject.model, version)
+        return _checked(reader, version, config, subject.says, prove(reading))
+    what = f"{reader.name} can be told of this plan in no form"
+    raise CannotExpress(what, "; ".join(refusals) or "it reads no plan")
+
+
+def _check_configs(subject: Subject, reader: Consumer, version: str) -> Checked:
+    believed = subject.configs.get(reader.believes)
+    config = believed or next(iter(subject.configs.values()))
+    reading = _read(reader, config, subject.model, version)
+    model, says = subject.model, subject.says
+    if not says:
+        model, says = intended(model, reading), "the list itself"
+        reading = _read(reader, config, model, version)
+    proof = prove(reading)
+    others = [other for other in subject.configs.values() if other is not config]
+    for other in others:
+        proof = replace(proof, faults=(*proof.faults, *_disagreement(reader, proof, other, model)))
+    checked = _checked(reader, version, config, says, proof)
+    return checked if proof.holds else _with_correction(checked, reader, config, model)
+
+
+def _disagreement(reader: Consumer, proof: Proof, other: Config, model: Model) -> tuple[Fault, ...]:
+    """Metadata in two files: engines believe one or the other, so both must say the same."""
+    try:
+        reading = _read(reader, other, model, reader.versions[-1])
+    except CannotRead as refusal:
+        return (Fault("different", f"{other.source} cannot be read: {refusal.what}"),)
+    told = {row.layer.name: row.outcome.treatment for row in prove(reading).rows}
+    apart = [
+        row.layer.name for row in proof.rows if told.get(row.layer.name) != row.outcome.treatment
+    ]
+    if not apart:
+        return ()
+    what = f"{other.source} says otherwise of {len(apart)} layers ({apart[0]}); {reader.name}"
+    return (Fault("different", f"{what} does not read it, others do", tuple(apart)),)
+
+
+def _with_correction(checked: Checked, reader: Consumer, config: Config, model: Model) -> Checked:
+    """With the document that makes the consumer do what is wanted, proven before it is offered."""
+    form = config.form if config.form in names() else _other_form(reader)
+    try:
+        document = _written(consumer(form), model)
+        again = reader.reads[form](Config(form, document.config, MADE), model, checked.version)
+        if not (proof := prove(again)).holds:
+            return replace(checked, why_not=_first(proof))
+    except (CannotExpress, CannotRead) as refusal:
+        return replace(checked, why_not=str(refusal))
+    return replace(checked, corrected=document)
+
+
+def _other_form(reader: Consumer) -> str:
+    """Of a form that nobody writes any more, the one that this consumer prefers."""
+    return next(form for form in reader.reads if form in names())
+
+
+def _first(proof: Proof) -> str:
+    return proof.faults[0].sentence if proof.faults else "its layers would still differ"
+
+
+def _checked(reader: Consumer, version: str, config: Config, says: str, proof: Proof) -> Checked:
+    return Checked(reader.name, version, config.form, config.source, says, proof)
+
+
+def _written(writer: Consumer, model: Model) -> Document:
+    if writer.write is None:
+        raise CannotExpress(f"nothing is written for {writer.name}", _writers())
+    return writer.write(model)
+
+
+def _read(reader: Consumer, config: Config, model: Model, version: str) -> Reading:
+    if config.form not in reader.reads:
+        what = f"{config.source}: {reader.name} does not read {config.form}"
+        raise CannotRead(what, f"it reads {', '.join(reader.reads)}")
+    return reader.reads[config.form](config, model, version)
+
+
+def _reader(name: str) -> Consumer:
+    found = consumer(name)
+    if not found.reads:
+        readers = [each.name for each in all_consumers() if name in each.reads]
+        what = f"{name} is a form that others read"
+        raise BadInput(what, f"--for {' or '.join(readers)}" if readers else "nothing reads it")
+    return found
+
+
+def _known_version(reader: Consumer, version: str | None) -> str:
+    if version is None:
+        return reader.versions[-1]
+    if version not in reader.versions:
+        what = f"what {reader.name} {version} does is not known"
+        raise BadInput(what, f"its source was read at {', '.join(reader.versions)}")
+    return version
+
+
+def _writers() -> str:
+    return f"one of {', '.join(each.name for each in all_consumers() if each.write is not None)}"

@@ -1,0 +1,106 @@
+"""What somebody who wrote a list most likely meant, where no plan and no tensor says it.
+
+A list is read as a person reads it: a name means the module of that name and all that lies in it,
+part by part (`layers.1` is no part of `layers.10`), wherever a model's prefixes put it; globs and
+regular expressions mean what they match. A list of exclusions outranks one of targets, and a name
+outranks a class of modules. Fused layers are meant whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from fp8scope.core.modules import Module, Treatment
+from fp8scope.export.consumer import Pattern, Reading
+from fp8scope.export.model import Model
+
+CLASSES = {"linear", "linearbase", "columnparallellinear", "rowparallellinear"}
+_PREFIXES = re.compile(r"^((model|language_model|transformer|decoder)\.)+")
+_GLOB = re.compile(r"[*?\[]")
+
+
+def intended(model: Model, reading: Reading) -> Model:
+    """`model` with what the lists of `reading` seem to ask for.
+
+    Modules that no entry means get what most of those run in which none means either; heads and
+    routers, which consumers treat by rules of their own, whatever they run in.
+    """
+    meant = _meant(model, reading)
+    usual: Counter[Treatment] = Counter()
+    runs: dict[str, Treatment | None] = {}
+    for layer in reading.layers:
+        treatment = reading.outcome(layer).treatment
+        runs.update((module.name, treatment) for module in layer.modules)
+        unnamed = [module for module in layer.modules if module.name not in meant]
+        if treatment is not None:
+            usual[treatment] += sum(module.kind in {"linear", "expert"} for module in unnamed)
+    default = usual.most_common(1)[0][0] if usual.total() else None
+
+    def choose(module: Module) -> Treatment | None:
+        if module.name in meant:
+            return meant[module.name]
+        return default if module.kind in {"linear", "expert"} else runs.get(module.name)
+
+    return model.with_wanted(choose)
+
+
+def means(text: str, name: str) -> bool:
+    """Whether an entry of a list, read as a person does, means the module `name` or what holds it.
+
+    `layers.1` and `layers.1*` mean `model.layers.1.mlp.down_proj`, and nothing in `layers.10`.
+    """
+    if text.startswith("re:"):
+        try:
+            return re.match(text[3:], name) is not None
+        except re.error:
+            return False
+    if re.search(r"\d\*$", text):  # the star was to reach what lies inside
+        text = text[:-1]
+    text = text.removesuffix(".*").removesuffix(".weight")
+    names = {name, _PREFIXES.sub("", name)}
+    if _GLOB.search(text):
+        parents = {parent for each in names for parent in _ancestors(each)}
+        return any(fnmatchcase(parent, text) for parent in parents)
+    bare = _PREFIXES.sub("", text).strip(".")
+    return bool(bare) and any(f".{bare}." in f".{each}." for each in names)
+
+
+def _meant(model: Model, reading: Reading) -> dict[str, Treatment]:
+    layers = {module.name: layer.name for layer in reading.layers for module in layer.modules}
+    members: dict[str, list[str]] = defaultdict(list)
+    for module in model.modules:
+        members[module.group].append(module.name)
+    named: dict[str, list[Module]] = defaultdict(list)
+    for module in model.modules:
+        for name in _names(module, layers):
+            named[name].append(module)
+    found: dict[str, Treatment] = {}
+    for pattern in sorted(reading.patterns, key=_rank):
+        for module in named.get(pattern.text) or _meant_by(pattern.text, named):
+            found.update(dict.fromkeys(members[module.group], pattern.says))
+    return found
+
+
+def _meant_by(text: str, named: Mapping[str, Sequence[Module]]) -> Iterator[Module]:
+    is_class = text.lower() in CLASSES
+    for name, modules in named.items():
+        if is_class or means(text, name):
+            yield from modules
+
+
+def _names(module: Module, layers: Mapping[str, str]) -> set[str]:
+    """In the files, in transformers, and that of the layer that it is run in."""
+    return {module.name, module.runtime, layers.get(module.name, module.name)}
+
+
+def _rank(pattern: Pattern) -> tuple[bool, bool]:
+    """What comes last wins."""
+    return pattern.says == "bf16", pattern.text.lower() not in CLASSES
+
+
+def _ancestors(name: str) -> set[str]:
+    parts = name.split(".")
+    return {".".join(parts[:depth]) for depth in range(1, len(parts) + 1)}

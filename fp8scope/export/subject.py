@@ -1,0 +1,174 @@
+"""What is checked: a plan, a checkpoint folder, or a config that somebody wrote.
+
+Only config files and the headers of safetensors are read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fp8scope.artefacts.plan import FORMAT
+from fp8scope.artefacts.plan_file import read_plan
+from fp8scope.checkpoint.inventory import INDEX, SINGLE, read_inventory
+from fp8scope.checkpoint.linears import linears
+from fp8scope.errors import BadInput, one_line
+from fp8scope.export.consumer import CannotRead, Config
+from fp8scope.export.model import Model, planned_model
+
+CONFIG = "config.json"
+METADATA = "hf_quant_config.json"
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, what it should run in, and the configs that a consumer would find.
+
+    `says`: where `model`'s `wanted` comes from, for people (`plan.json`, `the tensors of …`); empty
+    where nobody said. `configs` by the file they came from; none of a plan, which has its own made.
+    """
+
+    model: Model
+    configs: Mapping[str, Config]
+    says: str
+
+
+def read_subject(path: Path, model: Path | None) -> Subject:
+    """Read what `path` is, with the modules of `model` (a folder or a plan) where it is a config.
+
+    Raises BadInput and what reading plans and checkpoints raises.
+    """
+    if path.is_dir():
+        return _checkpoint(path, model)
+    data = _parsed(path)
+    if _is_plan(data):
+        return Subject(planned_model(read_plan(path)), {}, path.name)
+    home = path.parent if model is None and _has_weights(path.parent) else model
+    if home is None:
+        what = f"{path} is a config, which does not say what modules the model has"
+        raise BadInput(what, "give the model's folder or its plan with --model")
+    quantization = data.get("quantization_config", data) if isinstance(data, dict) else data
+    config = Config(recognised(quantization, path), quantization, str(path))
+    known, says = _modules(home, trust_tensors=model is None)
+    return Subject(known, {path.name: config}, says)
+
+
+def recognised(data: Any, path: Path) -> str:
+    """Which form of config this is. Raises CannotRead for none that we know."""
+    if isinstance(data, list) and all(isinstance(entry, str) for entry in data):
+        return "list"
+    if isinstance(data, dict):
+        for form, is_it in _FORMS.items():
+            if is_it(data):
+                return form
+    what = f"{path} holds no quantization config that fp8scope knows"
+    raise CannotRead(what, f"it reads {', '.join(_FORMS)}, plans and checkpoints")
+
+
+def _method(*names: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda data: str(data.get("quant_method", "")).lower() in names
+
+
+_FORMS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "hf-quant-config": lambda d: (
+        "quant_algo" in d or isinstance(d.get("quantization"), dict) or _method("modelopt")(d)
+    ),
+    "compressed-tensors": lambda d: _method("compressed-tensors")(d) or "config_groups" in d,
+    "torchao": _method("torchao"),
+    "fp8": lambda d: _method("fp8")(d) and not {"modules_to_not_convert"} & set(d),
+    "transformers": lambda d: "modules_to_not_convert" in d,
+    "modelopt": lambda d: "quant_cfg" in d or "quantize" in d,
+    "llm-compressor": lambda d: any("Modifier" in key for key in _keys(d)),
+    "transformer-engine": lambda d: "transformer_engine" in _keys(d),
+    "trtllm": lambda d: "quant_config" in d or "kv_cache_config" in d,
+    "vllm": lambda d: bool({"targets", "linear", "moe"} & set(d)),
+}
+
+
+def _keys(data: Any) -> set[str]:
+    """Every key, at any depth."""
+    if isinstance(data, dict):
+        return set(map(str, data)).union(*map(_keys, data.values()))
+    return set().union(*map(_keys, data)) if isinstance(data, list) else set()
+
+
+def _checkpoint(folder: Path, model: Path | None) -> Subject:
+    config = _object(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    found = {}
+    if isinstance(own := config.get("quantization_config"), dict):
+        path = folder / CONFIG
+        found[CONFIG] = Config(recognised(own, path), own, f"quantization_config of {path}")
+    if (folder / METADATA).is_file():
+        metadata = _object(folder / METADATA)
+        path = folder / METADATA
+        found[METADATA] = Config(recognised(metadata, path), metadata, str(path))
+    if not found:
+        what = f"{folder} has no quantization_config in {CONFIG}, and no {METADATA}"
+        raise BadInput(what, "give a quantized checkpoint, a plan or a config")
+    known, says = _modules(model or folder, trust_tensors=True)
+    return Subject(known, found, says)
+
+
+def _modules(home: Path, *, trust_tensors: bool) -> tuple[Model, str]:
+    """The modules of a plan or a folder, and who says what they should run in.
+
+    A folder's own plan says it, else its tensors where they are what the config is about.
+    """
+    if not home.exists():
+        raise BadInput(f"there is no {home}", "give the model's folder or its plan with --model")
+    if home.is_file():
+        if not _is_plan(_parsed(home)):
+            raise BadInput(f"{home} is no plan", "give the model's folder or its plan with --model")
+        return planned_model(read_plan(home)), home.name
+    if trust_tensors and (home / PLAN).is_file():
+        return planned_model(read_plan(home / PLAN)), str(home / PLAN)
+    config = _object(home / CONFIG)
+    found = Model(
+        name=home.name,
+        architecture=next(iter(config.get("architectures") or ()), ""),
+        model_type=str(config.get("model_type", "")),
+        modules=linears(read_inventory(home), config),
+    )
+    if not found.modules:
+        raise BadInput(f"{home} holds no linear layers", "give the folder of a language model")
+    if not trust_tensors:
+        return found.with_wanted(lambda _: None), ""
+    return found, f"the tensors of {home}"
+
+
+def _has_weights(folder: Path) -> bool:
+    return (folder / SINGLE).is_file() or (folder / INDEX).is_file()
+
+
+def _is_plan(data: Any) -> bool:
+    return isinstance(data, dict) and data.get("format") == FORMAT
+
+
+def _object(path: Path) -> dict[str, Any]:
+    data = _parsed(path)
+    if not isinstance(data, dict):
+        raise BadInput(f"{path}: not a JSON object", "check the file")
+    return data
+
+
+def _parsed(path: Path) -> Any:
+    """JSON, YAML, or lines of names."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError as error:
+        raise BadInput(f"there is no {path}", "check the path") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} cannot be read ({one_line(error)})", "check the file") from error
+    if path.suffix == ".txt":
+        lines = (line.strip() for line in text.splitlines())
+        return [line for line in lines if line and not line.startswith("#")]
+    try:
+        return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise BadInput(f"{path} is neither JSON nor YAML ({one_line(error)})", "mend it") from error
