@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -10,6 +11,19 @@ from fp8scope.cli.documents import chosen_form, write_form
 from fp8scope.cli.interrupts import Interrupts
 from fp8scope.cli.show import console, print_json
 from fp8scope.errors import BadInput, GateFailed
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    subject: Path
+    consumer: str
+    version: str | None
+    model: Path | None
+    form: str
+    output: Path | None
+    whole: bool
+    force: bool
+    as_json: bool
 
 
 @click.command(name="check", short_help="What an engine will really do with an exclusion list.")
@@ -27,20 +41,7 @@ from fp8scope.errors import BadInput, GateFailed
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 @click.pass_obj
-def command(
-    interrupts: Interrupts,
-    /,
-    subject: Path,
-    consumer: str,
-    version: str | None,
-    model: Path | None,
-    form: str,
-    output: Path | None,
-    *,
-    whole: bool,
-    force: bool,
-    as_json: bool,
-) -> None:
+def command(interrupts: Interrupts, /, **options: object) -> None:
     """Prove what CONSUMER will run every layer in, given a plan, a checkpoint's folder or a config
     that somebody wrote, and name every entry of a list that does nothing, too much or half.
     Exit code 1 on any difference.
@@ -53,18 +54,21 @@ def command(
     from fp8scope.export.checking import check
     from fp8scope.report.proof import check_json, check_page, check_sentence
 
-    checked = check(subject, consumer, version=version, model=model, form=form)
-    if as_json:
+    asked = _Arguments(**options)  # type: ignore[arg-type]  # click has checked them
+    checked = check(
+        asked.subject, asked.consumer, version=asked.version, model=asked.model, form=asked.form
+    )
+    if asked.as_json:
         print_json(check_json(checked))
     else:
-        console().print(check_page(checked, whole=whole))
-    if output is not None and checked.corrected is not None:
-        chosen = chosen_form(checked.corrected, "", output)
-        write_form(chosen, output, interrupts, force=force)
+        console().print(check_page(checked, whole=asked.whole))
+    if asked.output is not None and checked.corrected is not None:
+        chosen = chosen_form(checked.corrected, "", asked.output)
+        write_form(chosen, asked.output, interrupts, force=asked.force)
     if checked.proof.holds:
-        if output is not None:
+        if asked.output is not None:
             raise BadInput("there is nothing to mend, so nothing was written", "leave out -o")
         return
-    offered = checked.corrected is not None and output is None
+    offered = checked.corrected is not None and asked.output is None
     remedy = "-o FILE writes what works" if offered else "see above"
     raise GateFailed(f"{checked.consumer}: {check_sentence(checked)}".rstrip("."), remedy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -89,25 +90,23 @@ def _check_configs(subject: Subject, reader: Consumer, version: str) -> Checked:
     proof = prove(reading)
     others = [other for other in subject.configs.values() if other is not config]
     for other in others:
-        proof = replace(proof, faults=(*proof.faults, *_disagreement(reader, proof, other, model)))
+        try:
+            told = prove(_read(reader, other, model, version))
+        except CannotRead:
+            continue  # a form that is not for this consumer
+        proof = replace(proof, faults=(*proof.faults, *_disagreement(reader, proof, other, told)))
     checked = _checked(reader, version, config, says, proof)
     return checked if proof.holds else _with_correction(checked, reader, config, model)
 
 
-def _disagreement(reader: Consumer, proof: Proof, other: Config, model: Model) -> tuple[Fault, ...]:
-    """Metadata in two files: engines believe one or the other, so both must say the same."""
-    try:
-        reading = _read(reader, other, model, reader.versions[-1])
-    except CannotRead as refusal:
-        return (Fault("different", f"{other.source} cannot be read: {refusal.what}"),)
-    told = {row.layer.name: row.outcome.treatment for row in prove(reading).rows}
-    apart = [
-        row.layer.name for row in proof.rows if told.get(row.layer.name) != row.outcome.treatment
-    ]
-    if not apart:
-        return ()
-    what = f"{other.source} says otherwise of {len(apart)} layers ({apart[0]}); {reader.name}"
-    return (Fault("different", f"{what} does not read it, others do", tuple(apart)),)
+def _disagreement(reader: Consumer, proof: Proof, other: Config, told: Proof) -> Iterator[Fault]:
+    """Metadata in two files: consumers believe one or the other, so both must say the same."""
+    runs = {row.layer.name: row.outcome.treatment for row in told.rows}
+    apart = [r.layer.name for r in proof.rows if runs.get(r.layer.name) != r.outcome.treatment]
+    if apart:
+        what = f"{other.source} says otherwise of {len(apart)} layers, such as {apart[0]}"
+        sentence = f"{what}: {reader.name} believes {reader.believes}, others do not"
+        yield Fault("different", sentence, tuple(apart))
 
 
 def _with_correction(checked: Checked, reader: Consumer, config: Config, model: Model) -> Checked:
