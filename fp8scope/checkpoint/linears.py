@@ -24,7 +24,7 @@ BLOCK = 128
 _EXPERT = re.compile(r"(?P<experts>.+\.experts)\.(?P<number>\d+)\.(?P<part>[^.]+)$")
 _STACK = re.compile(r"(?P<experts>.+\.experts)\.(?P<part>[^.]*proj[^.]*)$")
 _EMBEDDINGS = re.compile(
-    r"(^|\.)(embed\w*|wte|wpe|word_embeddings\w*|position_embedding\w*|pos_embed\w*"
+    r"(^|\.)(embed(?!_out)\w*|wte|wpe|word_embeddings\w*|position_embedding\w*|pos_embed\w*"
     r"|token_embedding\w*|shared|relative_attention_bias)$"
 )
 _STACKED = {"w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"}

@@ -111,6 +111,9 @@ def _checkpoint(folder: Path, model: Path | None) -> Subject:
     if not found:
         what = f"{folder} has no quantization_config in {CONFIG}, and no {METADATA}"
         raise BadInput(what, "give a quantized checkpoint, a plan or a config")
+    if model is not None and model.is_dir():
+        what = f"{folder} is a checkpoint, which has its own modules"
+        raise BadInput(what, "leave out --model, or give the plan that it was built from")
     known, says = _modules(model or folder, trust_tensors=True)
     return Subject(known, found, says)
 
