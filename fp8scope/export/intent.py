@@ -20,6 +20,7 @@ from fp8scope.export.model import Model
 CLASSES = {"linear", "linearbase", "columnparallellinear", "rowparallellinear"}
 _PREFIXES = re.compile(r"^((model|language_model|transformer|decoder)\.)+")
 _GLOB = re.compile(r"[*?\[]")
+_QUANTIZER = re.compile(r"(?<=\w)[._](weight|input|output)_quantizers?(\.\d+)?$")  # ModelOpt's
 
 
 def intended(model: Model, reading: Reading) -> Model:
@@ -59,7 +60,7 @@ def means(text: str, name: str) -> bool:
             return False
     if re.search(r"\d\*$", text):  # the star was to reach what lies inside
         text = text[:-1]
-    text = text.removesuffix(".*").removesuffix(".weight")
+    text = _QUANTIZER.sub("", text.removesuffix(".*").removesuffix(".weight"))
     names = {name, _PREFIXES.sub("", name)}
     if _GLOB.search(text):
         parents = {parent for each in names for parent in _ancestors(each)}
