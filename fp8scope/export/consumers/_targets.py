@@ -80,16 +80,26 @@ def hits(target: str, name: str, classes: Iterable[str]) -> bool:
     return target == name or target in classes
 
 
-def checked(targets: Targets, source: str) -> Targets:
-    """The same. Raises CannotRead for an expression that is none, at which the library raises."""
-    for target in (*targets.asks, *targets.ignore):
-        if target.startswith("re:"):
-            try:
-                re.compile(target.removeprefix("re:"))
-            except re.error as error:
-                what = f"{source}: “{target}” is no regular expression ({error})"
-                raise CannotRead(what, "globs need `re:.*`, not `re:*`") from error
-    return targets
+def check(targets: Targets, modules: Mapping[str, Iterable[str]], source: str) -> None:
+    """Goes over all modules, by name with their classes, and over what holds them, as the library.
+
+    Raises CannotRead where it meets an expression that is none. It may never meet it: what an
+    earlier entry has matched is not compared with a later one.
+    """
+    for name, classes in ({"": OTHER} | dict(modules)).items():
+        try:
+            targets.treatment(name, classes)
+        except re.error as error:
+            what = f"{source}: “re:{error.pattern!s}” is no regular expression ({error.msg})"
+            raise CannotRead(what, "a glob's `*` is `.*` in one") from error
+
+
+def may_hit(target: str, name: str, classes: Iterable[str]) -> bool:
+    """`hits`; an expression that is none hits nothing."""
+    try:
+        return hits(target, name, classes)
+    except re.error:
+        return False
 
 
 def preset(name: str, source: str, newer: Collection[str] = ()) -> Treatment:

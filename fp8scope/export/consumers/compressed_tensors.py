@@ -72,13 +72,15 @@ class _Loading(Reading):
         self._model = model
         self.layers = runtime.layers(model)
         self._layers = {layer.name: layer for layer in self.layers}
+        modules = {layer.name: self._classes(layer.name) for layer in self.layers}
+        _targets.check(self._targets, modules, config.source)
         # engines find experts by these names; transformers has no such modules
         apart = {m.name for m in model.modules if m.kind == "expert"} - set(self._layers)
         patterns = self._targets.patterns()
         self.patterns = tuple(pattern for pattern in patterns if pattern.text not in apart)
 
     def hits(self, pattern: Pattern, name: str) -> bool:
-        return _targets.hits(pattern.text, name, self._classes(name))
+        return _targets.may_hit(pattern.text, name, self._classes(name))
 
     def outcome(self, layer: Layer) -> Outcome:
         if layer.kind == "experts":
@@ -100,7 +102,7 @@ class _Loading(Reading):
 def _parsed(config: Config) -> _targets.Targets:
     asks = tuple(_targets.groups(config.data.get("config_groups"), config.source, NEWER))
     ignore = _targets.names(config.data.get("ignore"), "ignore", config.source)
-    return _targets.checked(_targets.Targets(asks, ignore), config.source)
+    return _targets.Targets(asks, ignore)
 
 
 CONSUMER = Consumer(

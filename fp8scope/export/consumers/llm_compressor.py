@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -32,7 +32,23 @@ from fp8scope.export.metadata import SCHEMES
 from fp8scope.export.model import Model, Module, Treatment
 from fp8scope.export.refusals import refuse
 
-QUANTIZERS = {"QuantizationModifier", "GPTQModifier", "AutoRoundModifier"}
+_EVERY = {
+    "bypass_divisibility_checks", "config_groups", "end", "ended_", "finalized_", "ignore", "index",
+    "initialized_", "input_observer", "kv_cache_scheme", "observer", "output_observer",
+    "requires_calibration_data", "scheme", "start", "started_", "targets", "update",
+    "weight_observer",
+}  # fmt: skip
+QUANTIZERS = {  # with their arguments
+    "QuantizationModifier": _EVERY,
+    "GPTQModifier": _EVERY | {"actorder", "batched_quantization", "block_size", "dampening_frac"},
+    "AutoRoundModifier": _EVERY
+    | {"batch_size", "device_ids", "disable_opt_rtn", "enable_torch_compile", "iters", "lr"},
+}
+OTHERS = {
+    "AWQModifier", "ConstantPruningModifier", "LogarithmicEqualizationModifier",
+    "MagnitudePruningModifier", "Modifier", "QuIPModifier", "REAPPruningModifier",
+    "SmoothQuantModifier", "SparseGPTModifier", "SpinQuantModifier", "WandaPruningModifier",
+}  # fmt: skip
 SAID = {"config_groups", "targets", "ignore", "scheme", "kv_cache_scheme"}
 PRESET_OF: dict[Treatment, str] = {
     "fp8_tensor": "FP8",
@@ -83,31 +99,28 @@ def _listed(model: Model, treatment: Treatment) -> list[str]:
 
 
 def _spelled(module: Module) -> Iterator[str]:
-    """Its name. Of experts stacked in the files nobody says how many there are: all, by `re:`."""
-    if not _is_stack(module):
-        yield _name(module)
+    """Its names. Of experts stacked in the files nobody says how many there are: all, by `re:`."""
+    if module.kind != "expert" or _EXPERT.match(module.name):
+        yield from _names(module)
         return
     experts, _, stack = module.runtime.rpartition(".")
-    parts = ("gate_proj", "up_proj") if stack == "gate_up_proj" else (stack,)
-    for part in parts:
+    for part in _parts(stack):
         yield rf"re:^{re.escape(experts)}\.\d+\.{part}$"
 
 
-def _is_stack(module: Module) -> bool:
-    return module.kind == "expert" and _EXPERT.match(module.name) is None
-
-
-def _name(module: Module) -> str:
-    """The module's that llm-compressor quantizes; of stacks, the first expert's stands for all."""
-    if module.kind != "expert":
-        return module.runtime
-    apart = _EXPERT.match(module.name)
-    if _EXPERT.match(module.runtime):
-        return module.runtime
+def _names(module: Module) -> tuple[str, ...]:
+    """Of the modules that llm-compressor quantizes; the first expert of a stack stands for all."""
+    if module.kind != "expert" or _EXPERT.match(module.runtime):
+        return (module.runtime,)
     experts, _, stack = module.runtime.rpartition(".")
-    if apart is None:
-        return f"{experts}.0.{'gate_proj' if stack == 'gate_up_proj' else stack}"
-    return f"{experts}.{apart['number']}.{_PARTS.get(apart['part'], apart['part'])}"
+    if apart := _EXPERT.match(module.name):
+        part = _PARTS.get(apart["part"], apart["part"])
+        return (f"{experts}.{apart['number']}.{part}",)
+    return tuple(f"{experts}.0.{part}" for part in _parts(stack))
+
+
+def _parts(stack: str) -> tuple[str, ...]:
+    return ("gate_proj", "up_proj") if stack == "gate_up_proj" else (stack,)
 
 
 def read(config: Config, model: Model, version: str) -> Reading:
@@ -119,18 +132,19 @@ class _Oneshot(Reading):
     def __init__(self, config: Config, model: Model) -> None:
         self._modifiers = tuple(_modifiers(config))
         self._model = model
-        layers = {_name(module): module for module in reversed(model.modules)}
+        self._layers = {name: module for module in model.modules for name in _names(module)}
         self.layers = tuple(
-            Layer(name, (layers[name],), (), _kind(layers[name]))
-            for name in dict.fromkeys(map(_name, model.modules))
+            Layer(name, (module,), (), _kind(module)) for name, module in self._layers.items()
         )
-        self._layers = layers
+        modules = {name: self._classes(name) for name in self._layers}
+        for _, targets in self._modifiers:
+            _targets.check(targets, modules, config.source)
         self.patterns = tuple(
             pattern for name, targets in self._modifiers for pattern in targets.patterns(f"{name} ")
         )
 
     def hits(self, pattern: Pattern, name: str) -> bool:
-        return _targets.hits(pattern.text, name, self._classes(name))
+        return _targets.may_hit(pattern.text, name, self._classes(name))
 
     def outcome(self, layer: Layer) -> Outcome:
         if not self._modifiers:
@@ -152,8 +166,8 @@ class _Oneshot(Reading):
         return _targets.OTHER
 
 
-def _kind(module: Module) -> Any:
-    return {"expert": "experts", "lm_head": "lm_head"}.get(module.kind, "linear")
+def _kind(module: Module) -> Literal["linear", "lm_head"]:
+    return "lm_head" if module.kind == "lm_head" else "linear"
 
 
 def _modifiers(config: Config) -> Iterator[tuple[str, _targets.Targets]]:
@@ -167,16 +181,20 @@ def _modifiers(config: Config) -> Iterator[tuple[str, _targets.Targets]]:
             if str(group).endswith("_modifiers") and isinstance(modifiers, Mapping):
                 for name, arguments in modifiers.items():
                     if name in QUANTIZERS:
-                        yield name, _targets.checked(_asked(arguments, config), config.source)
+                        yield name, _asked(name, arguments, config.source)
+                    elif name not in OTHERS:
+                        what = f"{config.source}: there is no modifier {name}"
+                        raise CannotRead(what, f"such as {', '.join(QUANTIZERS)}")
 
 
-def _asked(arguments: Any, config: Config) -> _targets.Targets:
-    source = config.source
+def _asked(name: str, arguments: Any, source: str) -> _targets.Targets:
     if not isinstance(arguments, Mapping):
-        raise CannotRead(f"{source}: a modifier has no arguments", "give it a scheme")
+        raise CannotRead(f"{source}: {name} has no arguments", "give it a scheme")
+    if unknown := arguments.keys() - QUANTIZERS[name]:
+        raise CannotRead(f"{source}: {name} has no {', '.join(sorted(unknown))}", "leave it out")
     scheme, groups = arguments.get("scheme"), arguments.get("config_groups")
     if not SAID & {key for key, value in arguments.items() if value not in (None, [])}:
-        raise CannotRead(f"{source}: a quantizing modifier says nothing", "give it a scheme")
+        raise CannotRead(f"{source}: {name} says nothing", "give it a scheme")
     if scheme is not None and groups is not None:
         raise CannotRead(f"{source}: both `scheme` and `config_groups` are given", "give either")
     targets = _some(arguments.get("targets", ["Linear"]), "targets", source)
@@ -185,9 +203,9 @@ def _asked(arguments: Any, config: Config) -> _targets.Targets:
         treatment = _targets.preset(scheme, source)
         asks = [(target, treatment) for target in targets]
     elif isinstance(scheme, Mapping):
-        for name, listed in scheme.items():
-            treatment = _targets.preset(str(name), source)
-            asks += [(each, treatment) for each in _some(listed, f"scheme.{name}", source)]
+        for key, listed in scheme.items():
+            treatment = _targets.preset(str(key), source)
+            asks += [(each, treatment) for each in _some(listed, f"scheme.{key}", source)]
     elif groups is not None:
         asks = list(_targets.groups(groups, source))
     ignore = _targets.names(arguments.get("ignore"), "ignore", source)
