@@ -74,10 +74,10 @@ class _Loading(Reading):
         self._layers = {layer.name: layer for layer in self.layers}
         modules = {layer.name: self._classes(layer.name) for layer in self.layers}
         _targets.check(self._targets, modules, config.source)
-        # engines find experts by these names; transformers has no such modules
-        apart = {m.name for m in model.modules if m.kind == "expert"} - set(self._layers)
+        # engines go by these names, of which transformers has no modules
+        files = {module.name for module in model.modules} - set(self._layers)
         patterns = self._targets.patterns()
-        self.patterns = tuple(pattern for pattern in patterns if pattern.text not in apart)
+        self.patterns = tuple(pattern for pattern in patterns if pattern.text not in files)
 
     def hits(self, pattern: Pattern, name: str) -> bool:
         return _targets.may_hit(pattern.text, name, self._classes(name))
