@@ -10,6 +10,7 @@ import pytest
 
 from fp8scope.export.consumer import CannotExpress, CannotRead, Config, Outcome, Reading
 from fp8scope.export.consumers import compressed_tensors
+from fp8scope.export.intent import intended
 from fp8scope.export.metadata import SCHEMES
 from fp8scope.export.model import Model
 from fp8scope.export.proof import prove
@@ -40,7 +41,9 @@ def test_written_files(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [LLAMA, planned(mixtral(), "fp8_token", EXPERTS)], ids=["llama", "mixtral"]
+    "model",
+    [LLAMA, MIXTRAL, planned(mixtral(), "fp8_token", EXPERTS)],
+    ids=["llama", "mixtral", "bf16-experts"],
 )
 def test_written_files_do_just_what_is_wanted(model: Model) -> None:
     document = compressed_tensors.write(model)
@@ -58,12 +61,25 @@ def test_every_linear_is_named_once_and_fused_groups_are_whole() -> None:
         assert len(groups) == len(set(groups))
 
 
-def test_stacked_experts_are_not_quantized_by_the_library() -> None:
+def test_stacked_experts_are_loaded_by_their_scales() -> None:
     document = compressed_tensors.write(MIXTRAL)
-    proof = prove(compressed_tensors.read(config("compressed-tensors", document), MIXTRAL, ""))
-    (fault,) = proof.faults
-    assert fault.layers == (f"{EXPERTS[0]}.gate_up_proj", f"{EXPERTS[0]}.down_proj")
-    assert "stacked experts are no nn.Linear" in fault.sentence
+    reading = compressed_tensors.read(config("compressed-tensors", document), MIXTRAL, "")
+    assert prove(reading).holds
+    assert _outcomes(reading)[f"{EXPERTS[0]}.down_proj"].treatment == "fp8_tensor"
+    unknown = MIXTRAL.with_wanted(lambda _: None)
+    reading = compressed_tensors.read(config("compressed-tensors", document), unknown, "")
+    meant = intended(unknown, reading)
+    assert [m.wanted for m in meant.modules] == [m.wanted for m in MIXTRAL.modules]
+
+
+def test_stacked_experts_in_blocks_cannot_be_loaded() -> None:
+    model = planned(mixtral(), "fp8_block")
+    document = compressed_tensors.write(model)
+    proof = prove(compressed_tensors.read(config("compressed-tensors", document), model, ""))
+    assert {row.layer.name for row in proof.differences} == {
+        f"{experts}.{stack}" for experts in EXPERTS for stack in ("gate_up_proj", "down_proj")
+    }
+    assert "cannot load stacked experts with block scales" in proof.faults[0].sentence
 
 
 def test_classes_exact_names_and_expressions() -> None:

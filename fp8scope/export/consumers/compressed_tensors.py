@@ -2,12 +2,14 @@
 
 What is written names what lies in the files, as engines take it. What is read here is what the
 library itself does when transformers loads a checkpoint with it: names are those of transformers'
-modules, nothing is fused, and only an nn.Linear is ever quantized.
+modules, nothing is fused, and only an nn.Linear is ever quantized. Stacked experts are none:
+transformers multiplies those that have scales with them, whatever the lists say.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from fp8scope.export import runtime
 from fp8scope.export.consumer import (
@@ -27,6 +29,7 @@ from fp8scope.export.model import Model
 from fp8scope.export.refusals import refuse
 
 CACHE = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False, "symmetric": True}
+BLOCK = 128
 NEWER = ("MXFP4XFP8", "MXFP6A16", "MXFP6A8")  # presets since 0.20
 
 
@@ -70,27 +73,36 @@ class _Loading(Reading):
     def __init__(self, config: Config, model: Model) -> None:
         self._targets = _parsed(config)
         self._model = model
-        self.layers = runtime.layers(model)
+        self.layers = tuple(map(_with_files, runtime.layers(model)))
         self._layers = {layer.name: layer for layer in self.layers}
         modules = {layer.name: self._classes(layer.name) for layer in self.layers}
         _targets.check(self._targets, modules, config.source)
-        # engines go by these names, of which transformers has no modules
-        files = {module.name for module in model.modules} - set(self._layers)
-        patterns = self._targets.patterns()
-        self.patterns = tuple(pattern for pattern in patterns if pattern.text not in files)
+        self.patterns = tuple(self._targets.patterns())
 
     def hits(self, pattern: Pattern, name: str) -> bool:
         return _targets.may_hit(pattern.text, name, self._classes(name))
 
     def outcome(self, layer: Layer) -> Outcome:
         if layer.kind == "experts":
-            return Outcome("bf16", note="stacked experts are no nn.Linear, and are not quantized")
+            return self._experts(layer)
         treatment = self._targets.treatment(layer.name, self._classes(layer.name))
         if treatment is None:
             return Outcome("bf16")
         if not runtime.is_linear_class(self._model, layer.modules[0]):
             return Outcome("bf16", note="it is no nn.Linear, and others are not quantized")
         return Outcome(treatment)
+
+    def _experts(self, layer: Layer) -> Outcome:
+        """Stored as is wanted of them, or as the lists mean them, who name what lies in the files.
+
+        Their scales are not spread over blocks.
+        """
+        first = layer.modules[0]
+        meant = self._targets.treatment(first.name, _targets.LINEAR)
+        treatment = first.wanted or meant or "bf16"
+        if treatment == "fp8_block" and max(first.out_features, first.in_features) > BLOCK:
+            return Outcome(None, error="transformers cannot load stacked experts with block scales")
+        return Outcome(treatment, note="experts are loaded by their scales, not by these lists")
 
     def _classes(self, name: str) -> tuple[str, ...]:
         layer = self._layers.get(name)
@@ -103,6 +115,12 @@ def _parsed(config: Config) -> _targets.Targets:
     asks = tuple(_targets.groups(config.data.get("config_groups"), config.source, NEWER))
     ignore = _targets.names(config.data.get("ignore"), "ignore", config.source)
     return _targets.Targets(asks, ignore)
+
+
+def _with_files(layer: Layer) -> Layer:
+    """The files' names as well where they are others: engines go by them, so lists name them."""
+    files = (module.name for module in layer.modules if module.name != layer.name)
+    return replace(layer, shards=tuple(files))
 
 
 CONSUMER = Consumer(
