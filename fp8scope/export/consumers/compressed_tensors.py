@@ -76,11 +76,11 @@ class _Loading(Reading):
         self.layers = tuple(map(_with_files, runtime.layers(model)))
         self._layers = {layer.name: layer for layer in self.layers}
         modules = {layer.name: self._classes(layer.name) for layer in self.layers}
-        _targets.check(self._targets, modules, config.source)
+        self._targets.check(modules, config.source)
         self.patterns = tuple(self._targets.patterns())
 
     def hits(self, pattern: Pattern, name: str) -> bool:
-        return _targets.may_hit(pattern.text, name, self._classes(name))
+        return _targets.hits(pattern.text, name, self._classes(name))
 
     def outcome(self, layer: Layer) -> Outcome:
         if layer.kind == "experts":
