@@ -82,6 +82,16 @@ def test_stacked_experts_in_blocks_cannot_be_loaded() -> None:
     assert "cannot load stacked experts with block scales" in proof.faults[0].sentence
 
 
+def test_a_class_does_not_mean_what_is_none_of_it() -> None:
+    """Nobody who says Linear means routers, which are no linears in transformers 5."""
+    model = mixtral().with_wanted(lambda _: None)
+    reading = _read(model, {"FP8": ["Linear"]}, ["lm_head"])
+    meant = intended(model, reading)
+    assert {m.wanted for m in meant.modules if m.kind == "router"} == {"bf16"}
+    assert {m.wanted for m in meant.modules if m.kind == "linear"} == {"fp8_tensor"}
+    assert prove(_read(meant, {"FP8": ["Linear"]}, ["lm_head"])).holds
+
+
 def test_classes_exact_names_and_expressions() -> None:
     ignore = ["lm_head", DOWN0]
     assert prove(_read(PLAIN, {"FP8": ["Linear"]}, ignore)).holds
