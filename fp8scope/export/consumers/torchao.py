@@ -98,27 +98,25 @@ def _words(treatment: Treatment) -> dict[str, str] | None:
 
 def _python(model: Model, chosen: Mapping[str, Treatment]) -> str:
     used = [treatment for treatment in GRANULARITY if treatment in chosen.values()]
-    head = [f"# {SAYS['online config']}: torchao 0.18, names of {model.name} in transformers 5"]
+    lines = [f"# {SAYS['online config']}", f"# torchao 0.18; names of {model.name}, transformers 5"]
     if model.folded:
-        head.append("# fold smoothing into the BF16 model first: these configs do not")
-    imports = ["FqnToConfig"]
-    if used:
-        imports += [FLOAT8, "PerRow", "PerTensor"]
-    lines = [
+        lines.append("# fold smoothing into the BF16 model first: these configs do not")
+    lines += [
         "from collections import OrderedDict",
         "",
-        *(f"from torchao.quantization import {name}" for name in sorted(imports)),
+        "from torchao.quantization import FqnToConfig",
     ]
-    if "fp8_block" in used:
-        lines.append("from torchao.quantization.granularity import PerBlock")
-    lines.append("")
-    lines += [f"{name} = {FLOAT8}(granularity={GRANULARITY[name]})" for name in used]
+    if used:
+        lines.append(f"from torchao.quantization import {FLOAT8}")
+    kinds = {re.findall(r"\w+", GRANULARITY[treatment])[0] for treatment in used}
+    lines += [f"from torchao.quantization.granularity import {kind}" for kind in sorted(kinds)]
+    lines += ["", *(f"{name} = {FLOAT8}(granularity={GRANULARITY[name]})" for name in used)]
     lines += ["config = FqnToConfig(", "    OrderedDict(", "        {"]
     for name, treatment in chosen.items():
         lines.append(
             f"            {json.dumps(name)}: {None if treatment == 'bf16' else treatment},"
         )
-    return "\n".join([*head, *lines, "        }", "    )", ")"]) + "\n"
+    return "\n".join([*lines, "        }", "    )", ")"]) + "\n"
 
 
 # As config.json holds it
@@ -301,11 +299,13 @@ class _QuantizeReading(_Reading):
         if len(parts) > 1 and all(self.configs.get(part) == "bf16" for part in parts):
             what = "quantize_ raises IndexError (pop index out of range)"
             return Outcome(None, f"{what} where both stacks of {module} are None; leave them out")
-        for parent in _parents(module):
+        for parent in _parents(module):  # quantize_ meets the outermost first
             if self._of_module(parent) not in {None, "bf16"}:
                 whole = parent or "the model itself"
                 return Outcome(None, f"quantize_ raises AssertionError: {whole} has no weight")
-        if any(part in self.configs or self._matching(part) for part in parts):
+        exact = any(part in self.configs for part in parts)
+        named = module in self.configs and not exact
+        if exact or (not named and any(self._matching(part) for part in parts)):
             return self._of_parameter(parameter)
         chosen = self._of_module(module)
         if chosen is None:
@@ -347,9 +347,9 @@ class _TransformersReading(_Reading):
 
 
 def _parents(name: str) -> Iterator[str]:
-    while name:
-        name = name.rpartition(".")[0]
-        yield name
+    """Of the whole model, which is "", down to what holds `name`."""
+    parts = name.split(".")
+    return (".".join(parts[:depth]) for depth in range(len(parts)))
 
 
 CONSUMER = Consumer(

@@ -203,11 +203,12 @@ def _text(model: Model, naming: str, data: Mapping[str, Any]) -> str:
     named = {
         "yaml": "each nn.Linear of the transformers model became a te.Linear",
         "transformer-layer": "blocks are te.TransformerLayer, with layer_number from 1",
-        "megatron": "Megatron-Core, whose blocks count from 1",
+        "megatron": "Megatron-Core runs it, whose blocks count from 1",
     }
     head = [
-        f"# {SAYS['online config']}: Transformer Engine's debug config for {model.name}",
-        f"# names: {named[naming]}, after debug_api.infer_and_assign_layer_names(model)",
+        f"# {SAYS['online config']}",
+        f"# Transformer Engine's debug config for {model.name}; names where {named[naming]},",
+        "# after debug_api.infer_and_assign_layer_names(model)",
     ]
     if model.folded:
         head.append("# fold smoothing into the BF16 model first: the recipe does not")
@@ -220,6 +221,7 @@ class _Section:
     name: str
     where: Mapping[str, Any]
     features: Mapping[str, Any]
+    acts: bool  # has any features at all; without, it is as if it matched nothing
 
     def entries(self) -> Iterator[tuple[str, str]]:
         """Each kind of entry, and what it says."""
@@ -298,7 +300,9 @@ def _section(name: str, data: Any, source: str) -> _Section | None:
     for feature in features:
         if feature not in DISABLE | DISABLE_GEMM | CHANGE | WATCH:
             raise CannotRead(f"{where}: there is no feature {feature}", "mend its name")
-    return _Section(name, layers, features)
+    if isinstance(layers.get("layer_numbers"), int):
+        raise CannotRead(f"{where}: layer_numbers is a number", "write a list, or all")
+    return _Section(name, layers, features, acts=bool(set(data) - {"enabled", "layers"}))
 
 
 class _Reading(Reading):
@@ -330,7 +334,7 @@ class _Reading(Reading):
             found = [each for each in self._sections if each.matches(layer.name)]
         except (ValueError, re.error) as error:
             return Outcome(None, f"Transformer Engine raises: {error}")
-        acting = [each for each in found if each.features]
+        acting = [each for each in found if each.acts]
         if len(acting) > 1 or (acting and found.index(acting[0]) + 1 < len(found)):
             names = " and ".join(f"“{each.name}”" for each in found[:2])
             return Outcome(None, f"Transformer Engine raises: sections {names} both match it")

@@ -107,7 +107,7 @@ def _entry(name: str, converted: Iterable[str]) -> str:
 
 
 def _python(model: Model, name: str, config: Mapping[str, Any]) -> str:
-    lines = [f"# {SAYS['online config']}: transformers 5, {model.name}"]
+    lines = [f"# {SAYS['online config']}", f"# transformers 5, {model.name}"]
     if model.folded:
         lines.append("# fold smoothing into the BF16 model first: this config does not")
     lines += [f"from transformers import {name}", "", f"config = {name}("]
