@@ -145,7 +145,8 @@ def write(model: Model) -> Document:
         except (_Unnamed, CannotExpress) as refusal:
             refusals.append(str(refusal))
     if not made:
-        raise CannotExpress(f"Transformer Engine: {refusals[0]}", "keep it in BF16")
+        what = "; ".join(dict.fromkeys(refusals))
+        raise CannotExpress(f"Transformer Engine: {what}", "keep those in BF16, or --to list")
     forms = {naming: Form(".yaml", _text(model, naming, data)) for naming, data in made.items()}
     return Document(
         kind="online config",

@@ -113,7 +113,7 @@ def _python(model: Model, name: str, config: Mapping[str, Any]) -> str:
     lines += [f"from transformers import {name}", "", f"config = {name}("]
     for key, value in config.items():
         if key not in {"quant_method", LIST}:
-            lines.append(f"    {key}={value!r},")
+            lines.append(f"    {key}={tuple(value) if value is BLOCK else value!r},")
     lines += [f"    {LIST}=[", *(f"        {entry!r}," for entry in config[LIST]), "    ],", ")"]
     return "\n".join(lines) + "\n"
 
