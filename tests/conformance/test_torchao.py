@@ -21,8 +21,9 @@ from torch import nn
 from fp8scope.export import runtime
 from fp8scope.export.consumer import Config
 from fp8scope.export.consumers import torchao as ours
+from fp8scope.export.consumers._fqn_config import FLOAT8, read
 from fp8scope.export.model import Model, Treatment
-from tests.export.shapes import DOWN0, llama, mixtral, phi3, planned
+from tests.export.shapes import DOWN0, llama, mixtral, network, phi3, planned
 
 WORDS: dict[str, Treatment] = {"row": "fp8_token", "tensor": "fp8_tensor_dynamic"}
 MODELS = {"llama": llama(), "mixtral": mixtral(experts=16), "phi3": phi3()}
@@ -129,8 +130,8 @@ def _configs(draw: st.DrawFn, model: Model) -> dict[str, str | None]:
 
 
 _KINDS = {
-    "row": {"type": ours.FLOAT8, "granularity": "PerRow"},
-    "tensor": {"type": ours.FLOAT8, "granularity": "PerTensor"},
+    "row": {"type": FLOAT8, "granularity": "PerRow"},
+    "tensor": {"type": FLOAT8, "granularity": "PerTensor"},
 }
 
 
@@ -181,7 +182,7 @@ def test_quantize_agrees(family: str) -> None:
     @given(_configs(model))
     def agrees(configs: dict[str, str | None]) -> None:
         data = {key: word and _KINDS[word] for key, word in configs.items()}
-        reading = ours.read(Config("torchao", data, "test"), model, "0.18.0")
+        reading = read(Config("torchao", data, "test"), model, "0.18.0")
         outcomes = [(layer, reading.outcome(layer)) for layer in reading.layers]
         raises = any(
             "raises" in outcome.error or "re.error" in outcome.error for _, outcome in outcomes
@@ -224,7 +225,7 @@ def test_transformers_way_agrees(family: str) -> None:
         data = {key: word and _KINDS[word] for key, word in configs.items()}
         whole = {"_type": "FqnToConfig", "_data": {"fqn_to_config": data}}
         given_ = {"quant_type": {"default": whole}, "modules_to_not_convert": skipped}
-        reading = ours.read(Config("torchao", given_, "test"), model, "0.18.0")
+        reading = read(Config("torchao", given_, "test"), model, "0.18.0")
         outcomes = {layer.name: reading.outcome(layer) for layer in reading.layers}
         quantizer = TorchAoHfQuantizer(TorchAoConfig(_fqn(configs)), pre_quantized=False)
         quantizer.modules_to_not_convert = skipped
@@ -282,7 +283,7 @@ def test_written_python_runs_and_reaches_just_the_layers_that_are_wanted(
     through: Any = TorchAoConfig(config, modules_to_not_convert=[])
     loaded = through.to_dict()
     for data in (config_to_dict(config), loaded, document.config):
-        reading = ours.read(Config("torchao", data, "test"), model, "0.18.0")
+        reading = read(Config("torchao", data, "test"), model, "0.18.0")
         for layer in reading.layers:
             assert reading.outcome(layer).treatment == runtime.wanted(layer), layer.name
     for layer in runtime.layers(model):
@@ -303,3 +304,35 @@ def test_written_json_is_what_transformers_reads_from_config_json() -> None:
     read = kind.from_dict(json.loads(document.forms["json"].text))
     assert config_to_dict(read.quant_type) == config_to_dict(space["config"])
     assert read.modules_to_not_convert == []
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral", "phi3"])
+def test_written_python_makes_float8_of_just_what_is_wanted(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchao quantizes a random model of transformers; only its products need a GPU."""
+    from torchao.quantization import quant_api, quantize_
+
+    monkeypatch.setattr(quant_api, "_check_hardware_support", lambda _: None)
+    shape = {"llama": llama(), "mixtral": mixtral(), "phi3": phi3()}[family]
+    kept = [DOWN0, "model.layers.1.mlp.experts"]
+    block = "model.layers.1.mlp.down_proj"
+    model = planned(shape, "fp8_token", kept)
+    model = model.with_wanted(lambda m: "fp8_block" if m.runtime == block else m.wanted)
+    space: dict[str, Any] = {}
+    exec(ours.write(model).forms["python"].text, space)  # noqa: S102
+    real = network(family, "cpu")
+    quantize_(real, space["config"], filter_fn=None)
+    found: dict[str, Treatment] = {}
+    for layer in runtime.layers(model):
+        name = layer.name if layer.kind == "experts" else f"{layer.name}.weight"
+        weight = real.get_parameter(name)
+        found[layer.name] = "bf16"
+        if hasattr(weight, "block_size"):
+            rows, columns = weight.block_size[-2:]
+            found[layer.name] = "fp8_block" if rows == 128 else "fp8_token"
+            assert columns == (128 if rows == 128 else weight.shape[-1])
+    assert found == {layer.name: runtime.wanted(layer) for layer in runtime.layers(model)}
+    assert sum(treatment == "bf16" for treatment in found.values()) == (
+        5 if family == "mixtral" else 2
+    )

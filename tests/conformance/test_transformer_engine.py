@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fp8scope.export.consumer import CannotRead, Config, Layer
+from fp8scope.export.consumers import _debug_sections, _engine_names
 from fp8scope.export.consumers import transformer_engine as ours
 from tests.export.shapes import DOWN0, llama, mixtral, planned
 
@@ -25,6 +26,7 @@ MODEL = planned(llama(), "fp8_tensor")
 OFF = "DisableQuantizationLayer"
 TYPES = ["q_proj", "mlp", "down", "fc1", "all", "model.layers.1", "lm_head", "nothing"]
 REGEXES = ["layers.1", r"^model\.lm_head$", "(q|k)_proj", "mlp.*", "fc2", ".*", "proj$", "("]
+FEATURES: list[Any] = [{OFF: {"enabled": True}}, {OFF: {"enabled": False}}, {}, None]
 NUMBERS: list[Any] = [0, 1, "0-1", "1-3", "all"]
 
 
@@ -37,7 +39,12 @@ def _no_log(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class _Registered:
-    features = ours.DISABLE | ours.DISABLE_GEMM | ours.CHANGE | ours.WATCH
+    features = (
+        _debug_sections.DISABLE
+        | _debug_sections.DISABLE_GEMM
+        | _debug_sections.CHANGE
+        | _debug_sections.WATCH
+    )
 
 
 def _answers(data: dict[str, Any], names: list[str]) -> dict[str, bool | str]:
@@ -70,12 +77,12 @@ def _section(draw: st.DrawFn) -> dict[str, Any]:
         layers["layer_name_regex_pattern"] = draw(st.sampled_from(REGEXES))
     if "exact" in kinds and draw(st.integers(0, 4)) == 0:
         layers["exact_layer_names"] = [f"model.{DOWN0}"]
-    section: dict[str, Any] = {"enabled": draw(st.sampled_from([True, True, False]))}
-    if layers or draw(st.booleans()):
+    enabled = draw(st.sampled_from([True, True, False]))
+    section: dict[str, Any] = {"enabled": enabled}
+    says_which = draw(st.booleans())
+    if layers or says_which:
         section["layers"] = layers
-    features = draw(
-        st.sampled_from([{OFF: {"enabled": True}}, {OFF: {"enabled": False}}, {}, None])
-    )
+    features = draw(st.sampled_from(FEATURES))
     if features is not None:
         section["transformer_engine"] = features
     return section
@@ -83,7 +90,11 @@ def _section(draw: st.DrawFn) -> dict[str, Any]:
 
 def test_sections_agree() -> None:
     """Over 500 pairs of a config and a layer."""
-    names = [layer.name for layer in ours._layers(MODEL, "yaml")]
+    names = [
+        layer.name
+        for naming in _engine_names.NAMINGS
+        for layer in _engine_names.layers(MODEL, naming)
+    ]
     seen = {"layers": 0, "off": 0, "raised": 0, "refused": 0}
 
     @settings(
@@ -102,7 +113,12 @@ def test_sections_agree() -> None:
             assert "" in answers, data
             seen["refused"] += 1
             return
+        naming = next(
+            n for n in _engine_names.NAMINGS if _engine_names.layers(MODEL, n) == reading.layers
+        )
         for layer in reading.layers:
+            if not _engine_names.is_engines(MODEL, layer.modules[0], naming):
+                continue
             outcome = reading.outcome(layer)
             answer = answers.get(layer.name, answers.get("", ""))
             if isinstance(answer, str):
@@ -128,10 +144,10 @@ def test_sections_agree() -> None:
 )
 def test_written_files_are_parsed_and_switch_off_just_what_is_wanted(model: Any) -> None:
     for form, text in ours.write(model).forms.items():
-        layers = ours._layers(model, form)
+        layers = _engine_names.layers(model, form)
         answers = _answers(yaml.safe_load(text.text), [layer.name for layer in layers])
         for layer in layers:
-            if ours._is_engines(model, layer.modules[0], form):
+            if _engine_names.is_engines(model, layer.modules[0], form):
                 assert answers[layer.name] == _wants_bf16(layer), (form, layer.name)
 
 

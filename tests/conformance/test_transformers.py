@@ -17,14 +17,9 @@ from fp8scope.export import runtime
 from fp8scope.export.consumer import Config
 from fp8scope.export.consumers import transformers as ours
 from fp8scope.export.model import Model, Module, Treatment
-from tests.export.shapes import DOWN0, gpt2, llama, mixtral, phi3, plain, planned
+from tests.export.shapes import DOWN0, gpt2, llama, mixtral, network, phi3, plain, planned
 
 MODELS = {"llama": llama(), "mixtral": mixtral(), "phi3": phi3()}
-CONFIGS: dict[str, dict[str, Any]] = {
-    "llama": {"num_key_value_heads": 4},
-    "mixtral": {"num_key_value_heads": 4, "num_local_experts": 4},
-    "phi3": {"num_key_value_heads": 4, "pad_token_id": 0},
-}
 LIST = "modules_to_not_convert"
 L1, L10 = "model.layers.1", "model.layers.10"
 GATE_UP = f"{L1}.mlp.gate_up_proj"
@@ -105,21 +100,7 @@ def test_should_convert_module_agrees() -> None:
 
 @cache
 def _network(family: str) -> Any:
-    """A model of transformers' own on the meta device, of the shapes of ours."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    auto: Any = AutoModelForCausalLM
-    config = AutoConfig.for_model(
-        family,
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        vocab_size=96 * 16,
-        **CONFIGS[family],
-    )
-    with torch.device("meta"):
-        return auto.from_config(config)
+    return network(family)
 
 
 def _parsed(kind: Any, data: dict[str, Any]) -> Any:

@@ -9,18 +9,19 @@ import pytest
 
 from fp8scope.export.consumer import CannotExpress, CannotRead, Config, Outcome
 from fp8scope.export.consumers import torchao
+from fp8scope.export.consumers._fqn_config import FLOAT8, read
 from fp8scope.export.model import Model
 from fp8scope.export.proof import prove
 from tests.export.shapes import DOWN0, check_golden, config, gpt2, llama, mixtral, phi3, planned
 
 EXPERTS0 = "model.layers.0.mlp.experts"
 UP0 = f"{EXPERTS0}.gate_up_proj"
-ROW = {"type": torchao.FLOAT8, "granularity": "PerRow()"}
-TENSOR = {"type": torchao.FLOAT8, "granularity": "PerTensor()"}
+ROW = {"type": FLOAT8, "granularity": "PerRow()"}
+TENSOR = {"type": FLOAT8, "granularity": "PerTensor()"}
 
 
 def _outcomes(model: Model, data: dict[str, Any]) -> dict[str, Outcome]:
-    reading = torchao.read(Config("torchao", data, "somebody's"), model, "0.18.0")
+    reading = read(Config("torchao", data, "somebody's"), model, "0.18.0")
     return {layer.name: reading.outcome(layer) for layer in reading.layers}
 
 
@@ -52,10 +53,10 @@ MIXED = planned(llama(), "fp8_token", [DOWN0]).with_wanted(
 )
 def test_written_files_do_just_what_is_wanted(name: str, model: Model) -> None:
     document = torchao.write(model)
-    proof = prove(torchao.read(config("torchao", document), model, "0.18.0"))
+    proof = prove(read(config("torchao", document), model, "0.18.0"))
     assert proof.holds, proof.faults
     parsed = Config("torchao", json.loads(document.forms["json"].text), "config.json")
-    through = prove(torchao.read(parsed, model, "0.18.0"))
+    through = prove(read(parsed, model, "0.18.0"))
     assert through.holds, through.faults
     check_golden(f"torchao-{name}", document.forms["python"])
 
@@ -138,7 +139,7 @@ def _json(words: dict[str, Any]) -> dict[str, Any]:
     kind = words["granularity"].removesuffix("()")
     fields = {"dim": -1} if kind == "PerRow" else {}
     each = {"_type": kind, "_version": 1, "_data": fields}
-    return {"_type": torchao.FLOAT8, "_version": 2, "_data": {"granularity": [each, each]}}
+    return {"_type": FLOAT8, "_version": 2, "_data": {"granularity": [each, each]}}
 
 
 def test_through_transformers_lm_head_needs_an_empty_list() -> None:
@@ -160,9 +161,9 @@ def test_odd_shapes_stay_in_bf16_without_a_word() -> None:
 @pytest.mark.parametrize(
     ("words", "treatment"),
     [
-        ({"type": torchao.FLOAT8}, "fp8_tensor_dynamic"),
-        ({"type": torchao.FLOAT8, "granularity": "PerRow"}, "fp8_token"),
-        ({"type": torchao.FLOAT8, "granularity": "PerGroup"}, "other"),
+        ({"type": FLOAT8}, "fp8_tensor_dynamic"),
+        ({"type": FLOAT8, "granularity": "PerRow"}, "fp8_token"),
+        ({"type": FLOAT8, "granularity": "PerGroup"}, "other"),
         ({"type": "Int8WeightOnlyConfig"}, "other"),
         (None, "bf16"),
     ],
@@ -174,4 +175,4 @@ def test_words(words: dict[str, Any] | None, treatment: str) -> None:
 @pytest.mark.parametrize("data", [[], {DOWN0: "PerRow"}, {"quant_type": {"other": {}}}])
 def test_malformed(data: Any) -> None:
     with pytest.raises(CannotRead):
-        torchao.read(Config("torchao", data, "x"), llama(), "0.18.0")
+        read(Config("torchao", data, "x"), llama(), "0.18.0")
