@@ -43,6 +43,7 @@ def write(model: Model) -> Document:
         use=(
             "quantize_(model, config, filter_fn=None)  # torchao.quantization, on a BF16 model",
             f"AutoModelForCausalLM.from_pretrained(MODEL, dtype='bfloat16', {loaded})",
+            *runtime.remarks(model),
         ),
     )
 
@@ -71,8 +72,7 @@ def _words(treatment: Treatment) -> dict[str, str] | None:
 def _python(model: Model, chosen: Mapping[str, Treatment]) -> str:
     used = [treatment for treatment in GRANULARITY if treatment in chosen.values()]
     lines = [f"# {SAYS['online config']}", f"# torchao 0.18; names of {model.name}, transformers 5"]
-    if model.folded:
-        lines.append("# fold smoothing into the BF16 model first: these configs do not")
+    lines += runtime.remarks(model)
     lines += [
         "from collections import OrderedDict",
         "",

@@ -65,6 +65,7 @@ def write(model: Model) -> Document:
             "features])  # nvdlfw_inspect.api, before any module is made",
             "debug_api.infer_and_assign_layer_names(model)  # after, or no name matches",
             f"recipe: {RECIPES[treatment]}",
+            *runtime.remarks(model),
         ),
     )
 
@@ -119,8 +120,7 @@ def _text(model: Model, naming: str, data: Mapping[str, Any]) -> str:
         f"# Transformer Engine's debug config for {model.name}; names where {named[naming]},",
         "# after debug_api.infer_and_assign_layer_names(model)",
     ]
-    if model.folded:
-        head.append("# fold smoothing into the BF16 model first: the recipe does not")
+    head += runtime.remarks(model)
     text: str = yaml.safe_dump(dict(data), sort_keys=False, width=200)
     return "\n".join(head) + "\n" + text
 

@@ -66,6 +66,7 @@ def write(model: Model) -> Document:
         use=(
             "AutoModelForCausalLM.from_pretrained(MODEL, dtype='bfloat16', device_map='cuda', "
             "quantization_config=config)",
+            *runtime.remarks(model),
         ),
     )
 
@@ -108,8 +109,7 @@ def _entry(name: str, converted: Iterable[str]) -> str:
 
 def _python(model: Model, name: str, config: Mapping[str, Any]) -> str:
     lines = [f"# {SAYS['online config']}", f"# transformers 5, {model.name}"]
-    if model.folded:
-        lines.append("# fold smoothing into the BF16 model first: this config does not")
+    lines += runtime.remarks(model)
     lines += [f"from transformers import {name}", "", f"config = {name}("]
     for key, value in config.items():
         if key not in {"quant_method", LIST}:
