@@ -3,10 +3,10 @@
 from transformers import FineGrainedFP8Config
 
 config = FineGrainedFP8Config(
-    activation_scheme='dynamic',
+    activation_scheme="dynamic",
     weight_block_size=[128, 128],
     modules_to_not_convert=[
-        'model.layers.0.mlp.down_proj',
-        'lm_head',
+        "model.layers.0.mlp.down_proj",
+        "lm_head",
     ],
 )

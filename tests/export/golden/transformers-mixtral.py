@@ -3,12 +3,12 @@
 from transformers import FineGrainedFP8Config
 
 config = FineGrainedFP8Config(
-    activation_scheme='dynamic',
+    activation_scheme="dynamic",
     weight_block_size=[128, 128],
     modules_to_not_convert=[
-        'model.layers.0.mlp.gate',
-        'model.layers.0.mlp.experts',
-        'model.layers.1.mlp.gate',
-        'lm_head',
+        "model.layers.0.mlp.gate",
+        "model.layers.0.mlp.experts",
+        "model.layers.1.mlp.gate",
+        "lm_head",
     ],
 )

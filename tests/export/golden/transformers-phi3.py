@@ -3,9 +3,9 @@
 from transformers import FbgemmFp8Config
 
 config = FbgemmFp8Config(
-    activation_scale_ub=3.4028234663852886e+38,
+    activation_scale_ub=3.4028234663852886e38,
     modules_to_not_convert=[
-        'model.layers.1.mlp.gate_up_proj',
-        'lm_head',
+        "model.layers.1.mlp.gate_up_proj",
+        "lm_head",
     ],
 )
