@@ -49,7 +49,8 @@ class CompressedReading(SGLangReading):
                 patterns.append(Pattern(f"config_groups.{name}.targets", target, says))
                 self.targets[target] = scheme
         super().__init__(model, patterns)
-        self.ignore = self.names.listed([p.text for p in patterns if p.where == "ignore"])
+        ignored = [p.text for p in patterns if p.where == "ignore"]
+        self.listed = self.entries(ignored)  # a group may also say BF16, and is no exclusion
         renamed = ((self.names.mapper.name(t), scheme) for t, scheme in self.targets.items())
         self.targets = {target: scheme for target, scheme in renamed if target is not None}
         self.class_of = {
@@ -70,7 +71,7 @@ class CompressedReading(SGLangReading):
             return self._head(layer)
         if layer.kind == "experts":
             return self._experts(layer)
-        if match.is_ignored(layer.name, self.ignore, self.names.fused) or not self.targets:
+        if match.is_ignored(layer.name, self.listed, self.names.fused) or not self.targets:
             return BF16
         target = self._target(layer.name, _class_of(layer))
         if target is None:
@@ -78,7 +79,7 @@ class CompressedReading(SGLangReading):
         return _runs(self.targets[target])
 
     def _head(self, layer: Layer) -> Outcome:
-        if match.is_ignored(layer.name, self.ignore, self.names.fused):
+        if match.is_ignored(layer.name, self.listed, self.names.fused):
             return BF16
         named = (t for t in self.targets if match.names_or_matches(layer.name, [t]))
         target = next(named, None)
@@ -94,7 +95,7 @@ class CompressedReading(SGLangReading):
             targets.setdefault("FusedMoE", targets["Linear"])
         found: list[_Scheme | None] = []
         for name in layer.shards:
-            if match.is_ignored(name, self.ignore, self.names.fused) or not targets:
+            if match.is_ignored(name, self.listed, self.names.fused) or not targets:
                 found.append(None)
                 continue
             target = match.matched_target(name, "FusedMoE", list(targets), self.names.fused)

@@ -16,14 +16,13 @@ BF16 = Outcome("bf16")
 
 
 class SGLangReading(Reading):
-    """What all of SGLang's ways have in common. `entries(text)` is what one entry of a list comes
-    to before it is matched.
-    """
+    """What all of SGLang's ways have in common."""
 
     def __init__(self, model: Model, patterns: Iterable[Pattern]) -> None:
         self.names = names(model)
         self.layers = tuple(self._asked(layer) for layer in self.names.layers)
         self.patterns = tuple(patterns)
+        self.listed = self.entries([p.text for p in self.patterns if p.says == "bf16"])
 
     def outcome(self, layer: Layer) -> Outcome:
         """Errors are those that SGLang raises while it builds the layer."""
@@ -50,6 +49,10 @@ class SGLangReading(Reading):
             return layer
         return replace(layer, shards=match.shards(layer.name, self.names.fused))
 
+    def entries(self, texts: Sequence[str]) -> list[str]:
+        """What entries of the list of exclusions come to before they are matched."""
+        return self.names.listed(texts)
+
     def never_quantized(self, layer: Layer) -> bool:
         """Routers and some heads are built without the quantization config."""
         is_router = any(module.kind == "router" for module in layer.modules)
@@ -75,8 +78,8 @@ class ModelOptReading(SGLangReading):
     def _outcome(self, layer: Layer) -> Outcome:
         if self.never_quantized(layer):
             return BF16
-        listed = self.entries([pattern.text for pattern in self.patterns])
-        return BF16 if self._matches(layer.name, listed, layer.kind) else Outcome("fp8_tensor")
+        matches = self._matches(layer.name, self.listed, layer.kind)
+        return BF16 if matches else Outcome("fp8_tensor")
 
     def _hits(self, pattern: Pattern, name: str) -> bool:
         kind = "experts" if name.rsplit(".", 1)[-1] == "experts" else "linear"
@@ -124,8 +127,7 @@ class Fp8Reading(SGLangReading):
     def _outcome(self, layer: Layer) -> Outcome:
         if self.never_quantized(layer) or layer.kind == "lm_head":
             return BF16
-        listed = self.entries([pattern.text for pattern in self.patterns])
-        if match.is_skipped(layer.name, listed, self.fused):
+        if match.is_skipped(layer.name, self.listed, self.fused):
             return BF16
         return Outcome(self.treatments[layer.kind == "experts"])
 
