@@ -10,6 +10,7 @@ import click
 from fp8scope.cli.documents import chosen_form, write_form
 from fp8scope.cli.interrupts import Interrupts
 from fp8scope.cli.show import console, print_json
+from fp8scope.cli.subject import DEMO
 from fp8scope.errors import BadInput, GateFailed
 
 
@@ -18,7 +19,7 @@ class _Arguments:
     subject: Path
     consumer: str
     version: str | None
-    model: Path | None
+    model: str | None
     form: str
     output: Path | None
     whole: bool
@@ -32,8 +33,7 @@ class _Arguments:
 @click.option("--version", "version", help="The consumer's version; else the newest known.")
 @click.option(
     "--model",
-    type=click.Path(path_type=Path),
-    help="Of a config: the model's folder (only config and headers are read), or its plan.",
+    help="Of a config: the model's folder or hub id (only config and headers are read), or a plan.",
 )
 @click.option("--as", "form", default="", help="Of a plan: the form in which it is handed over.")
 @click.option("--all", "whole", is_flag=True, help="Show every layer.")
@@ -51,12 +51,14 @@ def command(interrupts: Interrupts, /, **options: object) -> None:
     fp8scope check ./Llama-3.1-8B-FP8 --for trtllm
     fp8scope check hf_quant_config.json --for sglang --model ./Llama-3.1-8B -o mended.json
     """
+    from fp8scope.demo.files import DEMO_MODEL
     from fp8scope.export.checking import check
     from fp8scope.report.proof import check_json, check_page, check_sentence
 
     asked = _Arguments(**options)  # type: ignore[arg-type]  # click has checked them
+    model = str(DEMO_MODEL) if asked.model == DEMO else asked.model
     checked = check(
-        asked.subject, asked.consumer, version=asked.version, model=asked.model, form=asked.form
+        asked.subject, asked.consumer, version=asked.version, model=model, form=asked.form
     )
     if asked.as_json:
         print_json(check_json(checked))

@@ -45,12 +45,12 @@ def export_plan(plan: Plan, to: str) -> Document:
 
 
 def check(
-    path: Path, by: str, *, version: str | None = None, model: Path | None = None, form: str = ""
+    path: Path, by: str, *, version: str | None = None, model: str | None = None, form: str = ""
 ) -> Checked:
     """What consumer `by` will do with a plan, a checkpoint or a config at `path`.
 
-    model: the folder or the plan that has the modules, of a config. form: of a plan, in which it is
-    handed over; "" for the first that can express it. Raises BadInput.
+    model: of a config, the folder, the plan or the hub id that has the modules. form: of a plan, in
+    which it is handed over; "" for the first that can express it. Raises BadInput.
     """
     reader = _reader(by)
     version = _known_version(reader, version)

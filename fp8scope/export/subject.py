@@ -6,6 +6,7 @@ Only config files and the headers of safetensors are read.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 
 from fp8scope.artefacts.plan import FORMAT
 from fp8scope.artefacts.plan_file import read_plan
+from fp8scope.checkpoint.hub import read_remote
 from fp8scope.checkpoint.inventory import INDEX, SINGLE, read_inventory
 from fp8scope.checkpoint.linears import linears
 from fp8scope.errors import BadInput, one_line
@@ -24,6 +26,7 @@ from fp8scope.export.model import Model, planned_model
 CONFIG = "config.json"
 METADATA = "hf_quant_config.json"
 PLAN = "plan.json"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,9 @@ class Subject:
     says: str
 
 
-def read_subject(path: Path, model: Path | None) -> Subject:
-    """Read what `path` is, with the modules of `model` (a folder or a plan) where it is a config.
+def read_subject(path: Path, model: str | None) -> Subject:
+    """Read what `path` is; where it is a config, with the modules of `model`: a folder, a plan or a
+    hub id, of which only config and headers are fetched.
 
     Raises BadInput and what reading plans and checkpoints raises.
     """
@@ -49,13 +53,14 @@ def read_subject(path: Path, model: Path | None) -> Subject:
     data = _parsed(path)
     if _is_plan(data):
         return Subject(planned_model(read_plan(path)), {}, path.name)
-    home = path.parent if model is None and _has_weights(path.parent) else model
+    home = str(path.parent) if model is None and _has_weights(path.parent) else model
     if home is None:
         what = f"{path} is a config, which does not say what modules the model has"
         raise BadInput(what, "give the model's folder or its plan with --model")
     quantization = data.get("quantization_config", data) if isinstance(data, dict) else data
     config = Config(recognised(quantization, path), quantization, str(path))
-    known, says = _modules(home, trust_tensors=model is None)
+    describes_weights = model is None and path.name in {CONFIG, METADATA}
+    known, says = _modules(home, trust_tensors=describes_weights)
     return Subject(known, {path.name: config}, says)
 
 
@@ -98,7 +103,7 @@ def _keys(data: Any) -> set[str]:
     return set().union(*map(_keys, data)) if isinstance(data, list) else set()
 
 
-def _checkpoint(folder: Path, model: Path | None) -> Subject:
+def _checkpoint(folder: Path, model: str | None) -> Subject:
     config = _object(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     found = {}
     if isinstance(own := config.get("quantization_config"), dict):
@@ -111,32 +116,36 @@ def _checkpoint(folder: Path, model: Path | None) -> Subject:
     if not found:
         what = f"{folder} has no quantization_config in {CONFIG}, and no {METADATA}"
         raise BadInput(what, "give a quantized checkpoint, a plan or a config")
-    if model is not None and model.is_dir():
+    if model is not None and not Path(model).is_file():
         what = f"{folder} is a checkpoint, which has its own modules"
         raise BadInput(what, "leave out --model, or give the plan that it was built from")
-    known, says = _modules(model or folder, trust_tensors=True)
+    known, says = _modules(model or str(folder), trust_tensors=True)
     return Subject(known, found, says)
 
 
-def _modules(home: Path, *, trust_tensors: bool) -> tuple[Model, str]:
-    """The modules of a plan or a folder, and who says what they should run in.
+def _modules(home: str, *, trust_tensors: bool) -> tuple[Model, str]:
+    """The modules of a plan, a folder or a hub id, and who says what they should run in.
 
     A folder's own plan says it, else its tensors where they are what the config is about.
     """
-    if not home.exists():
-        raise BadInput(f"there is no {home}", "give the model's folder or its plan with --model")
-    if home.is_file():
-        if not _is_plan(_parsed(home)):
-            raise BadInput(f"{home} is no plan", "give the model's folder or its plan with --model")
-        return planned_model(read_plan(home)), home.name
-    if trust_tensors and (home / PLAN).is_file():
-        return planned_model(read_plan(home / PLAN)), str(home / PLAN)
-    config = _object(home / CONFIG)
+    path = Path(home)
+    if path.is_file():
+        if not _is_plan(_parsed(path)):
+            raise BadInput(f"{path} is no plan", "give the model's folder or its plan with --model")
+        return planned_model(read_plan(path)), path.name
+    if trust_tensors and (path / PLAN).is_file():
+        return planned_model(read_plan(path / PLAN)), str(path / PLAN)
+    if path.is_dir():
+        config, inventory = _object(path / CONFIG), read_inventory(path)
+    elif _HUB_ID.fullmatch(home) and not path.parent.is_dir():
+        config, inventory = read_remote(home)
+    else:
+        raise BadInput(f"there is no {home}", "give a folder, a plan or a hub id with --model")
     found = Model(
-        name=home.name,
+        name=home,
         architecture=next(iter(config.get("architectures") or ()), ""),
         model_type=str(config.get("model_type", "")),
-        modules=linears(read_inventory(home), config),
+        modules=linears(inventory, config),
     )
     if not found.modules:
         raise BadInput(f"{home} holds no linear layers", "give the folder of a language model")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fp8scope.checkpoint.hub import hub_refusals
 from fp8scope.errors import BadModel, one_line
-from fp8scope.runtime.hub import hub_refusals
 
 _GIVE = "give a model folder, a hub id (org/name) or `demo`"
 # The weights of other programs, which repositories keep beside or below those of transformers.

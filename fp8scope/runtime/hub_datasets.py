@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from fp8scope.checkpoint.hub import hub_refusals
 from fp8scope.errors import BadText, Missing, one_line
-from fp8scope.runtime.hub import hub_refusals
 from fp8scope.runtime.locations import HUB_SYNTAX, HubName, exists
 
 Rows = Iterator[tuple[int, Any]]
