@@ -61,7 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
             self.server.sent += len(data)
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *args: object) -> None:
         pass
 
 
