@@ -25,6 +25,7 @@ from fp8scope.export.consumer import (
     Reading,
 )
 from fp8scope.export.engines import sglang_match as match
+from fp8scope.export.engines.lists import listed
 from fp8scope.export.engines.sglang_compressed import CompressedReading
 from fp8scope.export.engines.sglang_names import names
 from fp8scope.export.engines.sglang_reading import Fp8Reading, ModelOptReading
@@ -57,7 +58,7 @@ def _read_modelopt(config: Config, model: Model, _version: str) -> Reading:
             f"{config.source} has no quant_algo", "it is either at the top or in `quantization`"
         )
     where = "ignore" if flat else "exclude_modules"
-    patterns = [Pattern(where, text, "bf16") for text in _list(config, section, where)]
+    patterns = [Pattern(where, text, "bf16") for text in listed(config, section, where)]
     algorithm = section["quant_algo"]
     if algorithm == "FP8":
         return ModelOptReading(model, patterns)
@@ -97,7 +98,7 @@ def _read_fp8(config: Config, model: Model, _version: str) -> Reading:
     if block is not None:
         treatment = "fp8_block" if list(block) == [128, 128] else "other"
     where = "ignored_layers" if "ignored_layers" in data else "modules_to_not_convert"
-    patterns = [Pattern(where, text, "bf16") for text in _list(config, data, where)]
+    patterns = [Pattern(where, text, "bf16") for text in listed(config, data, where)]
     return Fp8Reading(model, patterns, (treatment, treatment), serialized=True)
 
 
@@ -106,16 +107,9 @@ def _read_online(config: Config, model: Model, _version: str) -> Reading:
         raise CannotRead(
             f"{config.source} does not ask for --quantization fp8", f"only that reads {VARIABLE}"
         )
-    listed = _list(config, config.data, "ignored_layers")
-    patterns = [Pattern(VARIABLE, text, "bf16") for text in listed]
+    entries = listed(config, config.data, "ignored_layers")
+    patterns = [Pattern(VARIABLE, text, "bf16") for text in entries]
     return Fp8Reading(model, patterns, _ONLINE, serialized=False)
-
-
-def _list(config: Config, section: Mapping[str, Any], where: str) -> list[str]:
-    entries = section.get(where) or []
-    if not isinstance(entries, list) or not all(isinstance(each, str) for each in entries):
-        raise CannotRead(f"{where} of {config.source} is not a list of names", "write it as one")
-    return entries
 
 
 def write(model: Model) -> Document:
@@ -126,14 +120,14 @@ def write(model: Model) -> Document:
         raise CannotExpress(
             "SGLang has one precision for the KV cache of all layers", "plan it for all or none"
         )
-    listed = _kept(model)
-    data = {"quantization": "fp8", "ignored_layers": listed}
+    kept_names = _kept(model)
+    data = {"quantization": "fp8", "ignored_layers": kept_names}
     _check_reading(model, data)
     command = ["python", "-m", "sglang.launch_server", "--model-path", model.name]
     command += ["--quantization", "fp8"]
     if model.kv_cache == "fp8":
         command += ["--kv-cache-dtype", "fp8_e4m3"]
-    kept = f"{VARIABLE}={shlex.quote(','.join(listed))}"
+    kept = f"{VARIABLE}={shlex.quote(','.join(kept_names))}"
     if len(kept.encode()) > _LONGEST:
         raise CannotExpress(
             f"{VARIABLE} would be {len(kept.encode())} bytes, Linux takes {_LONGEST}",
@@ -193,7 +187,7 @@ def _kept(model: Model) -> list[str]:
     A class may rename entries to what no layer is called; a shorter dotted end then goes through.
     """
     said = names(model)
-    listed = []
+    kept_names = []
     for layer in said.layers:
         if (layer.modules[0].wanted or "bf16") != "bf16":
             continue
@@ -201,8 +195,8 @@ def _kept(model: Model) -> list[str]:
             parts = name.split(".")
             ends = (".".join(parts[start:]) for start in range(len(parts)))
             fitting = (e for e in ends if any(match.on_path(n, name) for n in said.listed([e])))
-            listed.append(next(fitting, name))
-    return listed
+            kept_names.append(next(fitting, name))
+    return kept_names
 
 
 def _check_reading(model: Model, data: dict[str, Any]) -> None:

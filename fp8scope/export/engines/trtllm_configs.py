@@ -8,7 +8,8 @@ from typing import Any
 
 from fp8scope.export.consumer import CannotRead, Config, Pattern, Reading
 from fp8scope.export.engines import trtllm_match as match
-from fp8scope.export.engines.trtllm_reading import Quantization, TensorRTReading
+from fp8scope.export.engines.lists import listed
+from fp8scope.export.engines.trtllm_reading import Quantization, TensorRTReading, backend_name
 from fp8scope.export.model import Model, Treatment
 
 _ALGORITHMS: dict[str, Treatment] = {
@@ -55,14 +56,14 @@ def read_own(config: Config, model: Model, version: str) -> Reading:
 def _reading(
     config: Config, model: Model, version: str, section: Mapping[str, Any], where: str
 ) -> Reading:
-    listed = _list(config, section, where)
-    patterns = [Pattern(where, text, "bf16") for text in listed]
+    entries = listed(config, section, where)
+    patterns = [Pattern(where, text, "bf16") for text in entries]
     name = section["quant_algo"]
     if name != "MIXED_PRECISION":
         treatment = _algorithm(name)
         error = "" if treatment else f"TensorRT-LLM has no algorithm {name}"
         return TensorRTReading(
-            model, patterns, Quantization(treatment, listed, None, error), version
+            model, patterns, Quantization(treatment, entries, None, error), version
         )
     by_key = section.get("quantized_layers")
     if not isinstance(by_key, Mapping):
@@ -78,7 +79,7 @@ def _reading(
         error = f"TensorRT-LLM has no algorithm {by_key[strange].get('quant_algo')} ({strange})"
     says = {key: treatment or "other" for key, treatment in known.items()}
     patterns += [Pattern("quantized_layers", key, treatment) for key, treatment in says.items()]
-    return TensorRTReading(model, patterns, Quantization(None, listed, says, error), version)
+    return TensorRTReading(model, patterns, Quantization(None, entries, says, error), version)
 
 
 def read_compressed(config: Config, model: Model, version: str) -> Reading:
@@ -91,14 +92,16 @@ def read_compressed(config: Config, model: Model, version: str) -> Reading:
         raise CannotRead(
             f"{config.source} has no group_0", f"TensorRT-LLM {version} reads no other"
         )
-    listed = _list(config, config.data, "ignore")
-    patterns = [Pattern("ignore", text, "bf16") for text in listed]
+    patterns = [Pattern("ignore", text, "bf16") for text in listed(config, config.data, "ignore")]
     if len(groups) > 1 and not first_only:
         return _read_groups(config, model, version, patterns)
     group = groups["group_0"] if first_only else next(iter(groups.values()))
-    listed += _list(config, config.data, "modules_to_not_convert")
+    if version != match.WHOLE:
+        more = listed(config, config.data, "modules_to_not_convert")
+        patterns += [Pattern("modules_to_not_convert", text, "bf16") for text in more]
+    entries = [pattern.text for pattern in patterns]
     treatment, error = _group(group)
-    return TensorRTReading(model, patterns, Quantization(treatment, listed, None, error), version)
+    return TensorRTReading(model, patterns, Quantization(treatment, entries, None, error), version)
 
 
 def _read_groups(config: Config, model: Model, version: str, patterns: list[Pattern]) -> Reading:
@@ -117,7 +120,7 @@ def _read_groups(config: Config, model: Model, version: str, patterns: list[Patt
     try:
         idle = [t for t in targets if not any(match.is_target(name, t) for name in names)]
         by_key = {
-            name: made[target]
+            backend_name(name): made[target]
             for name in names
             if not any(match.is_target(name, entry) for entry in ignored)
             if (target := next((t for t in targets if match.is_target(name, t)), None))
@@ -160,10 +163,3 @@ def _group(group: Mapping[str, Any]) -> tuple[Treatment | None, str]:
         f"TensorRT-LLM reads no compressed-tensors of {pair[0]} weights with {pair[1]} inputs, "
         "only channel with token and block with group of 128"
     )
-
-
-def _list(config: Config, section: Mapping[str, Any], where: str) -> list[str]:
-    entries = section.get(where) or []
-    if not isinstance(entries, list) or not all(isinstance(each, str) for each in entries):
-        raise CannotRead(f"{where} of {config.source} is not a list of names", "write it as one")
-    return list(entries)

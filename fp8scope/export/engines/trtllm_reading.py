@@ -22,10 +22,11 @@ BF16 = Outcome("bf16")
 
 def layers(model: Model) -> tuple[Layer, ...]:
     """The layers in the backend's names."""
-    return fused_layers(model.modules, _rename)
+    return fused_layers(model.modules, backend_name)
 
 
-def _rename(name: str) -> str:
+def backend_name(name: str) -> str:
+    """The backend's name of a module of the files."""
     for old, new in _WRAPPED.items():
         if name.startswith(old):
             return new + name.removeprefix(old)
