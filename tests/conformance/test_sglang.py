@@ -11,7 +11,7 @@ from fp8scope.export.consumer import CannotRead
 from fp8scope.export.consumers.sglang import CONSUMER
 from fp8scope.export.metadata import SCHEMES
 from fp8scope.export.model import Model
-from tests.export.engine_shapes import llama, mixtral, outcomes, phi3, read, treatments
+from tests.export.engine_shapes import deepseek, llama, mixtral, outcomes, phi3, read, treatments
 
 QKV = "model.layers.1.self_attn.qkv_proj"
 O_PROJ = "model.layers.1.self_attn.o_proj"
@@ -191,6 +191,19 @@ def test_phi3_lies_fused_and_is_asked_for_by_shards() -> None:
     assert kept("fp8", fp8(shards), whole, phi3()) is True
     # modelopt's second matcher asks for the whole
     assert kept("hf-quant-config", nested([whole]), whole, phi3()) is True
+
+
+def test_compressed_queries_are_one_layer() -> None:
+    at = "model.layers.0.self_attn"
+    fused, shards = f"{at}.fused_qkv_a_proj_with_mqa", ["q_a_proj", "kv_a_proj_with_mqa"]
+    names = [f"{at}.{shard}" for shard in shards]
+    for form, data in (("fp8", fp8), ("hf-quant-config", nested)):
+        assert kept(form, data(names), fused, deepseek()) is True
+        assert kept(form, data(names[:1]), fused, deepseek()) is RAISES
+    # modelopt's second matcher looks for these inside the layer's name, in any block
+    both = [f"model.layers.1.self_attn.{shard}" for shard in shards]
+    assert kept("hf-quant-config", nested(both), fused, deepseek()) is True
+    assert kept("fp8", fp8(both), fused, deepseek()) is False
 
 
 def test_vision_language_prefixes() -> None:

@@ -47,6 +47,14 @@ def mixtral() -> Model:
     return Model("mixtral", "MixtralForCausalLM", "mixtral", (*modules, head))
 
 
+def deepseek() -> Model:
+    """Attention with compressed queries: SGLang builds their projections as one."""
+    parts = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
+    modules = [linear(f"model.layers.{block}.self_attn.{p}") for block in (0, 1) for p in parts]
+    head = linear("lm_head", "lm_head")
+    return Model("deepseek", "DeepseekV3ForCausalLM", "deepseek_v3", (*modules, head))
+
+
 def wanting(model: Model, treatment: Treatment, kept: Iterable[str] = ()) -> Model:
     """Every linear in the treatment, but for heads, routers and what ends as `kept` says."""
     ends = tuple(kept)

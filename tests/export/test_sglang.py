@@ -11,15 +11,12 @@ from fp8scope.export.consumer import CannotExpress
 from fp8scope.export.consumers import sglang
 from fp8scope.export.consumers.sglang import CONSUMER, VARIABLE, write
 from fp8scope.export.model import Model, Treatment
-from tests.export.engine_shapes import llama, mixtral, phi3, read, wanting
+from fp8scope.export.proof import Proof, prove
+from tests.export.engine_shapes import deepseek, llama, mixtral, phi3, read, wanting
 
 
-def agrees(model: Model) -> bool:
-    reading = read(CONSUMER, "sglang", write(model).config, model)
-    return all(
-        {reading.outcome(layer).treatment} == {m.wanted or "bf16" for m in layer.modules}
-        for layer in reading.layers
-    )
+def proof(model: Model) -> Proof:
+    return prove(read(CONSUMER, "sglang", write(model).config, model))
 
 
 KEPT = ("layers.1.self_attn.q_proj", "layers.1.self_attn.k_proj", "layers.1.self_attn.v_proj")
@@ -42,11 +39,18 @@ KEPT = ("layers.1.self_attn.q_proj", "layers.1.self_attn.k_proj", "layers.1.self
             [".1.mlp.down_proj"],
         ),
         wanting(llama(2, "model.language_model.", "LlavaForConditionalGeneration"), "fp8_token"),
-        replace(llama(2), modules=llama(2).modules),  # nobody said: BF16
+        llama(2),  # nobody said: BF16
+        wanting(
+            deepseek(), "fp8_token", [".0.self_attn.q_a_proj", ".0.self_attn.kv_a_proj_with_mqa"]
+        ),
     ],
 )
 def test_read_back_it_is_what_was_wanted(model: Model) -> None:
-    assert agrees(model)
+    found = proof(model)
+    assert found.faults == ()
+    wanted = {m.name: m.wanted or "bf16" for m in model.modules}
+    runs = {m.name: row.outcome.treatment for row in found.rows for m in row.layer.modules}
+    assert runs == wanted
 
 
 def test_the_script_exports_the_list_and_starts_the_server() -> None:

@@ -12,6 +12,7 @@ import yaml
 from fp8scope.export.consumer import CannotExpress
 from fp8scope.export.consumers.trtllm import CONSUMER, write
 from fp8scope.export.model import Model, Treatment
+from fp8scope.export.proof import prove
 from tests.export.engine_shapes import llama, mixtral, phi3, read, wanting
 
 QKV1 = tuple(f".1.self_attn.{n}_proj" for n in "qkv")
@@ -40,6 +41,7 @@ def test_read_back_it_is_what_was_wanted(model: Model, version: str) -> None:
         wanted = {module.wanted or "bf16" for module in layer.modules}
         assert {reading.outcome(layer).treatment} == wanted, layer.name
         assert reading.outcome(layer).note == ""
+    assert prove(reading).faults == ()
 
 
 def test_the_yaml_holds_options_that_exist_and_says_where_the_list_is() -> None:

@@ -191,7 +191,7 @@ def _kept(model: Model) -> list[str]:
     for layer in said.layers:
         if (layer.modules[0].wanted or "bf16") != "bf16":
             continue
-        for name in match.shards(layer.name, {}) or (layer.name,):
+        for name in match.shards(layer.name, said.online) or (layer.name,):
             parts = name.split(".")
             ends = (".".join(parts[start:]) for start in range(len(parts)))
             fitting = (e for e in ends if any(match.on_path(n, name) for n in said.listed([e])))

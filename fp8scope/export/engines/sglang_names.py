@@ -37,6 +37,15 @@ _PREFIXES: dict[str, dict[str, str]] = {
 }
 # classes that add this to their map while they are built, where queries are compressed
 _LATENT = ("Deepseek", "Glm4MoeLite", "GlmMoeDsa", "LongcatFlash")
+# classes that hand their map to the quantization config, which online has none otherwise
+_TELLS = {
+    "DeepseekV2ForCausalLM",
+    "DeepseekV3ForCausalLM",
+    "DeepseekV32ForCausalLM",
+    "Qwen3NextForCausalLM",
+    "Qwen3_5ForCausalLM",
+    "Qwen3_5MoeForCausalLM",
+}
 _LATENT_FUSED = {"fused_qkv_a_proj_with_mqa": ("q_a_proj", "kv_a_proj_with_mqa")}
 
 
@@ -44,11 +53,13 @@ _LATENT_FUSED = {"fused_qkv_a_proj_with_mqa": ("q_a_proj", "kv_a_proj_with_mqa")
 class Names:
     """What an architecture's class brings: its layers, its fused map, how it renames lists.
 
+    `online` is the map that is known where a BF16 checkpoint is quantized while loading.
     `plain_head`: it never quantizes its head, whatever a list says.
     """
 
     layers: tuple[Layer, ...]
     fused: Fused
+    online: Fused
     mapper: Mapper
     plain_head: bool
 
@@ -67,6 +78,7 @@ def names(model: Model) -> Names:
     return Names(
         layers=fused_layers(model.modules, _rename(model.architecture), {**USUAL, **fused}),
         fused=fused,
+        online=fused if model.architecture in _TELLS else {},
         mapper=Mapper(**said.get("mapper", {})),
         plain_head=said.get("plain_head", False),
     )

@@ -104,7 +104,7 @@ class Fp8Reading(SGLangReading):
         serialized: bool,
     ) -> None:
         """`treatments` of linears and of experts. Lists of FP8 checkpoints are normalised, and
-        matched with the class's fused map; the online way has neither.
+        matched with the class's fused map; the online way has mostly neither.
         """
         self.treatments = treatments
         self.serialized = serialized
@@ -113,7 +113,7 @@ class Fp8Reading(SGLangReading):
     @property
     def fused(self) -> match.Fused:
         """The map that the matcher is given."""
-        return self.names.fused if self.serialized else {}
+        return self.names.fused if self.serialized else self.names.online
 
     def entries(self, texts: Sequence[str]) -> list[str]:
         """Normalised where the checkpoint's own list is read, then renamed."""
