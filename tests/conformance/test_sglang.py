@@ -11,7 +11,17 @@ from fp8scope.export.consumer import CannotRead
 from fp8scope.export.consumers.sglang import CONSUMER
 from fp8scope.export.metadata import SCHEMES
 from fp8scope.export.model import Model
-from tests.export.engine_shapes import deepseek, llama, mixtral, outcomes, phi3, read, treatments
+from fp8scope.export.proof import prove
+from tests.export.engine_shapes import (
+    deepseek,
+    llama,
+    mixtral,
+    outcomes,
+    phi3,
+    read,
+    treatments,
+    wanting,
+)
 
 QKV = "model.layers.1.self_attn.qkv_proj"
 O_PROJ = "model.layers.1.self_attn.o_proj"
@@ -168,6 +178,12 @@ def test_experts_are_listed_by_their_own_name_in_modelopt() -> None:
     experts = "model.layers.1.block_sparse_moe.experts"
     one_each = [f"{experts}.{n}.{w}" for n in range(3) for w in ("w1", "w2", "w3")]
     assert kept("hf-quant-config", nested(one_each), experts, mixtral()) is False
+    planned = wanting(mixtral(), "fp8_tensor", one_each)
+    reading = read(CONSUMER, "hf-quant-config", nested(one_each), planned)
+    assert [fault.sentence for fault in prove(reading).faults] == [
+        f"{experts} will run in FP8 per tensor, static and should be BF16 "
+        f"(SGLang asks only for {experts})",
+    ]
     assert kept("hf-quant-config", nested([experts]), experts, mixtral()) is True
     assert kept("hf-quant-config", nested([f"{experts}*"]), experts, mixtral()) is True
     assert kept("hf-quant-config", nested(["model.layers.1"]), experts, mixtral()) is False
@@ -223,6 +239,8 @@ def test_vision_language_prefixes() -> None:
 def test_compressed_tensors_knows_shards_only_where_the_class_says_so() -> None:
     data = compressed([*SHARDS, "lm_head"], ["Linear"])
     assert kept("compressed-tensors", data, QKV, llama()) is False  # declares no fused map
+    note = outcomes(read(CONSUMER, "compressed-tensors", data, llama()))[QKV].note
+    assert note == "SGLang's LlamaForCausalLM declares no shards of it: list it by its own name"
     qwen = llama(12, architecture="Qwen3MoeForCausalLM")
     assert kept("compressed-tensors", data, QKV, qwen) is True
     split = compressed(SHARDS[:1], ["Linear"])
@@ -233,7 +251,10 @@ def test_compressed_tensors_knows_shards_only_where_the_class_says_so() -> None:
 def test_compressed_tensors_targets() -> None:
     exact = compressed(["lm_head"], SHARDS)
     found = outcomes(read(CONSUMER, "compressed-tensors", exact, llama()))
-    assert found[QKV].error == f"no target matches {QKV}, and it is not ignored"
+    assert found[QKV].error == (
+        f"no target matches {QKV}, and it is not ignored; "
+        "SGLang's LlamaForCausalLM declares no shards of it: list it by its own name"
+    )
     qwen = llama(12, architecture="Qwen3MoeForCausalLM")
     assert treatments(read(CONSUMER, "compressed-tensors", exact, qwen))[QKV] == "fp8_token"
     # entries of `ignore` are dotted ends, targets are not

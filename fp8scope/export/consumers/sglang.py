@@ -37,17 +37,14 @@ _ONLINE: tuple[Treatment, Treatment] = ("fp8_token", "fp8_tensor_dynamic")
 
 
 class _Whole(ModelOptReading):
-    """All layers meet the same fate, whatever the lists say."""
+    """All layers meet the same fate, and nobody reads the lists."""
 
-    def __init__(self, model: Model, patterns: list[Pattern], fate: Outcome) -> None:
+    def __init__(self, model: Model, fate: Outcome) -> None:
         self.fate = fate
-        super().__init__(model, patterns)
+        super().__init__(model, ())
 
     def outcome(self, layer: Layer) -> Outcome:
         return self.fate
-
-    def _hits(self, pattern: Pattern, name: str) -> bool:
-        return False
 
 
 def _read_modelopt(config: Config, model: Model, _version: str) -> Reading:
@@ -62,7 +59,7 @@ def _read_modelopt(config: Config, model: Model, _version: str) -> Reading:
     algorithm = section["quant_algo"]
     if algorithm == "FP8":
         return ModelOptReading(model, patterns)
-    return _Whole(model, patterns, _without_fp8(algorithm, section, flat=flat))
+    return _Whole(model, _without_fp8(algorithm, section, flat=flat))
 
 
 def _without_fp8(algorithm: str, section: Mapping[str, Any], *, flat: bool) -> Outcome:
@@ -191,7 +188,8 @@ def _kept(model: Model) -> list[str]:
     for layer in said.layers:
         if (layer.modules[0].wanted or "bf16") != "bf16":
             continue
-        for name in match.shards(layer.name, said.online) or (layer.name,):
+        shards = () if layer.kind == "experts" else match.shards(layer.name, said.online)
+        for name in shards or (layer.name,):
             parts = name.split(".")
             ends = (".".join(parts[start:]) for start in range(len(parts)))
             fitting = (e for e in ends if any(match.on_path(n, name) for n in said.listed([e])))

@@ -41,9 +41,7 @@ def write(model: Model) -> Document:
         )
     treatment = next(iter(wanted), None)
     cache = "FP8" if model.kv_cache == "fp8" else None
-    kept = [
-        name for layer in built if _one(layer) == "bf16" for name in layer.shards or (layer.name,)
-    ]
+    kept = [name for layer in built if _one(layer) == "bf16" for name in _listed(layer)]
     section = {
         "quant_algo": _ALGORITHM_OF.get(treatment) if treatment else None,
         "kv_cache_quant_algo": cache,
@@ -65,6 +63,10 @@ def write(model: Model) -> Document:
             "trtllm-serve CHECKPOINT --extra_llm_api_options x.yaml  # up to 1.1",
         ),
     )
+
+
+def _listed(layer: Layer) -> tuple[str, ...]:
+    return layer.shards if layer.shards and layer.kind != "experts" else (layer.name,)
 
 
 def _one(layer: Layer) -> Treatment:

@@ -21,8 +21,8 @@ def fused_layers(
     """What the engine builds, in the files' order. `rename` gives the engine's name of a file's.
 
     Linears become one where all shards of an entry of `fused` lie side by side. All routed experts
-    of a layer are one, named to the end of `experts`, without shards: engines differ in what they
-    ask of them. What lies fused in the files (`qkv_proj`) has the names of shards all the same.
+    of a layer are one, named to the end of `experts`. What lies fused in the files (`qkv_proj`) has
+    the names of shards all the same.
     """
     named = {rename(module.name): module for module in modules}
     done: set[str] = set()
@@ -41,7 +41,7 @@ def _experts(name: str, named: Mapping[str, Module]) -> Layer:
     end = parts.index("experts") + 1 if "experts" in parts else len(parts) - 1
     owner = ".".join(parts[:end])
     names = [n for n, m in named.items() if m.kind == "expert" and n.startswith(f"{owner}.")]
-    return Layer(owner, tuple(named[n] for n in names), kind="experts")
+    return Layer(owner, tuple(named[n] for n in names), tuple(names), "experts")
 
 
 def _linear(name: str, named: Mapping[str, Module], fused: Mapping[str, Sequence[str]]) -> Layer:

@@ -48,6 +48,7 @@ class CompressedReading(SGLangReading):
             for target in group["targets"]:
                 patterns.append(Pattern(f"config_groups.{name}.targets", target, says))
                 self.targets[target] = scheme
+        self.architecture = model.architecture
         super().__init__(model, patterns)
         ignored = [p.text for p in patterns if p.where == "ignore"]
         self.listed = self.entries(ignored)  # a group may also say BF16, and is no exclusion
@@ -59,7 +60,7 @@ class CompressedReading(SGLangReading):
 
     def _asked(self, layer: Layer) -> Layer:
         if layer.kind == "experts":
-            return replace(layer, shards=tuple(f"{layer.name}.0.{s}" for s in _EXPERT_SHARDS))
+            return replace(layer, shards=tuple(dict.fromkeys((*_asked_of(layer), *layer.shards))))
         last = layer.name.rsplit(".", 1)[-1]
         shards = self.names.fused.get(last, ())
         return replace(layer, shards=tuple(layer.name.replace(last, shard) for shard in shards))
@@ -75,8 +76,16 @@ class CompressedReading(SGLangReading):
             return BF16
         target = self._target(layer.name, _class_of(layer))
         if target is None:
-            return Outcome(None, _unmatched(layer.name))
-        return _runs(self.targets[target])
+            return Outcome(None, f"{_unmatched(layer.name)}{self._shardless(layer)}")
+        return replace(_runs(self.targets[target]), note=self._shardless(layer).removeprefix("; "))
+
+    def _shardless(self, layer: Layer) -> str:
+        """What to know of a fused layer whose class declares no shards, and which lists name."""
+        parts = match.shards(layer.name, {})
+        texts = {pattern.text for pattern in self.patterns}
+        if layer.shards or not texts.intersection(parts):
+            return ""
+        return f"; SGLang's {self.architecture} declares no shards of it: list it by its own name"
 
     def _head(self, layer: Layer) -> Outcome:
         if match.is_ignored(layer.name, self.listed, self.names.fused):
@@ -94,7 +103,7 @@ class CompressedReading(SGLangReading):
         if "Linear" in targets:
             targets.setdefault("FusedMoE", targets["Linear"])
         found: list[_Scheme | None] = []
-        for name in layer.shards:
+        for name in _asked_of(layer):
             if match.is_ignored(name, self.listed, self.names.fused) or not targets:
                 found.append(None)
                 continue
@@ -104,7 +113,9 @@ class CompressedReading(SGLangReading):
             found.append(targets[target])
         if any(scheme != found[0] for scheme in found):
             return Outcome(None, f"the projections of {layer.name} are in different groups")
-        note = f"SGLang asks only for {layer.name}.0.gate_proj, .0.up_proj and .0.down_proj"
+        asked = {".0.gate_proj", ".0.up_proj", ".0.down_proj"}
+        is_usual = all(f"{layer.name}{end}" in {m.name for m in layer.modules} for end in asked)
+        note = "" if is_usual else f"SGLang asks for {layer.name}.0.gate_proj, .up_proj, .down_proj"
         if found[0] is None:
             return replace(BF16, note=note)
         return replace(_runs(found[0], experts=True), note=note)
@@ -136,6 +147,10 @@ def _scheme(config: Config, name: str, group: Mapping[str, Any]) -> _Scheme:
     layout = group.get("format") or config.data.get("format")
     inputs = group.get("input_activations") if layout in _ACTIVATIONS else None
     return _Scheme({**weights, "format": layout}, inputs)
+
+
+def _asked_of(layer: Layer) -> tuple[str, ...]:
+    return tuple(f"{layer.name}.0.{shard}" for shard in _EXPERT_SHARDS)
 
 
 def _class_of(layer: Layer) -> str:

@@ -22,6 +22,8 @@ class SGLangReading(Reading):
         self.names = names(model)
         self.layers = tuple(self._asked(layer) for layer in self.names.layers)
         self.patterns = tuple(patterns)
+        experts = (each for each in self.layers if each.kind == "experts")
+        self.expert_names = {name for each in experts for name in (each.name, *each.shards)}
         self.listed = self.entries([p.text for p in self.patterns if p.says == "bf16"])
 
     def outcome(self, layer: Layer) -> Outcome:
@@ -78,15 +80,18 @@ class ModelOptReading(SGLangReading):
     def _outcome(self, layer: Layer) -> Outcome:
         if self.never_quantized(layer):
             return BF16
-        matches = self._matches(layer.name, self.listed, layer.kind)
-        return BF16 if matches else Outcome("fp8_tensor")
+        if self._matches(layer.name, self.listed):
+            return BF16
+        in_vain = layer.kind == "experts" and any(
+            match.is_excluded(n, self.listed) for n in layer.shards
+        )
+        return Outcome("fp8_tensor", note=f"SGLang asks only for {layer.name}" if in_vain else "")
 
     def _hits(self, pattern: Pattern, name: str) -> bool:
-        kind = "experts" if name.rsplit(".", 1)[-1] == "experts" else "linear"
-        return self._matches(name, self.entries([pattern.text]), kind)
+        return self._matches(name, self.entries([pattern.text]))
 
-    def _matches(self, name: str, listed: Sequence[str], kind: str) -> bool:
-        if kind == "experts":
+    def _matches(self, name: str, listed: Sequence[str]) -> bool:
+        if name in self.expert_names:
             return match.is_excluded(name, listed)
         skipped = match.is_skipped(name, listed, self.names.fused)
         return skipped or match.is_excluded(name, listed)

@@ -40,8 +40,8 @@ def _excludes(candidate: str, entry: str, version: str) -> bool:
 
 
 def candidates(layer: Layer) -> tuple[str, ...]:
-    """Names any one of which excludes the layer: its own and its shards'."""
-    return (layer.name, *layer.shards)
+    """Names any one of which excludes the layer: its own, and but for experts its shards'."""
+    return (layer.name,) if layer.kind == "experts" else (layer.name, *layer.shards)
 
 
 def takes(layer: Layer, key: str) -> bool:

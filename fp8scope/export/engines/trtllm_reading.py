@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fp8scope.export.consumer import Layer, Outcome, Pattern, Reading
 from fp8scope.export.engines import trtllm_match as match
@@ -59,7 +59,7 @@ class TensorRTReading(Reading):
         self.patterns = tuple(patterns)
         self.quantization = quantization
         self.version = version
-        self.named = {name: each for each in self.layers for name in match.candidates(each)}
+        self.named = {name: each for each in self.layers for name in (each.name, *each.shards)}
 
     def outcome(self, layer: Layer) -> Outcome:
         """One listed shard keeps all of a fused layer; a layer's algorithm is its first shard's."""
@@ -73,7 +73,10 @@ class TensorRTReading(Reading):
             return Outcome(None, f"an entry is no regular expression: {error}")
         if listed:
             return Outcome("bf16", note=_kept_whole(layer, listed))
-        return self._quantized(layer)
+        found = self._quantized(layer)
+        if layer.kind == "experts" and any(map(self._is_excluded, layer.shards)):
+            return replace(found, note=f"TensorRT-LLM asks only for {layer.name}")
+        return found
 
     def hits(self, pattern: Pattern, name: str) -> bool:
         """A fused layer's name is hit where its own or a shard's is."""
