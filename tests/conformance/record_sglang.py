@@ -70,8 +70,8 @@ def method(source: str, of: str, name: str) -> Callable[..., Any]:
     owner = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == of)
     body = next(n for n in owner.body if isinstance(n, ast.FunctionDef) and n.name == name)
     body.decorator_list = []
-    helpers = {"is_layer_excluded": ["_compile_exclusion_pattern"]}.get(name, [])
-    scope = cut(source, *helpers)
+    needed = {"is_layer_excluded": ["_compile_exclusion_pattern"]}.get(name, [])
+    scope = cut(source, *needed)
     scope["logger"] = SimpleNamespace(warning=lambda *_: None)
     future = ast.ImportFrom("__future__", [ast.alias("annotations")], 0)
     module = ast.fix_missing_locations(ast.Module([future, body], []))
