@@ -1,9 +1,10 @@
 """What vLLM's model classes declare about names, read from their syntax trees.
 
-Of each architecture in vLLM's registry: `fused` (its packed_modules_mapping), `adds` (what its
-constructor puts into it, where the quantization config sees that), `mapper` (the renaming half of
-its hf_to_vllm_mapper), `language` (the class of its text part) and `plain` (last names of what is
-built without a quantization config: the head and routers).
+Of each architecture in vLLM's registry: `fused` (packed_modules_mapping, as layers of its text part
+find it), `adds` (what a constructor puts into it where the quantization config still sees that),
+`mapper` (the renaming half of its hf_to_vllm_mapper), `then` (that of its text part's class, which
+renames what the first one made), `text` ("config" where config.json names that class) and `plain`
+(last names of heads and routers that are built without a quantization config).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ _RULES = {
     "orig_to_new_suffix": "suffixes",
 }
 _NOT_RENAMES = {"orig_to_new_stacked", "orig_to_new_renaming"}
+_BUILDERS = ("MoE", "MoeBlock", "Moe", "Model", "ForCausalLM", "DecoderLayer")
 _GATES = ("gate", "router", "shared_expert_gate")
 
 Entry = tuple[str, ast.ClassDef]
@@ -84,31 +86,30 @@ class _Classes:
         return None
 
     def value(self, path: str, node: ast.expr) -> Any:
-        if isinstance(node, ast.Attribute):
-            owner = self.find(ast.unparse(node.value), path)
-            if owner is None:
-                raise Unresolved(ast.unparse(node))
-            return self.attribute(owner, node.attr)
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-            left, right = self.value(path, node.left), self.value(path, node.right)
-            if set(left) | set(right) <= set(_RULES.values()):
-                return {kind: left.get(kind, {}) | right.get(kind, {}) for kind in left | right}
-            return left | right
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "WeightsMapper":
-            return self.rules(path, node)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "replace":
-            return self.value(path, node.args[0]) | self.rules(path, node)
-        if isinstance(node, ast.Name):
-            return self.constant(path, node.id)
-        if isinstance(node, ast.Subscript):
-            return self.value(path, node.value)[_plain(node.slice)]
-        if isinstance(node, ast.Dict):
-            merged: dict[Any, Any] = {}
-            for key, each in zip(node.keys, node.values, strict=True):
-                value = self.value(path, each)
-                merged |= value if key is None else {_plain(key): value}
-            return merged
-        return _plain(node)
+        match node:
+            case ast.Attribute():
+                owner = self.find(ast.unparse(node.value), path)
+                found = None if owner is None else self.attribute(owner, node.attr)
+                if found is None:
+                    raise Unresolved(ast.unparse(node))
+            case ast.BinOp(op=ast.BitOr()):
+                found = _merged(self.value(path, node.left), self.value(path, node.right))
+            case ast.Call(func=ast.Name("WeightsMapper")):
+                found = self.rules(path, node)
+            case ast.Call(func=ast.Name("replace")):
+                found = self.value(path, node.args[0]) | self.rules(path, node)
+            case ast.Name():
+                found = self.constant(path, node.id)
+            case ast.Subscript():
+                found = self.value(path, node.value)[_plain(node.slice)]
+            case ast.Dict():
+                found = {}
+                for key, each in zip(node.keys, node.values, strict=True):
+                    value = self.value(path, each)
+                    found |= value if key is None else {_plain(key): value}
+            case _:
+                found = _plain(node)
+        return found
 
     def constant(self, path: str, name: str) -> Any:
         """What a module assigns to a name, or imports it from."""
@@ -128,26 +129,28 @@ class _Classes:
                 raise Unresolved(ast.unparse(call))
         return found
 
-    def language(self, entry: Entry) -> str | None:
-        """The class of the text part, where the constructor names it; "" where a config does."""
+    def text(self, entry: Entry) -> tuple[Entry | None, bool]:
+        """The class of the text part where the quantization config meets it too; whether it is
+        config.json that names it.
+        """
         for where, node in self.lineage(*entry):
             for call in (c for c in ast.walk(node) if isinstance(c, ast.Call)):
                 if ast.unparse(call.func) != "init_vllm_registered_model":
                     continue
                 named = {k.arg: k.value for k in call.keywords}
-                text = ast.unparse(named["hf_config"]) if "hf_config" in named else ""
+                config = ast.unparse(named.get("hf_config", ast.Constant("")))
                 if "architectures" in named:
                     try:
-                        return str(_plain(named["architectures"])[0])
+                        return self.find(_plain(named["architectures"])[0], where), False
                     except Unresolved:
-                        return ""
-                if "text" in text or "llm" in text:
-                    return ""
+                        return None, True
+                if "text" in config or "llm" in config:
+                    return None, True
             built = _language_model(node)
             part = self.find(built, where) if built else None
             if part is not None and self.inherits(part, "SupportsQuant"):
-                return part[1].name
-        return None
+                return part, False
+        return None, False
 
     def adds(self, entry: Entry) -> dict[str, list[str]]:
         """What constructors put into the fused map once the class is registered with it."""
@@ -167,9 +170,12 @@ class _Classes:
         return found
 
     def plain(self, entry: Entry) -> list[str]:
-        """Last names of routers and heads that are built without a quantization config."""
+        """Last names of routers and heads that are built without a quantization config, by the
+        nearest file that builds any of that name.
+        """
         given: dict[str, bool] = {}
         for where in self._files(entry):
+            here: dict[str, bool] = {}
             for node in ast.walk(self.trees[where]):
                 if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Call):
                     continue
@@ -177,16 +183,19 @@ class _Classes:
                 maker = ast.unparse(node.value.func).rsplit(".", 1)[-1]
                 linear = maker.endswith("Linear") and name in _GATES
                 if linear or (maker == "ParallelLMHead" and name == "lm_head"):
-                    given[name] = given.get(name, False) or _has_config(node.value)
+                    here[name] = here.get(name, False) or _has_config(node.value)
+            given = here | given
         return sorted(name for name, quantized in given.items() if not quantized)
 
     def _files(self, entry: Entry) -> list[str]:
-        """Its own file, those of its bases, and those that its file imports classes from."""
-        own = [where for where, node in self.lineage(*entry) if node.name != "SupportsQuant"]
+        """Its own file, those of its bases and of its text part, and those that it imports from."""
+        text, by_config = self.text(entry)
+        own = [where for each in (entry, text) if each for where, _ in self.lineage(*each)]
         imported = [
             path
-            for name, source in self.imports[entry[0]].items()
-            if name.endswith(("MoE", "MoeBlock", "Moe", "Model", "ForCausalLM", "DecoderLayer"))
+            for where in own
+            for name, source in self.imports[where].items()
+            if name.endswith(_BUILDERS) and not by_config
             for path in _paths(source)
         ]
         return [path for path in dict.fromkeys([*own, *imported]) if path in self.trees]
@@ -195,13 +204,20 @@ class _Classes:
 def _imports(path: str, tree: ast.Module) -> dict[str, str]:
     """By name that a file imports: the dotted module it comes from."""
     package = path.removesuffix(".py").split("/")[:-1]
-    found = {}
+    found: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             start = package[: len(package) - node.level + 1] if node.level else []
             source = ".".join([*start, *([node.module] if node.module else [])])
             found |= {alias.asname or alias.name: source for alias in node.names}
     return found
+
+
+def _merged(left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
+    """Of two mappers each kind of rule; of anything else what the right one has, then the left."""
+    if set(left) | set(right) <= set(_RULES.values()):
+        return {kind: left.get(kind, {}) | right.get(kind, {}) for kind in left | right}
+    return left | right
 
 
 def _originals(tree: ast.Module | None, name: str) -> list[str]:
@@ -239,9 +255,10 @@ def _assigned(statement: ast.stmt, name: str) -> ast.expr | None:
 
 def _language_model(node: ast.ClassDef) -> str | None:
     for each in ast.walk(node):
-        if isinstance(each, ast.Assign) and isinstance(each.value, ast.Call):
-            if ast.unparse(each.targets[0]) in {"self.language_model", "self.llm"}:
-                return ast.unparse(each.value.func)
+        if not isinstance(each, ast.Assign) or not isinstance(each.value, ast.Call):
+            continue
+        if ast.unparse(each.targets[0]) in {"self.language_model", "self.llm"}:
+            return ast.unparse(each.value.func)
     return None
 
 
@@ -288,17 +305,30 @@ def declared(files: Mapping[str, str]) -> tuple[dict[str, dict[str, Any]], dict[
 
 
 def _declared(classes: _Classes, entry: Entry) -> dict[str, Any]:
+    fused = classes.attribute(entry, "packed_modules_mapping") or {}
+    adds, then = classes.adds(entry), {}
+    text, by_config = classes.text(entry)
+    if text is not None:
+        parts = classes.attribute(text, "packed_modules_mapping")
+        updates = classes.inherits(text, "SupportsQuant")
+        # a class without SupportsQuant puts its own map in the place of what was there
+        fused = fused if parts is None else {**(fused if updates else {}), **parts}
+        adds, then = classes.adds(text), _renames(classes, text)
+    said = {
+        "fused": fused,
+        "adds": adds,
+        "mapper": _renames(classes, entry),
+        "then": then,
+        "text": "config" if by_config else "",
+        "plain": classes.plain(entry),
+    }
+    return {key: value for key, value in said.items() if value}
+
+
+def _renames(classes: _Classes, entry: Entry) -> dict[str, Any]:
     mapper = classes.attribute(entry, "hf_to_vllm_mapper") or {}
-    renames = {
+    kept = {
         kind: {old: new for old, new in rules.items() if new is not None}
         for kind, rules in mapper.items()
     }
-    said = {
-        "fused": classes.attribute(entry, "packed_modules_mapping"),
-        "adds": classes.adds(entry),
-        "mapper": {kind: rules for kind, rules in renames.items() if rules},
-        "plain": classes.plain(entry),
-    }
-    kept = {key: value for key, value in said.items() if value}
-    language = classes.language(entry)
-    return kept if language is None else kept | {"language": language}
+    return {kind: rules for kind, rules in kept.items() if rules}
