@@ -23,6 +23,7 @@ EXCLUSIONS = {"ignore", "exclude_modules", "ignored_layers", "modules_to_not_con
 CLASSES = {"linear", "linearbase", "columnparallellinear", "rowparallellinear"}
 _PREFIXES = re.compile(r"^((model|language_model|transformer|decoder)\.)+")
 _GLOB = re.compile(r"[*?\[]")
+_QUANTIZER = re.compile(r"(?<=\w)[._](weight|input|output)_quantizers?(\.\d+)?$")  # ModelOpt's
 
 
 def intended(model: Model, reading: Reading, bare: Reading) -> Model:
@@ -76,7 +77,7 @@ def means(text: str, name: str) -> bool:
             return False
     if re.search(r"\d\*$", text):  # the star was to reach what lies inside
         text = text[:-1]
-    text = text.removesuffix(".*").removesuffix(".weight")
+    text = _QUANTIZER.sub("", text.removesuffix(".*").removesuffix(".weight"))
     names = {name, _PREFIXES.sub("", name)}
     if _GLOB.search(text):
         parents = {parent for each in names for parent in _ancestors(each)}

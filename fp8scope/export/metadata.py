@@ -31,7 +31,12 @@ SCHEMES: dict[Treatment, dict[str, dict[str, Any]]] = {
         "input_activations": {**_FLOAT8, "strategy": "token", "dynamic": True},
     },
     "fp8_block": {
-        "weights": {**_FLOAT8, "strategy": "block", "block_structure": [128, 128]},
+        "weights": {
+            **_FLOAT8,
+            "strategy": "block",
+            "block_structure": [128, 128],
+            "dynamic": False,
+        },
         "input_activations": {
             **_FLOAT8,
             "strategy": "group",
@@ -49,6 +54,7 @@ _PAIRS: dict[tuple[str, str, bool], Treatment] = {
     ("channel", "token", True): "fp8_token",
     ("block", "group", True): "fp8_block",
 }
+_BLOCKS = (([128, 128], 128), ("128x128", 128))
 
 
 def algorithm(name: str) -> Treatment:
@@ -63,9 +69,21 @@ def scheme(weights: Mapping[str, Any] | None, inputs: Mapping[str, Any] | None) 
     if inputs is None or not (_is_float8(weights) and _is_float8(inputs)):
         return "other"
     dynamic = bool(inputs.get("dynamic", False))
-    pair = (weights.get("strategy", "tensor"), inputs.get("strategy", "tensor"), dynamic)
+    pair = (strategy(weights), strategy(inputs), dynamic)
+    sizes = (weights.get("block_structure"), inputs.get("group_size"))
+    if pair == ("block", "group", True) and sizes not in _BLOCKS:
+        return "other"
     return _PAIRS.get(pair, "other")
 
 
+def strategy(arguments: Mapping[str, Any]) -> str:
+    """That of compressed-tensors' arguments, which may leave it to the group size to say."""
+    if (said := arguments.get("strategy")) is not None:
+        return str(said).lower()
+    size = arguments.get("group_size")
+    return "tensor" if size is None else "channel" if size == -1 else "group"
+
+
 def _is_float8(arguments: Mapping[str, Any]) -> bool:
-    return (arguments.get("type"), arguments.get("num_bits")) == ("float", 8)
+    kind = str(arguments.get("type", "int")).lower()
+    return (kind, arguments.get("num_bits", 8)) == ("float", 8)

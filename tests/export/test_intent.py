@@ -32,6 +32,10 @@ TENTH = "model.layers.10.mlp.down_proj"
         ("language_model.model.layers.1", ["model.language_model.layers.1.mlp.up_proj"], [TENTH]),
         ("model.layers.1", ["model.language_model.layers.1.mlp.up_proj"], [TENTH]),
         ("lm_head", ["lm_head", "language_model.lm_head"], [DOWN]),
+        # a quantizer means what it quantizes
+        (f"{DOWN}.weight_quantizer", [DOWN], [TENTH]),
+        ("mlp.experts.gate_up_proj_weight_quantizers.3", ["mlp.experts.gate_up_proj"], [DOWN]),
+        ("*weight_quantizer", [], [DOWN]),
         ("", [], [DOWN]),
         ("model.", [], [DOWN]),
     ],

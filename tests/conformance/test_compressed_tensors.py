@@ -1,0 +1,194 @@
+"""Our model of compressed-tensors' matcher against the library, and what we write in its parser."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from fp8scope.export.consumer import CannotRead, Config, Reading
+from fp8scope.export.consumers import _targets, compressed_tensors
+from fp8scope.export.metadata import SCHEMES, scheme
+from fp8scope.export.model import Model, Treatment
+from tests import models
+from tests.export import mixes
+from tests.export.shapes import gpt2, llama, mixtral
+
+with warnings.catch_warnings():  # of libraries about each other
+    warnings.simplefilter("ignore")
+    from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
+    from compressed_tensors.quantization.quant_scheme import PRESET_SCHEMES
+    from compressed_tensors.utils.match import is_match
+    from transformers.utils.quantization_config import CompressedTensorsConfig
+
+EXAMPLES = settings(
+    deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+SHAPES: dict[str, Model] = {"llama": llama(), "mixtral": mixtral(), "gpt2": gpt2()}
+BARE: dict[str, Any] = {"config_groups": {}, "ignore": []}
+
+
+@pytest.fixture(scope="module")
+def trees() -> dict[str, nn.Module]:
+    return {name: models.build(name) for name in SHAPES}
+
+
+def _read(data: dict[str, Any], model: Model) -> Reading:
+    return compressed_tensors.read(Config("compressed-tensors", data, "config.json"), model, "")
+
+
+NAMES = tuple(layer.name for shape in SHAPES.values() for layer in _read(BARE, shape).layers)
+PIECES = (
+    "model", "layers", "0", "1", "10", "self_attn", "q_proj", "o_proj", "mlp", "gate", "gate_proj",
+    "down_proj", "experts", "lm_head", "transformer", "c_fc", "Linear", "Module", "linear",
+    "Conv1D", "MixtralTopKRouter", "", "weight",
+)  # fmt: skip
+EXPRESSIONS = (
+    ".*", r".*\.down_proj$", ".*self_attn", r"model\.layers\.1", r"model\.layers\.[01]\.mlp.*",
+    "lm_head", ".*gate", r"(?!.*lm_head).*", "^model.*proj$", "down_proj", ".*experts.*", "",
+    "Linear",
+)  # fmt: skip
+
+
+@st.composite
+def targets(draw: st.DrawFn) -> str:
+    """Names, their parts, classes, and regular expressions, escaped or not."""
+    if draw(st.integers(0, 3)) == 0:
+        parts = draw(st.lists(st.sampled_from(PIECES), min_size=1, max_size=4))
+        return draw(st.sampled_from(("", "re:"))) + ".".join(parts)
+    if draw(st.booleans()):
+        return "re:" + draw(st.sampled_from(EXPRESSIONS))
+    name = draw(st.sampled_from(NAMES))
+    end = draw(st.integers(0, len(name)))
+    start = draw(st.sampled_from(("", "re:", "re:.*", "re:^")))
+    return start + draw(st.sampled_from((name, name[:end], name[end:], f"{name}$", f"{name}.*")))
+
+
+PRESETS = ("FP8", "FP8_DYNAMIC", "FP8_BLOCK", "fp8", "W8A8", "UNQUANTIZED")
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> dict[str, Any]:
+    groups: dict[str, Any] = {}
+    listed = st.lists(st.one_of(targets(), st.sampled_from(NAMES)), min_size=1, max_size=4)
+    for number in range(draw(st.integers(1, 3))):
+        if draw(st.booleans()):
+            groups[draw(st.sampled_from(PRESETS))] = draw(listed)
+        else:
+            arguments = SCHEMES[draw(st.sampled_from(sorted(SCHEMES)))]
+            groups[f"group_{number}"] = {"targets": draw(listed), **arguments}
+    return {"config_groups": groups, "ignore": draw(st.lists(targets(), max_size=4))}
+
+
+@settings(EXAMPLES, max_examples=600)
+@given(target=targets())
+def test_one_target_on_every_module(trees: dict[str, nn.Module], target: str) -> None:
+    for name, shape in SHAPES.items():
+        reading = _read(BARE, shape)
+        for layer in _in(trees[name], reading):
+            module = trees[name].get_submodule(layer)
+            classes = reading._classes(layer)  # type: ignore[attr-defined]
+            if target not in {"Conv1D", "MixtralTopKRouter"}:  # classes that are never quantized
+                ours = _targets.hits(target, layer, classes)
+                assert ours == is_match(layer, module, target), layer
+
+
+def _in(tree: nn.Module, reading: Reading) -> Iterator[str]:
+    known = dict(tree.named_modules())
+    yield from (layer.name for layer in reading.layers if layer.name in known)
+
+
+@settings(EXAMPLES, max_examples=60)
+@given(config=configs())
+def test_whole_configs(trees: dict[str, nn.Module], config: dict[str, Any]) -> None:
+    parsed = QuantizationConfig.model_validate(copy.deepcopy(config))
+    for name, shape in SHAPES.items():
+        tree = copy.deepcopy(trees[name])
+        apply_quantization_config(tree, parsed, show_progress=False)
+        reading = _read(config, shape)
+        for layer in reading.layers:
+            assert reading.outcome(layer).treatment == _treatment(tree, layer.name), layer.name
+
+
+def _treatment(tree: nn.Module, name: str) -> Treatment:
+    module = dict(tree.named_modules()).get(name)  # stacked experts are parameters
+    found = getattr(module, "quantization_scheme", None)
+    if found is None:
+        return "bf16"
+    sides = (found.weights, found.input_activations)
+    return scheme(*(side and side.model_dump() for side in sides))
+
+
+@pytest.mark.parametrize("name", mixes.MODELS)
+def test_what_is_written_in_the_librarys_and_transformers_parsers(
+    name: str, trees: dict[str, nn.Module]
+) -> None:
+    model = mixes.MODELS[name]
+    data = json.loads(compressed_tensors.write(model).forms["json"].text)
+    parsed = QuantizationConfig.model_validate(data)
+    loaded = CompressedTensorsConfig.from_dict(data)  # type: ignore[no-untyped-call]
+    assert loaded.quantization_config == parsed
+    assert parsed.format == "float-quantized"
+    assert (parsed.kv_cache_scheme is not None) == (model.kv_cache == "fp8")
+    listed = [target for group in parsed.config_groups.values() for target in group.targets]
+    assert len(listed) == len(set(listed)) == sum(m.wanted != "bf16" for m in model.modules)
+    parsed.kv_cache_scheme = None  # it is no matter of layers
+    tree = copy.deepcopy(trees[name])
+    apply_quantization_config(tree, parsed, show_progress=False)
+    for module in model.modules:
+        if module.kind != "expert":
+            assert _treatment(tree, module.runtime) == module.wanted, module.name
+
+
+def test_presets_are_those_of_the_library() -> None:
+    known = {*_targets.PRESETS, *compressed_tensors.NEWER}
+    assert known == set(PRESET_SCHEMES)
+    for name, sides in PRESET_SCHEMES.items():
+        arguments = [sides.get(side) for side in ("weights", "input_activations")]
+        dumped = [each and each.model_dump() for each in arguments]
+        treatment = _targets.preset(name, "", compressed_tensors.NEWER)
+        assert treatment == scheme(*dumped), name
+
+
+FLOAT8 = {"num_bits": 8, "type": "float"}
+ARGUMENTS: tuple[dict[str, Any], ...] = (
+    {},
+    {"strategy": "tensor"},
+    {"strategy": "TENSOR"},
+    {"strategy": "channel"},
+    {"group_size": -1},
+    {"group_size": 128},
+    {"strategy": "group"},
+    {"strategy": "group", "group_size": 128},
+    {"strategy": "channel", "group_size": 128},
+    {"strategy": "token"},
+    {"strategy": "token", "dynamic": True},
+    {"strategy": "block"},
+    {"strategy": "block", "block_structure": [128, 128]},
+    {"strategy": "block", "block_structure": "128x128"},
+    {"strategy": "tensor", "block_structure": [128, 128]},
+    {"strategy": "block", "block_structure": [128, 128], "dynamic": True},
+    {"dynamic": True},
+)
+
+
+@pytest.mark.parametrize("side", ["weights", "input_activations"])
+@pytest.mark.parametrize("arguments", ARGUMENTS, ids=map(str, ARGUMENTS))
+def test_arguments_that_the_library_refuses(side: str, arguments: dict[str, Any]) -> None:
+    other = {"weights": "input_activations", "input_activations": "weights"}[side]
+    group = {side: FLOAT8 | arguments, other: SCHEMES["fp8_token"][other]}
+    data = {"config_groups": {"group_0": {"targets": ["Linear"], **group}}}
+    try:
+        QuantizationConfig.model_validate(copy.deepcopy(data))
+    except (ValueError, NotImplementedError):
+        with pytest.raises(CannotRead):
+            _read(data, llama())
+    else:
+        assert _read(data, llama()).layers
