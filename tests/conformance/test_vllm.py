@@ -368,7 +368,7 @@ def test_vision_language_prefixes() -> None:
     assert kept("hf-quant-config", mixed({listed[0]: "FP8"}), ours, model) is False
     assert kept("compressed-tensors", compressed(listed, ["Linear"]), ours, model) is True
     # online lists are in vLLM's names and are never renamed
-    targets = {name: "fp8_per_channel" for name in listed}
+    targets = dict.fromkeys(listed, "fp8_per_channel")
     assert kept("vllm", {"targets": targets}, ours, model) is True
     assert kept("vllm", {"targets": {ours: "fp8_per_channel"}}, ours, model) is False
 
