@@ -127,13 +127,25 @@ def test_mixtral_has_all_experts_of_a_layer_in_one_and_never_quantizes_its_gate(
     assert found.listed(["a.gate_proj", "a.gate_proj.b"]) == ["a.gate_proj", "a.w1.b"]
 
 
-def test_experts_are_called_so_where_the_files_have_no_such_level() -> None:
+def test_granite_renames_experts_and_router_of_the_files() -> None:
     at = "model.layers.0.block_sparse_moe"
     parts: list[tuple[str, Kind]] = [
+        (f"{at}.router.layer", "router"),
         (f"{at}.input_linear", "expert"),
         (f"{at}.output_linear", "expert"),
     ]
-    assert shapes(names(model("GraniteMoeForCausalLM", parts))) == {f"{at}.experts": ("experts", 2)}
+    found = names(model("GraniteMoeForCausalLM", parts))
+    assert shapes(found) == {f"{at}.gate": ("linear", 1), f"{at}.experts": ("experts", 2)}
+    assert found.plain == {f"{at}.gate"}
+    # that is for weights: a list is not looked through
+    assert found.listed([f"{at}.router.layer"]) == [f"{at}.router.layer"]
+    assert not found.renames
+
+
+def test_experts_are_called_so_where_the_files_have_no_such_level() -> None:
+    at = "model.layers.0.block_sparse_moe"
+    parts: list[tuple[str, Kind]] = [(f"{at}.w1", "expert"), (f"{at}.w2", "expert")]
+    assert shapes(names(model("NobodysForCausalLM", parts))) == {f"{at}.experts": ("experts", 2)}
 
 
 def test_qwen3_moe_fuses_the_mlp_of_its_dense_layers_without_knowing_the_parts() -> None:

@@ -18,14 +18,13 @@ from fp8scope.export.engines.fused_layers import USUAL, fused_layers
 from fp8scope.export.model import Model
 
 Rules = Mapping[str, str | None]
-_TEXT = "language_model."
 
 
 @dataclass(frozen=True)
 class Mapper:
     """How a model class renames what lists say: every rule that fits, in order, on what the ones
     before it made. A rule to None drops the entry. `then`, of the class of a text part inside,
-    goes over the outcome once more.
+    goes over the outcome once more; `inside`, of the class of `model`, over weights only.
     """
 
     regexes: Rules = field(default_factory=dict)
@@ -33,6 +32,7 @@ class Mapper:
     prefixes: Rules = field(default_factory=dict)
     suffixes: Rules = field(default_factory=dict)
     then: Mapper | None = None
+    inside: Mapper | None = None
 
     def name(self, name: str) -> str | None:
         """The name after renaming, None where it is dropped."""
@@ -42,12 +42,13 @@ class Mapper:
     def weight(self, name: str) -> str:
         """The module that a module of the files becomes, as its weight is renamed on loading.
 
-        There a text part's class sees no more than what follows `language_model.`.
+        There the class of a part sees no more than what follows the part's name.
         """
         found = self._own(f"{name}.weight") or f"{name}.weight"
-        if self.then is not None and found.startswith(_TEXT):
-            inside = found.removeprefix(_TEXT)
-            found = _TEXT + (self.then.name(inside) or inside)
+        for part, mapper in (("language_model.", self.then), ("model.", self.inside)):
+            if mapper is not None and found.startswith(part):
+                rest = found.removeprefix(part)
+                found = part + (mapper.name(rest) or rest)
         return found.removesuffix(".weight")
 
     def _own(self, name: str) -> str | None:
@@ -113,8 +114,10 @@ def names(model: Model) -> Names:
 
 
 def _mapper(said: Mapping[str, Any]) -> Mapper:
-    then = Mapper(**said["then"]) if said.get("then") else None
-    return Mapper(**said.get("mapper", {}), then=then)
+    own, then, inside = (
+        Mapper(**said[part]) if said.get(part) else None for part in ("mapper", "then", "inside")
+    )
+    return replace(own or Mapper(), then=then, inside=inside)
 
 
 def _fused(model: Model, said: Mapping[str, Any]) -> dict[str, Sequence[str]]:
