@@ -74,7 +74,12 @@ def test_the_mapper_renames_all_640_recorded_names_as_vllm_does() -> None:
         "dropped" if new is None else "kept" if new == name else "renamed" for name, _, new in cases
     )
     assert kinds == {"dropped": 21, "kept": 300, "renamed": 319}
-    assert Counter(kind for case in cases for kind in case[1]) == {}
+    assert Counter(kind for case in cases for kind in case[1]) == {
+        "prefixes": 528,
+        "substrings": 192,
+        "suffixes": 36,
+        "regexes": 14,
+    }
 
 
 def test_the_mapper_renames_all_640_recorded_lists_of_modelopt_as_vllm_does() -> None:
@@ -122,13 +127,25 @@ def test_mixtral_has_all_experts_of_a_layer_in_one_and_never_quantizes_its_gate(
     assert found.listed(["a.gate_proj", "a.gate_proj.b"]) == ["a.gate_proj", "a.w1.b"]
 
 
-def test_experts_are_called_so_where_the_files_have_no_such_level() -> None:
+def test_granite_renames_experts_and_router_of_the_files() -> None:
     at = "model.layers.0.block_sparse_moe"
     parts: list[tuple[str, Kind]] = [
+        (f"{at}.router.layer", "router"),
         (f"{at}.input_linear", "expert"),
         (f"{at}.output_linear", "expert"),
     ]
-    assert shapes(names(model("GraniteMoeForCausalLM", parts))) == {f"{at}.experts": ("experts", 2)}
+    found = names(model("GraniteMoeForCausalLM", parts))
+    assert shapes(found) == {f"{at}.gate": ("linear", 1), f"{at}.experts": ("experts", 2)}
+    assert found.plain == {f"{at}.gate"}
+    # that is for weights: a list is not looked through
+    assert found.listed([f"{at}.router.layer"]) == [f"{at}.router.layer"]
+    assert not found.renames
+
+
+def test_experts_are_called_so_where_the_files_have_no_such_level() -> None:
+    at = "model.layers.0.block_sparse_moe"
+    parts: list[tuple[str, Kind]] = [(f"{at}.w1", "expert"), (f"{at}.w2", "expert")]
+    assert shapes(names(model("NobodysForCausalLM", parts))) == {f"{at}.experts": ("experts", 2)}
 
 
 def test_qwen3_moe_fuses_the_mlp_of_its_dense_layers_without_knowing_the_parts() -> None:
@@ -304,11 +321,7 @@ def test_names_that_rules_would_make_one_stay_apart() -> None:
 
 def test_an_architecture_that_vllm_does_not_have_is_like_llama() -> None:
     found = names(llama(1, architecture="NobodysForCausalLM"))
-    assert (found.known, found.fused, found.mapper) == (
-        False,
-        {"qkv_proj": QKV, "gate_up_proj": ("gate_proj", "up_proj")},
-        Mapper(),
-    )
+    assert (found.known, found.fused, found.mapper) == (False, LLAMA_FUSED, Mapper())
     assert [each.name for each in found.layers] == [
         *(f"model.layers.0.{part}" for part in LLAMA_PARTS),
         "lm_head",
@@ -331,3 +344,14 @@ def test_a_text_part_renames_once_more_what_follows_its_prefix() -> None:
     assert mapper.weight("model.a.c") == "language_model.b.c"
     assert mapper.name("model.a.c") == "language_model.a.c"
     assert mapper.name("a.c") == "b.c"
+
+
+def test_only_a_class_with_a_mapper_has_lists_looked_through() -> None:
+    of = {
+        "LlamaForCausalLM": True,  # its mapper fuses, and renames nothing
+        "MixtralForCausalLM": True,
+        "Mistral3ForConditionalGeneration": True,
+        "DeepseekV3ForCausalLM": False,
+        "Phi3ForCausalLM": True,
+    }
+    assert {each: names(model(each, [])).renames for each in of} == of

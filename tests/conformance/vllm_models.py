@@ -2,9 +2,10 @@
 
 Of each architecture in vLLM's registry: `fused` (packed_modules_mapping, as layers of its text part
 find it), `adds` (what a constructor puts into it where the quantization config still sees that),
-`mapper` (the renaming half of its hf_to_vllm_mapper), `then` (that of its text part's class, which
-renames what the first one made), `text` ("config" where config.json names that class) and `plain`
-(last names of heads and routers that are built without a quantization config).
+`mapper` (the renaming half of its hf_to_vllm_mapper, be it empty), `then` (that of its text part's
+class, which renames what the first one made), `inside` (that of the class of `model`, which renames
+weights only), `text` ("config" where config.json names the text part's class) and `plain` (last
+names of heads and routers that are built without a quantization config).
 """
 
 from __future__ import annotations
@@ -146,11 +147,19 @@ class _Classes:
                         return None, True
                 if "text" in config or "llm" in config:
                     return None, True
-            built = _language_model(node)
+            built = _built(node, "self.language_model", "self.llm")
             part = self.find(built, where) if built else None
             if part is not None and self.inherits(part, "SupportsQuant"):
                 return part, False
         return None, False
+
+    def inside(self, entry: Entry) -> Entry | None:
+        """The class of `model`, where the constructor names it."""
+        for where, node in self.lineage(*entry):
+            built = _built(node, "self.model")
+            if built:
+                return self.find(built, where)
+        return None
 
     def adds(self, entry: Entry) -> dict[str, list[str]]:
         """What constructors put into the fused map once the class is registered with it."""
@@ -253,11 +262,12 @@ def _assigned(statement: ast.stmt, name: str) -> ast.expr | None:
     return None
 
 
-def _language_model(node: ast.ClassDef) -> str | None:
+def _built(node: ast.ClassDef, *names: str) -> str | None:
+    """The class that is called for the first that is assigned of some attributes."""
     for each in ast.walk(node):
         if not isinstance(each, ast.Assign) or not isinstance(each.value, ast.Call):
             continue
-        if ast.unparse(each.targets[0]) in {"self.language_model", "self.llm"}:
+        if ast.unparse(each.targets[0]) in names:
             return ast.unparse(each.value.func)
     return None
 
@@ -306,7 +316,7 @@ def declared(files: Mapping[str, str]) -> tuple[dict[str, dict[str, Any]], dict[
 
 def _declared(classes: _Classes, entry: Entry) -> dict[str, Any]:
     fused = classes.attribute(entry, "packed_modules_mapping") or {}
-    adds, then = classes.adds(entry), {}
+    adds, then = classes.adds(entry), None
     text, by_config = classes.text(entry)
     if text is not None:
         parts = classes.attribute(text, "packed_modules_mapping")
@@ -314,19 +324,24 @@ def _declared(classes: _Classes, entry: Entry) -> dict[str, Any]:
         # a class without SupportsQuant puts its own map in the place of what was there
         fused = fused if parts is None else {**(fused if updates else {}), **parts}
         adds, then = classes.adds(text), _renames(classes, text)
+    inside = classes.inside(entry)
+    mapper, weights = _renames(classes, entry), _renames(classes, inside) if inside else None
     said = {
-        "fused": fused,
-        "adds": adds,
-        "mapper": _renames(classes, entry),
+        "fused": fused or None,
+        "adds": adds or None,
+        "mapper": mapper,
         "then": then,
-        "text": "config" if by_config else "",
-        "plain": classes.plain(entry),
+        "inside": weights if weights and weights != mapper else None,
+        "text": "config" if by_config else None,
+        "plain": classes.plain(entry) or None,
     }
-    return {key: value for key, value in said.items() if value}
+    return {key: value for key, value in said.items() if value is not None}
 
 
-def _renames(classes: _Classes, entry: Entry) -> dict[str, Any]:
-    mapper = classes.attribute(entry, "hf_to_vllm_mapper") or {}
+def _renames(classes: _Classes, entry: Entry) -> dict[str, Any] | None:
+    mapper = classes.attribute(entry, "hf_to_vllm_mapper")
+    if mapper is None:
+        return None
     kept = {
         kind: {old: new for old, new in rules.items() if new is not None}
         for kind, rules in mapper.items()

@@ -18,14 +18,13 @@ from fp8scope.export.engines.fused_layers import USUAL, fused_layers
 from fp8scope.export.model import Model
 
 Rules = Mapping[str, str | None]
-_TEXT = "language_model."
 
 
 @dataclass(frozen=True)
 class Mapper:
     """How a model class renames what lists say: every rule that fits, in order, on what the ones
     before it made. A rule to None drops the entry. `then`, of the class of a text part inside,
-    goes over the outcome once more.
+    goes over the outcome once more; `inside`, of the class of `model`, over weights only.
     """
 
     regexes: Rules = field(default_factory=dict)
@@ -33,6 +32,7 @@ class Mapper:
     prefixes: Rules = field(default_factory=dict)
     suffixes: Rules = field(default_factory=dict)
     then: Mapper | None = None
+    inside: Mapper | None = None
 
     def name(self, name: str) -> str | None:
         """The name after renaming, None where it is dropped."""
@@ -42,12 +42,13 @@ class Mapper:
     def weight(self, name: str) -> str:
         """The module that a module of the files becomes, as its weight is renamed on loading.
 
-        There a text part's class sees no more than what follows `language_model.`.
+        There the class of a part sees no more than what follows the part's name.
         """
         found = self._own(f"{name}.weight") or f"{name}.weight"
-        if self.then is not None and found.startswith(_TEXT):
-            inside = found.removeprefix(_TEXT)
-            found = _TEXT + (self.then.name(inside) or inside)
+        for part, mapper in (("language_model.", self.then), ("model.", self.inside)):
+            if mapper is not None and found.startswith(part):
+                rest = found.removeprefix(part)
+                found = part + (mapper.name(rest) or rest)
         return found.removesuffix(".weight")
 
     def _own(self, name: str) -> str | None:
@@ -79,7 +80,8 @@ class Names:
 
     `fused` is what vLLM looks parts up in: a layer may be fused and not be in it. `plain`: layers
     that are built without a quantization config, so that they stay as they are whatever a list
-    says. Not `known`: vLLM has no class of that name whose declarations could be read.
+    says. Not `renames`: the class has no mapper, so that lists are not even looked through. Not
+    `known`: vLLM has no class of that name whose declarations could be read.
     """
 
     layers: tuple[Layer, ...]
@@ -87,6 +89,7 @@ class Names:
     mapper: Mapper
     known: bool
     plain: frozenset[str] = frozenset()
+    renames: bool = True
 
     def listed(self, entries: Sequence[str]) -> list[str]:
         """Entries of a list as the matcher will see them."""
@@ -96,21 +99,25 @@ class Names:
 
 def names(model: Model) -> Names:
     """An architecture that is not known is taken for one like Llama."""
-    said = _classes().get(model.architecture)
-    if said is None:
-        fused, mapper, last_plain = dict(USUAL), Mapper(), ()
-    else:
-        fused, last_plain = _fused(model, said), said.get("plain", ())
-        then = Mapper(**said["then"]) if "then" in said else None
-        mapper = Mapper(**said.get("mapper", {}), then=then)
-    layers = _layers(model, mapper, fused)
+    known = model.architecture in _classes()
+    said = _classes()[model.architecture if known else "LlamaForCausalLM"]
+    fused, mapper = _fused(model, said), _mapper(said)
+    layers, last = _layers(model, mapper, fused), said.get("plain", ())
     return Names(
         layers=layers,
         fused=fused,
         mapper=mapper,
-        known=said is not None,
-        plain=frozenset(x.name for x in layers if x.name.rsplit(".", 1)[-1] in last_plain),
+        known=known,
+        plain=frozenset(x.name for x in layers if x.name.rsplit(".", 1)[-1] in last),
+        renames=not said.keys().isdisjoint({"mapper", "then", "text"}),
     )
+
+
+def _mapper(said: Mapping[str, Any]) -> Mapper:
+    own, then, inside = (
+        Mapper(**said[part]) if said.get(part) else None for part in ("mapper", "then", "inside")
+    )
+    return replace(own or Mapper(), then=then, inside=inside)
 
 
 def _fused(model: Model, said: Mapping[str, Any]) -> dict[str, Sequence[str]]:
