@@ -311,7 +311,7 @@ def weights_mapper(files: Files) -> Iterable[list[Any]]:
 
 def rules(files: Files) -> list[dict[str, Any]]:
     """Those that model classes declare, and some of them dropping what one of theirs renames."""
-    pool = [said["mapper"] for said in declared_once(files)[0].values() if "mapper" in said]
+    pool = [said["mapper"] for said in declared_once(files)[0].values() if said.get("mapper")]
     draw = seeded(9)
     for rule in list(pool[::4]):
         kind = draw.choice(list(rule))

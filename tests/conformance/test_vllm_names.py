@@ -74,7 +74,12 @@ def test_the_mapper_renames_all_640_recorded_names_as_vllm_does() -> None:
         "dropped" if new is None else "kept" if new == name else "renamed" for name, _, new in cases
     )
     assert kinds == {"dropped": 21, "kept": 300, "renamed": 319}
-    assert Counter(kind for case in cases for kind in case[1]) == {}
+    assert Counter(kind for case in cases for kind in case[1]) == {
+        "prefixes": 528,
+        "substrings": 192,
+        "suffixes": 36,
+        "regexes": 14,
+    }
 
 
 def test_the_mapper_renames_all_640_recorded_lists_of_modelopt_as_vllm_does() -> None:
@@ -304,11 +309,7 @@ def test_names_that_rules_would_make_one_stay_apart() -> None:
 
 def test_an_architecture_that_vllm_does_not_have_is_like_llama() -> None:
     found = names(llama(1, architecture="NobodysForCausalLM"))
-    assert (found.known, found.fused, found.mapper) == (
-        False,
-        {"qkv_proj": QKV, "gate_up_proj": ("gate_proj", "up_proj")},
-        Mapper(),
-    )
+    assert (found.known, found.fused, found.mapper) == (False, LLAMA_FUSED, Mapper())
     assert [each.name for each in found.layers] == [
         *(f"model.layers.0.{part}" for part in LLAMA_PARTS),
         "lm_head",
@@ -331,3 +332,14 @@ def test_a_text_part_renames_once_more_what_follows_its_prefix() -> None:
     assert mapper.weight("model.a.c") == "language_model.b.c"
     assert mapper.name("model.a.c") == "language_model.a.c"
     assert mapper.name("a.c") == "b.c"
+
+
+def test_only_a_class_with_a_mapper_has_lists_looked_through() -> None:
+    of = {
+        "LlamaForCausalLM": True,  # its mapper fuses, and renames nothing
+        "MixtralForCausalLM": True,
+        "Mistral3ForConditionalGeneration": True,
+        "DeepseekV3ForCausalLM": False,
+        "Phi3ForCausalLM": True,
+    }
+    assert {each: names(model(each, [])).renames for each in of} == of

@@ -2,9 +2,9 @@
 
 Of each architecture in vLLM's registry: `fused` (packed_modules_mapping, as layers of its text part
 find it), `adds` (what a constructor puts into it where the quantization config still sees that),
-`mapper` (the renaming half of its hf_to_vllm_mapper), `then` (that of its text part's class, which
-renames what the first one made), `text` ("config" where config.json names that class) and `plain`
-(last names of heads and routers that are built without a quantization config).
+`mapper` (the renaming half of its hf_to_vllm_mapper, be it empty), `then` (that of its text part's
+class, which renames what the first one made), `text` ("config" where config.json names that class)
+and `plain` (last names of heads and routers that are built without a quantization config).
 """
 
 from __future__ import annotations
@@ -306,7 +306,7 @@ def declared(files: Mapping[str, str]) -> tuple[dict[str, dict[str, Any]], dict[
 
 def _declared(classes: _Classes, entry: Entry) -> dict[str, Any]:
     fused = classes.attribute(entry, "packed_modules_mapping") or {}
-    adds, then = classes.adds(entry), {}
+    adds, then = classes.adds(entry), None
     text, by_config = classes.text(entry)
     if text is not None:
         parts = classes.attribute(text, "packed_modules_mapping")
@@ -315,18 +315,20 @@ def _declared(classes: _Classes, entry: Entry) -> dict[str, Any]:
         fused = fused if parts is None else {**(fused if updates else {}), **parts}
         adds, then = classes.adds(text), _renames(classes, text)
     said = {
-        "fused": fused,
-        "adds": adds,
+        "fused": fused or None,
+        "adds": adds or None,
         "mapper": _renames(classes, entry),
         "then": then,
-        "text": "config" if by_config else "",
-        "plain": classes.plain(entry),
+        "text": "config" if by_config else None,
+        "plain": classes.plain(entry) or None,
     }
-    return {key: value for key, value in said.items() if value}
+    return {key: value for key, value in said.items() if value is not None}
 
 
-def _renames(classes: _Classes, entry: Entry) -> dict[str, Any]:
-    mapper = classes.attribute(entry, "hf_to_vllm_mapper") or {}
+def _renames(classes: _Classes, entry: Entry) -> dict[str, Any] | None:
+    mapper = classes.attribute(entry, "hf_to_vllm_mapper")
+    if mapper is None:
+        return None
     kept = {
         kind: {old: new for old, new in rules.items() if new is not None}
         for kind, rules in mapper.items()

@@ -79,7 +79,8 @@ class Names:
 
     `fused` is what vLLM looks parts up in: a layer may be fused and not be in it. `plain`: layers
     that are built without a quantization config, so that they stay as they are whatever a list
-    says. Not `known`: vLLM has no class of that name whose declarations could be read.
+    says. Not `renames`: the class has no mapper, so that lists are not even looked through. Not
+    `known`: vLLM has no class of that name whose declarations could be read.
     """
 
     layers: tuple[Layer, ...]
@@ -87,6 +88,7 @@ class Names:
     mapper: Mapper
     known: bool
     plain: frozenset[str] = frozenset()
+    renames: bool = True
 
     def listed(self, entries: Sequence[str]) -> list[str]:
         """Entries of a list as the matcher will see them."""
@@ -96,21 +98,23 @@ class Names:
 
 def names(model: Model) -> Names:
     """An architecture that is not known is taken for one like Llama."""
-    said = _classes().get(model.architecture)
-    if said is None:
-        fused, mapper, last_plain = dict(USUAL), Mapper(), ()
-    else:
-        fused, last_plain = _fused(model, said), said.get("plain", ())
-        then = Mapper(**said["then"]) if "then" in said else None
-        mapper = Mapper(**said.get("mapper", {}), then=then)
-    layers = _layers(model, mapper, fused)
+    known = model.architecture in _classes()
+    said = _classes()[model.architecture if known else "LlamaForCausalLM"]
+    fused, mapper = _fused(model, said), _mapper(said)
+    layers, last = _layers(model, mapper, fused), said.get("plain", ())
     return Names(
         layers=layers,
         fused=fused,
         mapper=mapper,
-        known=said is not None,
-        plain=frozenset(x.name for x in layers if x.name.rsplit(".", 1)[-1] in last_plain),
+        known=known,
+        plain=frozenset(x.name for x in layers if x.name.rsplit(".", 1)[-1] in last),
+        renames=not said.keys().isdisjoint({"mapper", "then", "text"}),
     )
+
+
+def _mapper(said: Mapping[str, Any]) -> Mapper:
+    then = Mapper(**said["then"]) if said.get("then") else None
+    return Mapper(**said.get("mapper", {}), then=then)
 
 
 def _fused(model: Model, said: Mapping[str, Any]) -> dict[str, Sequence[str]]:
