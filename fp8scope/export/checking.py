@@ -9,7 +9,7 @@ from pathlib import Path
 from fp8scope.artefacts.plan import Plan
 from fp8scope.errors import BadInput
 from fp8scope.export.consumer import CannotExpress, CannotRead, Config, Consumer, Document, Reading
-from fp8scope.export.intent import intended
+from fp8scope.export.intent import intended, without_exclusions
 from fp8scope.export.model import Model, planned_model
 from fp8scope.export.proof import Fault, Proof, prove
 from fp8scope.export.registry import all_consumers, consumer, names
@@ -63,10 +63,10 @@ def check(
 def _check_plan(subject: Subject, reader: Consumer, version: str, form: str) -> Checked:
     if form and form not in reader.reads:
         raise BadInput(f"{reader.name} does not read {form}", f"one of {', '.join(reader.reads)}")
-    refusals = []
+    failed, refusals = [], []
     for each in (form,) if form else reader.reads:
         if each not in names():
-            continue
+            continue  # nobody writes it
         try:
             document = _written(consumer(each), subject.model)
         except CannotExpress as refusal:
@@ -74,7 +74,12 @@ def _check_plan(subject: Subject, reader: Consumer, version: str, form: str) -> 
             continue
         config = Config(each, document.config, MADE)
         reading = reader.reads[each](config, subject.model, version)
-        return _checked(reader, version, config, subject.says, prove(reading))
+        checked = _checked(reader, version, config, subject.says, prove(reading))
+        if checked.proof.holds:
+            return checked
+        failed.append(checked)
+    if failed:
+        return replace(failed[0], why_not="; ".join(refusals))
     what = f"{reader.name} can be told of this plan in no form"
     raise CannotExpress(what, "; ".join(refusals) or "it reads no plan")
 
@@ -85,7 +90,8 @@ def _check_configs(subject: Subject, reader: Consumer, version: str) -> Checked:
     reading = _read(reader, config, subject.model, version)
     model, says = subject.model, subject.says
     if not says:
-        model, says = intended(model, reading), "the list itself"
+        bare = _read(reader, without_exclusions(config), model, version)
+        model, says = intended(model, reading, bare), "the list itself"
         reading = _read(reader, config, model, version)
     proof = prove(reading)
     others = [other for other in subject.configs.values() if other is not config]

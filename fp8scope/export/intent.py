@@ -11,33 +11,39 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from fp8scope.core.modules import Module, Treatment
-from fp8scope.export.consumer import Pattern, Reading
+from fp8scope.export.consumer import Config, Pattern, Reading
 from fp8scope.export.model import Model
 
+EXCLUSIONS = {"ignore", "exclude_modules", "ignored_layers", "modules_to_not_convert"}
 CLASSES = {"linear", "linearbase", "columnparallellinear", "rowparallellinear"}
 _PREFIXES = re.compile(r"^((model|language_model|transformer|decoder)\.)+")
 _GLOB = re.compile(r"[*?\[]")
 _QUANTIZER = re.compile(r"(?<=\w)[._](weight|input|output)_quantizers?(\.\d+)?$")  # ModelOpt's
 
 
-def intended(model: Model, reading: Reading) -> Model:
+def intended(model: Model, reading: Reading, bare: Reading) -> Model:
     """`model` with what the lists of `reading` seem to ask for.
 
-    Modules that no entry means get what most of those run in which none means either; heads and
-    routers, which consumers treat by rules of their own, whatever they run in.
+    bare: the same without its lists of exclusions. Modules that no entry means get what most of
+    those run in there; heads and routers, which consumers treat by rules of their own, whatever
+    they run in.
     """
     meant = _meant(model, reading)
     usual: Counter[Treatment] = Counter()
     runs: dict[str, Treatment | None] = {}
-    for layer in reading.layers:
-        treatment = reading.outcome(layer).treatment
-        runs.update((module.name, treatment) for module in layer.modules)
+    for layer in bare.layers:
+        treatment = bare.outcome(layer).treatment
         unnamed = [module for module in layer.modules if module.name not in meant]
         if treatment is not None:
             usual[treatment] += sum(module.kind in {"linear", "expert"} for module in unnamed)
+    for layer in reading.layers:
+        treatment = reading.outcome(layer).treatment
+        runs.update((module.name, treatment) for module in layer.modules)
     default = usual.most_common(1)[0][0] if usual.total() else None
 
     def choose(module: Module) -> Treatment | None:
@@ -46,6 +52,17 @@ def intended(model: Model, reading: Reading) -> Model:
         return default if module.kind in {"linear", "expert"} else runs.get(module.name)
 
     return model.with_wanted(choose)
+
+
+def without_exclusions(config: Config) -> Config:
+    """The config with its lists of exclusions emptied, at whatever depth they stand."""
+    return replace(config, data=_emptied(config.data))
+
+
+def _emptied(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {key: [] if key in EXCLUSIONS else _emptied(each) for key, each in data.items()}
+    return [_emptied(each) for each in data] if isinstance(data, list) else data
 
 
 def means(text: str, name: str) -> bool:

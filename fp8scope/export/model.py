@@ -65,7 +65,7 @@ def planned_model(plan: Plan) -> Model:
                     runtime=linear.name,
                     group=linear.group,
                     kind=_kind(linear, undecided=is_router),
-                    out_features=linear.out_features,
+                    out_features=linear.out_features // max(1, len(linear.checkpoint_shards)),
                     in_features=linear.in_features,
                     wanted=wanted,
                 )

@@ -123,12 +123,17 @@ class _Faults:
                 yield Fault("split", what, (row.layer.name,))
 
     def _refusals(self) -> Iterator[Fault]:
+        """What is said of many layers in the same words is one fault."""
+        alike: dict[tuple[str, str], list[Row]] = {}
         for row in self._rows:
             if row.outcome.treatment is None:
                 partly = self._partly_named(row.layer)
-                kind: FaultKind = "split" if partly else "refused"
-                what = f"{row.layer.name}: {row.outcome.error}{partly}"
-                yield Fault(kind, what, (row.layer.name,))
+                words = row.outcome.error.replace(row.layer.name, "a layer")
+                alike.setdefault((words, partly), []).append(row)
+        for (_, partly), rows in alike.items():
+            kind: FaultKind = "split" if partly else "refused"
+            names = tuple(row.layer.name for row in rows)
+            yield Fault(kind, f"{_some(names)}: {rows[0].outcome.error}{partly}", names)
 
     def _partly_named(self, layer: Layer) -> str:
         """`; only q_proj is named, not k_proj, v_proj`: of a fused layer."""

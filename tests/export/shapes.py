@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from fp8scope.export.consumer import Config, Document, Form
 from fp8scope.export.model import Model, Module, Treatment
@@ -101,3 +102,31 @@ def check_golden(name: str, form: Form) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_text(form.text)
     assert form.text == path.read_text(), f"{path.name} differs: look, then UPDATE_GOLDEN=1"
+
+
+# what transformers needs beside, to make a network of the shapes above
+_NETWORK: dict[str, dict[str, int]] = {
+    "llama": {},
+    "mixtral": {"num_local_experts": 4},
+    "phi3": {"pad_token_id": 0},
+}
+
+
+def network(family: str, device: str = "meta") -> Any:
+    """A random model of transformers' own, in BF16, whose linears are those of `family`'s shape."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    auto: Any = AutoModelForCausalLM
+    config = AutoConfig.for_model(
+        family,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        vocab_size=96 * 16,
+        **_NETWORK[family],
+    )
+    with torch.device(device):
+        return auto.from_config(config, dtype=torch.bfloat16)

@@ -75,7 +75,7 @@ def _as_lists(data: Any) -> Any:
 
 def test_without_a_plan_it_is_taken_as_it_says() -> None:
     reading = _read(LLAMA.with_wanted(lambda _: None), modelopt.write(LLAMA).config)
-    meant = intended(LLAMA.with_wanted(lambda _: None), reading)
+    meant = intended(LLAMA.with_wanted(lambda _: None), reading, reading)
     assert [m.wanted for m in meant.modules] == [m.wanted for m in LLAMA.modules]
 
 

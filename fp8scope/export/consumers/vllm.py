@@ -1,0 +1,213 @@
+"""vLLM: reads lists of FP8 checkpoints, and quantizes a BF16 one while loading it.
+
+Online it scales inputs at run time; weights get one scale, one per output channel, or one per
+block. Which layer gets which, its `targets` say by name. Static scales need a checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fp8scope.export import metadata
+from fp8scope.export.consumer import (
+    SAYS,
+    CannotExpress,
+    CannotRead,
+    Config,
+    Consumer,
+    Document,
+    Form,
+    Layer,
+    Pattern,
+    Reading,
+)
+from fp8scope.export.engines.vllm_compressed import CompressedReading
+from fp8scope.export.engines.vllm_names import names
+from fp8scope.export.engines.vllm_online import SHORTHAND_OF, OnlineReading
+from fp8scope.export.engines.vllm_reading import (
+    BLOCK_FP8,
+    Fp8Reading,
+    MixedReading,
+    ModelOptReading,
+)
+from fp8scope.export.model import WORDS, Model, Treatment
+
+_LONGEST = 128 * 1024 - 1  # bytes of one argument of a command on Linux
+_ALGORITHMS = (*metadata.ALGORITHMS, "NVFP4", "W4A16_NVFP4", "MXFP8", "MIXED_PRECISION")
+_FINISHED = "build a checkpoint and use --to hf-quant-config or --to compressed-tensors"
+
+
+def _read_modelopt(config: Config, model: Model, _version: str) -> Reading:
+    data = config.data
+    section = data.get("quantization", data)
+    if not isinstance(section, Mapping) or not section.get("quant_algo"):
+        raise CannotRead(
+            f"{config.source} has no quant_algo", "it is either at the top or in `quantization`"
+        )
+    algorithm = str(section["quant_algo"]).upper()
+    if algorithm not in _ALGORITHMS:
+        raise CannotRead(
+            f"vLLM does not know the quant_algo {algorithm} of {config.source}",
+            f"one of {', '.join(_ALGORITHMS)}",
+        )
+    where = "ignore" if section is data and "ignore" in data else "exclude_modules"
+    patterns = [Pattern(where, text, "bf16") for text in _list(config, section, where)]
+    if algorithm != "MIXED_PRECISION":
+        return ModelOptReading(model, patterns, algorithm)
+    quantized = _quantized(config, section)
+    for name, said in quantized.items():
+        says = metadata.algorithm(str(said["quant_algo"]))
+        patterns.append(Pattern("quantized_layers", name, says))
+    return MixedReading(model, patterns, quantized)
+
+
+def _quantized(config: Config, section: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    quantized = section.get("quantized_layers")
+    if not isinstance(quantized, Mapping) or not quantized:
+        raise CannotRead(
+            f"{config.source} is MIXED_PRECISION without quantized_layers",
+            "name each quantized layer there, with its quant_algo",
+        )
+    for name, said in quantized.items():
+        if not isinstance(said, Mapping) or "quant_algo" not in said:
+            raise CannotRead(f"{name} in {config.source} has no quant_algo", "give it one")
+    blocks = [q for q in quantized.values() if str(q["quant_algo"]).upper() in BLOCK_FP8]
+    if len({q.get("group_size", 128) for q in blocks}) > 1:
+        raise CannotRead(
+            f"{config.source} has blocks of several sizes", "vLLM takes one group_size for all"
+        )
+    return quantized
+
+
+def _read_compressed(config: Config, model: Model, _version: str) -> Reading:
+    return CompressedReading(config, model)
+
+
+def _read_fp8(config: Config, model: Model, _version: str) -> Reading:
+    data = config.data
+    inputs, block = data.get("activation_scheme"), data.get("weight_block_size")
+    if inputs not in {"static", "dynamic"} or (block is not None and inputs != "dynamic"):
+        raise CannotRead(
+            f"activation_scheme {inputs!r} of {config.source} is not one that vLLM reads",
+            "static or dynamic, and dynamic with weight_block_size",
+        )
+    treatment: Treatment = "fp8_tensor" if inputs == "static" else "fp8_tensor_dynamic"
+    if block is not None:
+        treatment = "fp8_block" if list(block) == [128, 128] else "other"
+    where = "ignored_layers" if data.get("ignored_layers") else "modules_to_not_convert"
+    patterns = [Pattern(where, text, "bf16") for text in _list(config, data, where)]
+    experts: Treatment = "other" if data.get("store_dtype") == "mxfp4" else treatment
+    return Fp8Reading(model, patterns, treatment, experts)
+
+
+def _read_online(config: Config, model: Model, _version: str) -> Reading:
+    return OnlineReading(config, model)
+
+
+def _list(config: Config, section: Mapping[str, Any], where: str) -> list[str]:
+    entries = section.get(where) or []
+    if not isinstance(entries, list) or not all(isinstance(each, str) for each in entries):
+        raise CannotRead(f"{where} of {config.source} is not a list of names", "write it as one")
+    return entries
+
+
+def write(model: Model) -> Document:
+    """The online config, and a script that serves with it. Raises CannotExpress."""
+    _check_model(model)
+    said = names(model)
+    if not said.known:
+        raise CannotExpress(
+            f"vLLM {CONSUMER.versions[-1]} has no {model.architecture} whose names we know",
+            _FINISHED,
+        )
+    data = {"targets": dict(_targets(said.layers)), "ignore": []}
+    _check_reading(model, data)
+    compact = json.dumps(data, separators=(",", ":"))
+    if len(compact.encode()) > _LONGEST:
+        raise CannotExpress(
+            f"--quantization-config would be {len(compact.encode())} bytes, Linux takes {_LONGEST}",
+            _FINISHED,
+        )
+    command = ["vllm", "serve", model.name, "--quantization", "online", "--quantization-config"]
+    script = ["#!/bin/sh", f"# vLLM, {SAYS['online config']}", shlex.join([*command, compact]), ""]
+    return Document(
+        kind="online config",
+        forms={
+            "json": Form(".json", json.dumps(data, indent=2) + "\n"),
+            "shell": Form(".sh", "\n".join(script)),
+        },
+        config=data,
+        use=(f'{shlex.join(command)} "$(cat FILE.json)"',),
+    )
+
+
+def _check_model(model: Model) -> None:
+    """Raises CannotExpress for what no online config can say of a whole model."""
+    if model.folded:
+        raise CannotExpress(
+            "the plan smooths, and vLLM folds nothing into the weights that it loads", _FINISHED
+        )
+    if model.kv_cache != "bf16":
+        raise CannotExpress(
+            "a BF16 checkpoint has no scales of an FP8 KV cache, and vLLM would take 1.0",
+            f"{_FINISHED}; or plan the KV cache in BF16",
+        )
+
+
+def _targets(layers: tuple[Layer, ...]) -> Iterator[tuple[str, str]]:
+    """A fused layer by its own name, which goes before its shards' and needs none declared."""
+    for layer in layers:
+        treatment = _treatment(layer)
+        if treatment != "bf16":
+            yield layer.name, SHORTHAND_OF[treatment]
+
+
+def _treatment(layer: Layer) -> Treatment:
+    """What all of the layer should run in. Raises CannotExpress where vLLM cannot, online."""
+    wanted = {module.wanted or "bf16" for module in layer.modules}
+    if len(wanted) > 1:
+        words = " and ".join(sorted(WORDS[each] for each in wanted))
+        raise CannotExpress(
+            f"{layer.name} is one layer in vLLM, wanted in {words}",
+            "give all its members the same precision in the plan",
+        )
+    treatment = wanted.pop()
+    if treatment != "bf16" and layer.kind == "lm_head":
+        raise CannotExpress(f"vLLM does not quantize {layer.name} online", "keep it in BF16")
+    if treatment == "fp8_tensor":
+        raise CannotExpress(
+            f"vLLM scales inputs at run time online, {layer.name} should have a static scale",
+            f"{_FINISHED}; or plan with --candidates fp8_token,fp8_block",
+        )
+    if treatment != "bf16" and treatment not in SHORTHAND_OF:
+        raise CannotExpress(f"vLLM cannot make {WORDS[treatment]} of {layer.name}", _FINISHED)
+    return treatment
+
+
+def _check_reading(model: Model, data: dict[str, Any]) -> None:
+    """Raises CannotExpress where exact names would still go wrong."""
+    reading = _read_online(Config("vllm", data, "the config"), model, "")
+    for layer in reading.layers:
+        outcome, wanted = reading.outcome(layer), layer.modules[0].wanted or "bf16"
+        if outcome.treatment != wanted:
+            words = WORDS[outcome.treatment] if outcome.treatment else outcome.error
+            raise CannotExpress(
+                f"vLLM would run {layer.name} in {words}, not in {WORDS[wanted]}", _FINISHED
+            )
+
+
+CONSUMER = Consumer(
+    name="vllm",
+    about="vLLM: FP8 checkpoints, or a BF16 one quantized while loading",
+    write=write,
+    reads={
+        "hf-quant-config": _read_modelopt,
+        "compressed-tensors": _read_compressed,
+        "vllm": _read_online,
+        "fp8": _read_fp8,
+    },
+    versions=("0.33.0",),
+)
