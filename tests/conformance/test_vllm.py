@@ -169,9 +169,15 @@ def test_a_vision_tower_stays_in_modelopt() -> None:
 
 
 def test_experts_are_kept_whole_by_any_entry_inside() -> None:
-    one = nested([f"{EXPERTS}.2.w1"])
-    assert kept("hf-quant-config", one, EXPERTS, mixtral()) is True
-    assert kept("fp8", fp8([f"{EXPERTS}.2.w1"]), EXPERTS, mixtral()) is True
+    for form, one in (
+        ("hf-quant-config", nested([f"{EXPERTS}.2.w1"])),
+        ("fp8", fp8([f"{EXPERTS}.2.w1"])),
+    ):
+        outcome = outcomes(read(CONSUMER, form, one, mixtral()))[EXPERTS]
+        assert outcome.treatment == "bf16"
+        assert outcome.note == f"vLLM keeps all experts for {EXPERTS}.2.w1"
+    every = [f"{EXPERTS}.{n}.{w}" for n in range(3) for w in ("w1", "w2", "w3")]
+    assert not outcomes(read(CONSUMER, "fp8", fp8(every), mixtral()))[EXPERTS].note
     assert kept("fp8", fp8([EXPERTS]), EXPERTS, mixtral()) is True
     assert kept("fp8", fp8(["model.layers.1"]), EXPERTS, mixtral()) is False
 
@@ -281,6 +287,11 @@ def test_compressed_tensors_asks_for_the_first_expert_by_the_classs_names() -> N
     some = compressed(named[:2], ["Linear"])
     outcome = outcomes(read(CONSUMER, "compressed-tensors", some, mixtral()))[EXPERTS]
     assert outcome.error.endswith("are not all in one group, or not all ignored")
+    assert not outcome.note
+    deepseek = replace(mixtral(), architecture="DeepseekV3ForCausalLM")
+    outcome = outcomes(read(CONSUMER, "compressed-tensors", some, deepseek))[EXPERTS]
+    assert outcome.treatment == "fp8_token"
+    assert outcome.note.endswith(f"{EXPERTS}.0.down_proj, which no file has")
     routed = compressed([], ["RoutedExperts"])
     found = treatments(read(CONSUMER, "compressed-tensors", routed, mixtral()))
     assert {name for name, t in found.items() if t == "fp8_token"} == {
@@ -356,6 +367,20 @@ def test_phi3_lies_fused_and_is_listed_by_its_own_name() -> None:
     for form, listed in (("fp8", fp8), ("hf-quant-config", nested)):
         assert kept(form, listed([whole]), whole, phi3()) is True
         assert kept(form, listed(shards), whole, phi3()) is False
+
+
+def test_a_bare_head_is_not_renamed_and_stays_all_the_same() -> None:
+    model = llama(2, "model.language_model.", "LlavaForConditionalGeneration")
+    head, named = "language_model.lm_head", compressed(["lm_head"], ["Linear"])
+    assert kept("compressed-tensors", named, head, model) is True
+    reading = read(CONSUMER, "compressed-tensors", named, model)
+    assert [pattern.text for pattern in reading.patterns] == ["Linear"]
+    target = compressed(["lm_head"], ["Linear", "re:.*lm_head"])
+    assert kept("compressed-tensors", target, head, model) is False
+    reading = read(CONSUMER, "compressed-tensors", target, model)
+    assert not any(reading.hits(p, head) for p in reading.patterns if p.text == "lm_head")
+    assert len(reading.patterns) == 3
+    assert kept("hf-quant-config", nested(["lm_head"]), head, model) is True  # a part of the name
 
 
 def test_vision_language_prefixes() -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from fp8scope.export.consumer import CannotExpress
-from fp8scope.export.consumers import vllm
+from fp8scope.export.consumers import compressed_tensors, hf_quant_config, vllm
 from fp8scope.export.consumers.vllm import CONSUMER, write
 from fp8scope.export.model import Model, Module, Treatment
 from fp8scope.export.proof import prove
@@ -161,3 +161,38 @@ def test_a_config_that_no_command_line_can_hold(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(CannotExpress) as error:
         write(wanting(llama(1), "fp8_token"))
     assert "--quantization-config would be 232 bytes, Linux takes 100" in error.value.what
+
+
+@pytest.mark.parametrize("treatment", ["fp8_tensor", "fp8_token", "fp8_block"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        llama(12),
+        phi3(),
+        mixtral(),
+        llama(2, "model.language_model.", "LlavaForConditionalGeneration"),
+    ],
+)
+def test_lists_of_checkpoints_do_what_was_wanted(shape: Model, treatment: Treatment) -> None:
+    model = wanting(shape, treatment, [".1.mlp.down_proj", *QKV, *EXPERTS])
+    proof = prove(
+        read(CONSUMER, "compressed-tensors", compressed_tensors.write(model).config, model)
+    )
+    assert (proof.faults, proof.differences) == ((), ())
+    proof = prove(read(CONSUMER, "hf-quant-config", hf_quant_config.write(model).config, model))
+    in_vain = ["model.layers.0.block_sparse_moe.experts"]
+    refused = shape.architecture == "MixtralForCausalLM" and treatment != "fp8_tensor"
+    assert [row.layer.name for row in proof.differences] == (in_vain if refused else [])
+    assert len(proof.faults) == len(proof.differences)
+
+
+def test_mixes_of_a_checkpoint_do_what_was_wanted() -> None:
+    model = of_three_kinds(llama(12))
+    for form, writer in (
+        ("compressed-tensors", compressed_tensors),
+        ("hf-quant-config", hf_quant_config),
+    ):
+        proof = prove(read(CONSUMER, form, writer.write(model).config, model))
+        assert proof.holds
+        assert {row.outcome.treatment for row in proof.rows} == {"bf16", "fp8_token", "fp8_block"}
+        assert len(proof.rows) == 49

@@ -24,6 +24,7 @@ from fp8scope.export.consumer import (
     Pattern,
     Reading,
 )
+from fp8scope.export.engines.lists import listed
 from fp8scope.export.engines.vllm_compressed import CompressedReading
 from fp8scope.export.engines.vllm_names import names
 from fp8scope.export.engines.vllm_online import SHORTHAND_OF, OnlineReading
@@ -54,7 +55,7 @@ def _read_modelopt(config: Config, model: Model, _version: str) -> Reading:
             f"one of {', '.join(_ALGORITHMS)}",
         )
     where = "ignore" if section is data and "ignore" in data else "exclude_modules"
-    patterns = [Pattern(where, text, "bf16") for text in _list(config, section, where)]
+    patterns = [Pattern(where, text, "bf16") for text in listed(config, section, where)]
     if algorithm != "MIXED_PRECISION":
         return ModelOptReading(model, patterns, algorithm)
     quantized = _quantized(config, section)
@@ -98,20 +99,13 @@ def _read_fp8(config: Config, model: Model, _version: str) -> Reading:
     if block is not None:
         treatment = "fp8_block" if list(block) == [128, 128] else "other"
     where = "ignored_layers" if data.get("ignored_layers") else "modules_to_not_convert"
-    patterns = [Pattern(where, text, "bf16") for text in _list(config, data, where)]
+    patterns = [Pattern(where, text, "bf16") for text in listed(config, data, where)]
     experts: Treatment = "other" if data.get("store_dtype") == "mxfp4" else treatment
     return Fp8Reading(model, patterns, treatment, experts)
 
 
 def _read_online(config: Config, model: Model, _version: str) -> Reading:
     return OnlineReading(config, model)
-
-
-def _list(config: Config, section: Mapping[str, Any], where: str) -> list[str]:
-    entries = section.get(where) or []
-    if not isinstance(entries, list) or not all(isinstance(each, str) for each in entries):
-        raise CannotRead(f"{where} of {config.source} is not a list of names", "write it as one")
-    return entries
 
 
 def write(model: Model) -> Document:

@@ -59,6 +59,7 @@ class CompressedReading(VLLMReading):
         self.class_of = {
             name: _class_of(layer) for layer in self.layers for name in (layer.name, *layer.shards)
         }
+        self._drop_moot()
 
     def _mapped(self, texts: list[str]) -> list[str]:
         """Only what looks like a path is renamed, not `Linear` and not expressions."""
@@ -71,8 +72,12 @@ class CompressedReading(VLLMReading):
 
     def _asked(self, layer: Layer) -> Layer:
         if layer.kind == "experts":
-            return replace(layer, shards=tuple(f"{layer.name}.0.{s}" for s in self.shards))
+            return replace(layer, shards=tuple(dict.fromkeys((*self._first(layer), *layer.shards))))
         return super()._asked(layer)
+
+    def _first(self, layer: Layer) -> tuple[str, ...]:
+        """All that is asked of experts: the projections of the first one."""
+        return tuple(f"{layer.name}.0.{shard}" for shard in self.shards)
 
     def _outcome(self, layer: Layer) -> Outcome:
         if layer.kind == "experts":
@@ -100,15 +105,15 @@ class CompressedReading(VLLMReading):
         targets = dict(self.targets)
         if "Linear" in targets:
             targets.setdefault("RoutedExperts", targets["Linear"])
-        found = [self._target(name, "RoutedExperts", targets) for name in layer.shards]
+        asked = self._first(layer)
+        found = [self._target(name, "RoutedExperts", targets) for name in asked]
         schemes = [None if target is None else targets[target] for target in found]
         if any(scheme != schemes[0] for scheme in schemes):
-            asked = ", ".join(layer.shards)
-            return Outcome(None, f"{asked} are not all in one group, or not all ignored")
-        named = {name.rsplit(".", 1)[-1] for name in layer.shards}
-        note = f"vLLM asks only for {', '.join(sorted(named))} of {layer.name}.0"
+            return Outcome(None, f"{', '.join(asked)} are not all in one group, or not all ignored")
         made = BF16 if schemes[0] is None else _of_experts(layer, schemes[0])
-        return replace(made, note=made.note or note)
+        are_there = len(layer.shards) == len(layer.modules)
+        note = "" if are_there else f"vLLM asks for {', '.join(asked)}, which no file has"
+        return replace(made, note=note)
 
     def _hits(self, pattern: Pattern, name: str) -> bool:
         mapped = self._mapped([pattern.text])

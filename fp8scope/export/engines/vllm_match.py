@@ -20,6 +20,7 @@ FALLBACK: Fused = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
     "gate_up_proj": ("gate_proj", "up_proj"),
 }
+_WILD = frozenset("*?[")
 _SWAPPED = ("language_model.model.", "model.language_model.")
 
 
@@ -74,7 +75,7 @@ def is_excluded(name: str, entries: Sequence[str], fused: Fused) -> bool:
         return False
     if is_skipped(name, entries, fused):
         return True
-    return any(entry in name or fnmatchcase(name, entry) for entry in entries)
+    return any(entry in name or _is_like(name, entry) for entry in entries)
 
 
 def without_stars(entries: Iterable[str]) -> list[str]:
@@ -225,7 +226,12 @@ def online_target(name: str, targets: Mapping[str, str], fused: Fused) -> str | 
 def _matches(name: str, entry: str, *, wildcards: bool = False) -> bool:
     if entry.startswith("re:"):
         return bool(re.match(entry[3:], name))
-    return entry == name or (wildcards and fnmatchcase(name, entry))
+    return entry == name or (wildcards and _is_like(name, entry))
+
+
+def _is_like(name: str, entry: str) -> bool:
+    """Only what has a wildcard is looked at: lists may name each of many thousand experts."""
+    return not _WILD.isdisjoint(entry) and fnmatchcase(name, entry)
 
 
 def _last(name: str) -> str:

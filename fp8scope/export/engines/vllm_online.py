@@ -8,6 +8,7 @@ from typing import Any
 
 from fp8scope.export.consumer import CannotRead, Config, Layer, Outcome, Pattern
 from fp8scope.export.engines import vllm_match as match
+from fp8scope.export.engines.lists import listed
 from fp8scope.export.engines.vllm_reading import BF16, VLLMReading
 from fp8scope.export.model import Model, Treatment
 
@@ -64,7 +65,7 @@ class OnlineReading(VLLMReading):
             raise CannotRead(
                 f"{config.source} has targets beside linear or moe", "vLLM takes one or the other"
             )
-        self.ignored = _ignored(config)
+        self.ignored = listed(config, data, "ignore")
         patterns = [Pattern("ignore", text, "bf16") for text in self.ignored]
         for text, scheme in (self.targets or {}).items():
             patterns.append(Pattern("targets", text, _of_any(scheme)))
@@ -112,13 +113,6 @@ class OnlineReading(VLLMReading):
 
 def _of_any(scheme: str) -> Treatment:
     return next(treatment for treatment in SHORTHANDS[scheme] if treatment is not None)
-
-
-def _ignored(config: Config) -> list[str]:
-    listed = config.data.get("ignore", [])
-    if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
-        raise CannotRead(f"ignore of {config.source} is not a list of names", "write it as one")
-    return listed
 
 
 def _targets(config: Config) -> dict[str, str] | None:

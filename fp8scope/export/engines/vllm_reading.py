@@ -56,6 +56,15 @@ class VLLMReading(Reading):
         shards = match.shards(layer.name, self.names.fused)
         return replace(layer, shards=() if shards == (layer.name,) else shards)
 
+    def _drop_moot(self) -> None:
+        """Mappers rename what begins with `lm_head.`, so that of some classes the bare name matches
+        no head. That says nothing wrong where the head stays all the same.
+        """
+        heads = [layer for layer in self.layers if layer.kind == "lm_head"]
+        stay = [layer for layer in heads if self.outcome(layer).treatment == "bf16"]
+        names = {module.name for layer in stay for module in layer.modules}
+        self.patterns = tuple(p for p in self.patterns if p.says != "bf16" or p.text not in names)
+
     @abstractmethod
     def _outcome(self, layer: Layer) -> Outcome: ...
 
@@ -76,7 +85,7 @@ class ModelOptReading(VLLMReading):
 
     def _outcome(self, layer: Layer) -> Outcome:
         if match.is_excluded(layer.name, self.listed, self.names.fused):
-            return BF16
+            return _kept(layer, self.listed)
         if any(part in layer.name for part in _VISION):
             return Outcome("bf16", note="vLLM keeps what is called a vision tower in BF16")
         if self.algorithm in _OTHER:
@@ -115,7 +124,7 @@ class MixedReading(ModelOptReading):
 
     def _outcome(self, layer: Layer) -> Outcome:
         if match.is_excluded(layer.name, self.listed, self.names.fused):
-            return BF16
+            return _kept(layer, self.listed)
         found = match.mixed_algorithm(layer.name, self.quantized, self.names.fused)
         if found is None:
             return BF16
@@ -157,12 +166,13 @@ class Fp8Reading(VLLMReading):
         super().__init__(model, patterns)
         self.treatments = (treatment, experts)
         self.listed = self.names.listed([pattern.text for pattern in self.patterns])
+        self._drop_moot()
 
     def _outcome(self, layer: Layer) -> Outcome:
         if layer.kind == "lm_head":
             return BF16
         if match.is_skipped(layer.name, self.listed, self.names.fused):
-            return BF16
+            return _kept(layer, self.listed)
         treatment = self.treatments[layer.kind == "experts"]
         error = block_error(layer) if treatment == "fp8_block" else ""
         return Outcome(None, error) if error else Outcome(treatment)
@@ -180,6 +190,13 @@ def block_error(layer: Layer, block: int = BLOCK) -> str:
         sizes = [module.out_features for module in layer.modules[:-1]]
     wrong = next((size for size in sizes if size % block), None)
     return f"{wrong} rows of a part are not whole blocks of {block}" if wrong is not None else ""
+
+
+def _kept(layer: Layer, listed: Iterable[str]) -> Outcome:
+    """Layers that are listed stay; of experts it takes no more than one that is."""
+    named = set(listed).intersection(layer.shards) if layer.kind == "experts" else set()
+    in_part = named and len(named) < len(layer.shards)
+    return Outcome("bf16", note=f"vLLM keeps all experts for {min(named)}") if in_part else BF16
 
 
 def _linear(layer: Layer, algorithm: str) -> Outcome:
