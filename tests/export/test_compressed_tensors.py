@@ -68,7 +68,7 @@ def test_stacked_experts_are_loaded_by_their_scales() -> None:
     assert _outcomes(reading)[f"{EXPERTS[0]}.down_proj"].treatment == "fp8_tensor"
     unknown = MIXTRAL.with_wanted(lambda _: None)
     reading = compressed_tensors.read(config("compressed-tensors", document), unknown, "")
-    meant = intended(unknown, reading)
+    meant = intended(unknown, reading, reading)
     assert [m.wanted for m in meant.modules] == [m.wanted for m in MIXTRAL.modules]
 
 
@@ -86,7 +86,7 @@ def test_a_class_does_not_mean_what_is_none_of_it() -> None:
     """Nobody who says Linear means routers, which are no linears in transformers 5."""
     model = mixtral().with_wanted(lambda _: None)
     reading = _read(model, {"FP8": ["Linear"]}, ["lm_head"])
-    meant = intended(model, reading)
+    meant = intended(model, reading, reading)
     assert {m.wanted for m in meant.modules if m.kind == "router"} == {"bf16"}
     assert {m.wanted for m in meant.modules if m.kind == "linear"} == {"fp8_tensor"}
     assert prove(_read(meant, {"FP8": ["Linear"]}, ["lm_head"])).holds
