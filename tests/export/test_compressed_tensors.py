@@ -56,9 +56,27 @@ def test_every_linear_is_named_once_and_fused_groups_are_whole() -> None:
         data = compressed_tensors.write(model).config
         group_of = {module.name: module.group for module in model.modules}
         lists = [*(group["targets"] for group in data["config_groups"].values()), data["ignore"]]
-        assert sorted(name for names in lists for name in names) == sorted(group_of)
-        groups = [group for names in lists for group in {group_of[name] for name in names}]
+        named = [name for names in lists for name in names]
+        assert len(named) == len(set(named))
+        assert set(group_of) <= set(named)
+        found = [{group_of[name] for name in names if name in group_of} for names in lists]
+        groups = [group for each in found for group in each]
         assert len(groups) == len(set(groups))
+
+
+def test_names_that_sglang_alone_compares_with_come_last() -> None:
+    """Its classes hand on no names of shards, and experts are `gate_proj` and so on to it."""
+    groups = compressed_tensors.write(MIXTRAL).config["config_groups"]
+    at, experts = "model.layers.0.self_attn", "model.layers.0.block_sparse_moe.experts"
+    assert groups["group_0"]["targets"][-3:] == [
+        f"{experts}.0.gate_proj",
+        f"{experts}.0.up_proj",
+        f"{experts}.0.down_proj",
+    ]
+    assert groups["group_1"]["targets"][-2:] == [
+        f"{at}.qkv_proj",
+        "model.layers.1.self_attn.qkv_proj",
+    ]
 
 
 def test_stacked_experts_are_loaded_by_their_scales() -> None:
@@ -68,7 +86,7 @@ def test_stacked_experts_are_loaded_by_their_scales() -> None:
     assert _outcomes(reading)[f"{EXPERTS[0]}.down_proj"].treatment == "fp8_tensor"
     unknown = MIXTRAL.with_wanted(lambda _: None)
     reading = compressed_tensors.read(config("compressed-tensors", document), unknown, "")
-    meant = intended(unknown, reading)
+    meant = intended(unknown, reading, reading)
     assert [m.wanted for m in meant.modules] == [m.wanted for m in MIXTRAL.modules]
 
 
@@ -86,7 +104,7 @@ def test_a_class_does_not_mean_what_is_none_of_it() -> None:
     """Nobody who says Linear means routers, which are no linears in transformers 5."""
     model = mixtral().with_wanted(lambda _: None)
     reading = _read(model, {"FP8": ["Linear"]}, ["lm_head"])
-    meant = intended(model, reading)
+    meant = intended(model, reading, reading)
     assert {m.wanted for m in meant.modules if m.kind == "router"} == {"bf16"}
     assert {m.wanted for m in meant.modules if m.kind == "linear"} == {"fp8_tensor"}
     assert prove(_read(meant, {"FP8": ["Linear"]}, ["lm_head"])).holds

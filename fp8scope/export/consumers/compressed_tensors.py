@@ -9,8 +9,10 @@ transformers multiplies those that have scales with them, whatever the lists say
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from fp8scope.checkpoint.linears import FUSED
 from fp8scope.export import runtime
 from fp8scope.export.consumer import (
     SAYS,
@@ -25,11 +27,12 @@ from fp8scope.export.consumer import (
 )
 from fp8scope.export.consumers import _targets
 from fp8scope.export.metadata import SCHEMES
-from fp8scope.export.model import Model
+from fp8scope.export.model import Model, Module
 from fp8scope.export.refusals import refuse
 
 CACHE = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False, "symmetric": True}
 BLOCK = 128
+LETTERS = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
 NEWER = ("MXFP4XFP8", "MXFP6A16", "MXFP6A8")  # presets since 0.20
 
 
@@ -38,7 +41,7 @@ def write(model: Model) -> Document:
     refuse("compressed-tensors", model, SCHEMES, "plan FP8 per tensor, per token or per block")
     groups = [
         {
-            "targets": [module.name for module in model.in_treatment(treatment)],
+            "targets": _listed(model.in_treatment(treatment)),
             **arguments,
             "output_activations": None,
         }
@@ -52,7 +55,7 @@ def write(model: Model) -> Document:
         "format": "float-quantized",
         "quantization_status": "compressed",
         "config_groups": {f"group_{number}": found for number, found in enumerate(groups)},
-        "ignore": [module.name for module in model.modules if module.wanted in {None, "bf16"}],
+        "ignore": _listed([m for m in model.modules if m.wanted in {None, "bf16"}]),
         "kv_cache_scheme": CACHE if model.kv_cache == "fp8" else None,
         "global_compression_ratio": None,
     }
@@ -62,6 +65,24 @@ def write(model: Model) -> Document:
         config=config,
         use=('"quantization_config" in config.json of the checkpoint',),
     )
+
+
+def _listed(modules: Sequence[Module]) -> list[str]:
+    """Every name in the files and, after them, those that SGLang alone compares with."""
+    own = [module.name for module in modules]
+    return [*own, *dict.fromkeys(name for module in modules for name in _aliases(module))]
+
+
+def _aliases(module: Module) -> Iterator[str]:
+    """Of a shard the fused layer's name, and of experts that have letters the usual one.
+
+    Most classes of SGLang do not say what they fuse, and it looks for `…experts.0.gate_proj`.
+    """
+    parent, _, last = module.name.rpartition(".")
+    if module.kind == "linear" and last in FUSED:
+        yield f"{parent}.{FUSED[last]}_proj"
+    if module.kind == "expert" and last in LETTERS and parent.endswith(".experts.0"):
+        yield f"{parent}.{LETTERS[last]}"
 
 
 def read(config: Config, model: Model, version: str) -> Reading:
@@ -118,9 +139,10 @@ def _parsed(config: Config) -> _targets.Targets:
 
 
 def _with_files(layer: Layer) -> Layer:
-    """The files' names as well where they are others: engines go by them, so lists name them."""
-    files = (module.name for module in layer.modules if module.name != layer.name)
-    return replace(layer, shards=tuple(files))
+    """The files' names as well where they are others, and engines': lists name them for those."""
+    files = [module.name for module in layer.modules if module.name != layer.name]
+    aliases = dict.fromkeys(name for module in layer.modules for name in _aliases(module))
+    return replace(layer, shards=(*files, *aliases))
 
 
 CONSUMER = Consumer(
