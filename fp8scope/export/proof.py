@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from fp8scope.core.modules import WORDS, Treatment
 from fp8scope.export.consumer import Layer, Outcome, Pattern, Reading
+from fp8scope.export.engines.fused_layers import USUAL
 from fp8scope.export.intent import means
 
 FaultKind = Literal["refused", "nothing", "too much", "split", "collision", "different"]
@@ -193,7 +194,7 @@ class _Faults:
         """Dead entries, and the layers that a person would take them for."""
         for pattern in self._reading.patterns:
             own = pattern.text in self._names and self._reading.hits(pattern, pattern.text)
-            if own or self._hit_names(pattern, self._names):
+            if own or self._hit_names(pattern, self._names) or self._is_spare(pattern):
                 continue
             missed = tuple(
                 row.layer.name
@@ -207,6 +208,28 @@ class _Faults:
             elif close := get_close_matches(pattern.text, self._names, 1, cutoff=0.8):
                 what += f"; there is {close[0]}"
             yield Fault("nothing", what, missed, pattern)
+
+    def _is_spare(self, pattern: Pattern) -> bool:
+        """An exact name for other consumers, of what runs as the entry asks all the same."""
+        parent, _, last = pattern.text.rpartition(".")
+        named = {pattern.text, *(f"{parent}.{part}" for part in USUAL.get(last, ()))}
+        expert = f"{parent}." if ".experts." in f"{parent}." else None
+        runs = {
+            treatment
+            for name, treatment in self._treatments.items()
+            if name in named or (expert is not None and name.startswith(expert))
+        }
+        return runs == {pattern.says}
+
+    @cached_property
+    def _treatments(self) -> dict[str, Treatment | None]:
+        """What every module will run in, by its names in the files and in transformers."""
+        return {
+            name: row.outcome.treatment
+            for row in self._rows
+            for module in row.layer.modules
+            for name in (module.name, module.runtime)
+        }
 
     def _means(self, pattern: Pattern, layer: Layer) -> bool:
         names = {layer.name, *layer.shards}
