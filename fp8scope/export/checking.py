@@ -10,6 +10,7 @@ from fp8scope.artefacts.plan import Plan
 from fp8scope.errors import BadInput
 from fp8scope.export.consumer import CannotExpress, CannotRead, Config, Consumer, Document, Reading
 from fp8scope.export.intent import intended, without_exclusions
+from fp8scope.export.mending import as_document, relisted
 from fp8scope.export.model import Model, planned_model
 from fp8scope.export.proof import Fault, Proof, prove
 from fp8scope.export.registry import all_consumers, consumer, names
@@ -79,7 +80,7 @@ def _check_plan(subject: Subject, reader: Consumer, version: str, form: str) -> 
             return checked
         failed.append(checked)
     if failed:
-        return replace(failed[0], why_not="; ".join(refusals))
+        return replace(failed[0], why_not="; ".join(refusals) or "it has no other form")
     what = f"{reader.name} can be told of this plan in no form"
     raise CannotExpress(what, "; ".join(refusals) or "it reads no plan")
 
@@ -91,7 +92,7 @@ def _check_configs(subject: Subject, reader: Consumer, version: str) -> Checked:
     model, says = subject.model, subject.says
     if not says:
         bare = _read(reader, without_exclusions(config), model, version)
-        model, says = intended(model, reading, bare), "the list itself"
+        model, says = intended(model, reading, bare), "the list seems to mean"
         reading = _read(reader, config, model, version)
     proof = prove(reading)
     others = [other for other in subject.configs.values() if other is not config]
@@ -118,6 +119,10 @@ def _disagreement(reader: Consumer, proof: Proof, other: Config, told: Proof) ->
 def _with_correction(checked: Checked, reader: Consumer, config: Config, model: Model) -> Checked:
     """With the document that makes the consumer do what is wanted, proven before it is offered."""
     form = config.form if config.form in names() else _other_form(reader)
+    reading = reader.reads[config.form](config, model, checked.version)
+    for candidate in relisted(config, model, reading):
+        if prove(_read(reader, candidate, model, checked.version)).holds:
+            return replace(checked, corrected=as_document(candidate, checked.form))
     try:
         document = _written(consumer(form), model)
         again = reader.reads[form](Config(form, document.config, MADE), model, checked.version)
@@ -129,7 +134,7 @@ def _with_correction(checked: Checked, reader: Consumer, config: Config, model: 
 
 
 def _other_form(reader: Consumer) -> str:
-    """Of a form that nobody writes any more, the one that this consumer prefers."""
+    """Of a form that nobody writes, the one that this consumer prefers."""
     return next(form for form in reader.reads if form in names())
 
 

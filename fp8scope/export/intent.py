@@ -97,15 +97,18 @@ def _meant(model: Model, reading: Reading) -> dict[str, Treatment]:
             named[name].append(module)
     found: dict[str, Treatment] = {}
     for pattern in sorted(reading.patterns, key=_rank):
-        for module in named.get(pattern.text) or _meant_by(pattern.text, named):
+        if pattern.text.lower() in CLASSES:  # only the consumer knows which those are
+            meant = [m for m in model.modules if reading.hits(pattern, layers.get(m.name, m.name))]
+        else:
+            meant = named.get(pattern.text) or list(_meant_by(pattern.text, named))
+        for module in meant:
             found.update(dict.fromkeys(members[module.group], pattern.says))
     return found
 
 
 def _meant_by(text: str, named: Mapping[str, Sequence[Module]]) -> Iterator[Module]:
-    is_class = text.lower() in CLASSES
     for name, modules in named.items():
-        if is_class or means(text, name):
+        if means(text, name):
             yield from modules
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
 
 from fp8scope.core.modules import WORDS, Treatment
 from fp8scope.export.consumer import Layer, Outcome, Pattern, Reading
+from fp8scope.export.engines.fused_layers import USUAL
+from fp8scope.export.intent import means
 
 FaultKind = Literal["refused", "nothing", "too much", "split", "collision", "different"]
 
@@ -91,14 +94,21 @@ class _Faults:
     def __init__(self, reading: Reading, rows: tuple[Row, ...]) -> None:
         self._reading = reading
         self._rows = rows
+        self._explained: set[str] = set()
 
     def found(self) -> Iterator[Fault]:
-        explained: set[str] = set()
-        for fault in (*self._splits(), *self._collisions(), *self._refusals(), *self._too_much()):
-            explained.update(fault.layers)
-            yield fault
-        yield from self._nothing()
-        yield from self._unexplained(explained)
+        """What explains a layer comes first; later looks leave it out."""
+        for look in (
+            self._splits,
+            self._collisions,
+            self._refusals,
+            self._nothing,
+            self._too_much,
+            self._unexplained,
+        ):
+            for fault in list(look()):
+                self._explained.update(fault.layers)
+                yield fault
 
     @cached_property
     def _names(self) -> dict[str, Row]:
@@ -131,12 +141,14 @@ class _Faults:
                 words = row.outcome.error.replace(row.layer.name, "a layer")
                 alike.setdefault((words, partly), []).append(row)
         for (_, partly), rows in alike.items():
-            kind: FaultKind = "split" if partly else "refused"
             names = tuple(row.layer.name for row in rows)
-            yield Fault(kind, f"{_some(names)}: {rows[0].outcome.error}{partly}", names)
+            if partly:
+                yield Fault("split", f"{_some(names)}: {partly}", names)
+            else:
+                yield Fault("refused", f"{_some(names)}: {rows[0].outcome.error}", names)
 
     def _partly_named(self, layer: Layer) -> str:
-        """`; only q_proj is named, not k_proj, v_proj`: of a fused layer."""
+        """Of a fused layer, which of its parts are named, where some but not all are."""
         named = [
             shard
             for shard in layer.shards
@@ -144,8 +156,10 @@ class _Faults:
         ]
         if not named or len(named) == len(layer.shards):
             return ""
-        left = [_last(shard) for shard in layer.shards if shard not in named]
-        return f"; only {_some(map(_last, named))} of it is named, not {_some(left)}"
+        parts = ", ".join(map(_last, layer.shards))
+        left = ", ".join(_last(shard) for shard in layer.shards if shard not in named)
+        is_named = ", ".join(map(_last, named))
+        return f"{parts} are run as one and refused, for {is_named} is named and not {left}"
 
     def _collisions(self) -> Iterator[Fault]:
         """Entries that ask for different things of one layer, which then gets neither or one."""
@@ -177,18 +191,55 @@ class _Faults:
                 yield Fault("too much", what, names, pattern)
 
     def _nothing(self) -> Iterator[Fault]:
+        """Dead entries, and the layers that a person would take them for."""
         for pattern in self._reading.patterns:
-            own = self._names.get(pattern.text)
-            if own is not None and self._reading.hits(pattern, pattern.text):
+            own = pattern.text in self._names and self._reading.hits(pattern, pattern.text)
+            if own or self._hit_names(pattern, self._names) or self._is_spare(pattern):
                 continue
-            if not self._hit_names(pattern, self._names):
-                yield Fault("nothing", f"{_quoted(pattern)} matches nothing", (), pattern)
+            missed = tuple(
+                row.layer.name
+                for row in self._differing()
+                if row.wanted == pattern.says and self._means(pattern, row.layer)
+            )
+            what = f"{_quoted(pattern)} matches nothing"
+            if missed:
+                verb = "is not" if len(missed) == 1 else "are not"
+                what += f", so {_some(missed)} {verb} in {WORDS[pattern.says]}"
+            elif close := get_close_matches(pattern.text, self._names, 1, cutoff=0.8):
+                what += f"; there is {close[0]}"
+            yield Fault("nothing", what, missed, pattern)
 
-    def _unexplained(self, explained: set[str]) -> Iterator[Fault]:
+    def _is_spare(self, pattern: Pattern) -> bool:
+        """An exact name for other consumers, of what runs as the entry asks all the same."""
+        parent, _, last = pattern.text.rpartition(".")
+        named = {pattern.text, *(f"{parent}.{part}" for part in USUAL.get(last, ()))}
+        expert = f"{parent}." if ".experts." in f"{parent}." else None
+        runs = {
+            treatment
+            for name, treatment in self._treatments.items()
+            if name in named or (expert is not None and name.startswith(expert))
+        }
+        return runs == {pattern.says}
+
+    @cached_property
+    def _treatments(self) -> dict[str, Treatment | None]:
+        """What every module will run in, by its names in the files and in transformers."""
+        return {
+            name: row.outcome.treatment
+            for row in self._rows
+            for module in row.layer.modules
+            for name in (module.name, module.runtime)
+        }
+
+    def _means(self, pattern: Pattern, layer: Layer) -> bool:
+        names = {layer.name, *layer.shards}
+        names |= {name for module in layer.modules for name in (module.name, module.runtime)}
+        return any(means(pattern.text, name) for name in names)
+
+    def _unexplained(self) -> Iterator[Fault]:
         left: dict[tuple[Treatment | None, Outcome], list[str]] = {}
-        for row in self._rows:
-            if row.differs and row.layer.name not in explained:
-                left.setdefault((row.wanted, row.outcome), []).append(row.layer.name)
+        for row in self._differing():
+            left.setdefault((row.wanted, row.outcome), []).append(row.layer.name)
         for (wanted, outcome), names in left.items():
             should = WORDS[wanted] if wanted is not None else "loaded"
             runs = WORDS[outcome.treatment] if outcome.treatment is not None else "nothing"
@@ -197,7 +248,8 @@ class _Faults:
             yield Fault("different", what, tuple(names))
 
     def _differing(self) -> list[Row]:
-        return [row for row in self._rows if row.differs]
+        """The rows that differ, and that nothing explains yet."""
+        return [row for row in self._rows if row.differs and row.layer.name not in self._explained]
 
 
 def _will(row: Row) -> str:

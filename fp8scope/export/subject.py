@@ -33,8 +33,8 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 class Subject:
     """A model, what it should run in, and the configs that a consumer would find.
 
-    `says`: where `model`'s `wanted` comes from, for people (`plan.json`, `the tensors of …`); empty
-    where nobody said. `configs` by the file they came from; none of a plan, which has its own made.
+    `says`: where `model`'s `wanted` comes from, for people (`plan.json says`); empty where nobody
+    said. `configs` by the file they came from; none of a plan, which has its own made.
     """
 
     model: Model
@@ -52,7 +52,7 @@ def read_subject(path: Path, model: str | None) -> Subject:
         return _checkpoint(path, model)
     data = _parsed(path)
     if _is_plan(data):
-        return Subject(planned_model(read_plan(path)), {}, path.name)
+        return Subject(planned_model(read_plan(path)), {}, f"{path.name} says")
     home = str(path.parent) if model is None and _has_weights(path.parent) else model
     if home is None:
         what = f"{path} is a config, which does not say what modules the model has"
@@ -132,9 +132,9 @@ def _modules(home: str, *, trust_tensors: bool) -> tuple[Model, str]:
     if path.is_file():
         if not _is_plan(_parsed(path)):
             raise BadInput(f"{path} is no plan", "give the model's folder or its plan with --model")
-        return planned_model(read_plan(path)), path.name
+        return planned_model(read_plan(path)), f"{path.name} says"
     if trust_tensors and (path / PLAN).is_file():
-        return planned_model(read_plan(path / PLAN)), str(path / PLAN)
+        return planned_model(read_plan(path / PLAN)), f"{path / PLAN} says"
     if path.is_dir():
         config, inventory = _object(path / CONFIG), read_inventory(path)
     elif _HUB_ID.fullmatch(home) and not path.parent.is_dir():
@@ -151,7 +151,7 @@ def _modules(home: str, *, trust_tensors: bool) -> tuple[Model, str]:
         raise BadInput(f"{home} holds no linear layers", "give the folder of a language model")
     if not trust_tensors:
         return found.with_wanted(lambda _: None), ""
-    return found, f"the tensors of {home}"
+    return found, f"the tensors of {home} say"
 
 
 def _has_weights(folder: Path) -> bool:

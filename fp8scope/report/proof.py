@@ -39,14 +39,14 @@ def check_page(checked: Checked, *, whole: bool) -> Renderables:
 def check_sentence(checked: Checked) -> str:
     """The verdict in one line."""
     rows, wrong = checked.proof.rows, checked.proof.differences
-    who = checked.says or "the list"
+    who = checked.says
     if checked.proof.holds:
         runs = Counter(row.outcome.treatment for row in rows)
         parts = [f"{count} in {WORDS[each]}" for each, count in runs.most_common() if each]
-        return f"All {len(rows)} layers will run as {who} says: {', '.join(parts)}."
+        return f"All {len(rows)} layers will run as {who}: {', '.join(parts)}."
     if wrong:
-        return f"{len(wrong)} of {len(rows)} layers will not run as {who} says."
-    return f"All {len(rows)} layers will run as {who} says, but the lists have faults."
+        return f"{len(wrong)} of {len(rows)} layers will not run as {who}."
+    return f"All {len(rows)} layers will run as {who}, but the lists have faults."
 
 
 def check_json(checked: Checked) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def _correction(checked: Checked, *, whole: bool) -> list[str]:
     if checked.proof.holds:
         return []
     if checked.corrected is None:
-        return ["", f"No list mends it: {checked.why_not}"] if checked.why_not else []
+        return ["", f"Nothing was found that works: {checked.why_not}."] if checked.why_not else []
     form = next(iter(checked.corrected.forms.values()))
     lines = printable_lines(form.text)
     most = len(lines) if whole else LINES

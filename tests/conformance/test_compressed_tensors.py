@@ -6,11 +6,14 @@ import copy
 import json
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fp8scope.export.consumer import CannotRead, Config, Reading
@@ -26,6 +29,7 @@ with warnings.catch_warnings():  # of libraries about each other
     from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
     from compressed_tensors.quantization.quant_scheme import PRESET_SCHEMES
     from compressed_tensors.utils.match import is_match
+    from transformers import AutoModelForCausalLM, PreTrainedModel
     from transformers.utils.quantization_config import CompressedTensorsConfig
 
 EXAMPLES = settings(
@@ -114,12 +118,12 @@ def test_whole_configs(trees: dict[str, nn.Module], config: dict[str, Any]) -> N
         apply_quantization_config(tree, parsed, show_progress=False)
         reading = _read(config, shape)
         for layer in reading.layers:
-            assert reading.outcome(layer).treatment == _treatment(tree, layer.name), layer.name
+            if layer.kind != "experts":  # which transformers loads by their scales
+                assert reading.outcome(layer).treatment == _treatment(tree, layer.name), layer.name
 
 
 def _treatment(tree: nn.Module, name: str) -> Treatment:
-    module = dict(tree.named_modules()).get(name)  # stacked experts are parameters
-    found = getattr(module, "quantization_scheme", None)
+    found = getattr(tree.get_submodule(name), "quantization_scheme", None)
     if found is None:
         return "bf16"
     sides = (found.weights, found.input_activations)
@@ -138,13 +142,64 @@ def test_what_is_written_in_the_librarys_and_transformers_parsers(
     assert parsed.format == "float-quantized"
     assert (parsed.kv_cache_scheme is not None) == (model.kv_cache == "fp8")
     listed = [target for group in parsed.config_groups.values() for target in group.targets]
-    assert len(listed) == len(set(listed)) == sum(m.wanted != "bf16" for m in model.modules)
+    assert len(listed) == len(set(listed))
+    assert {m.name for m in model.modules if m.wanted != "bf16"} <= set(listed)
     parsed.kv_cache_scheme = None  # it is no matter of layers
     tree = copy.deepcopy(trees[name])
     apply_quantization_config(tree, parsed, show_progress=False)
     for module in model.modules:
         if module.kind != "expert":
             assert _treatment(tree, module.runtime) == module.wanted, module.name
+
+
+def _save_in_fp8(folder: Path, model: PreTrainedModel, *, rows: int, ignore: list[str]) -> None:
+    """A checkpoint whose experts have a scale for each row, or for blocks of `rows` x 128."""
+    model.save_pretrained(folder)
+    tensors = load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if ".experts." in name]:
+        weight = tensors[name]
+        blocks = weight.reshape(
+            weight.shape[0] // rows, rows, -1, 128 if rows > 1 else weight.shape[1]
+        )
+        scales = blocks.abs().amax((1, 3), keepdim=True) / 448
+        tensors[name] = (blocks / scales).reshape(weight.shape).to(torch.float8_e4m3fn)
+        tensors[name.removesuffix("weight") + "weight_scale"] = (
+            scales.squeeze((1, 3)) if rows > 1 else scales.reshape(-1, 1)
+        )
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    groups = {
+        "group_0": {
+            "targets": ["re:.*experts.*"],
+            **SCHEMES["fp8_block" if rows > 1 else "fp8_token"],
+        }
+    }
+    config["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "format": "float-quantized",
+        "quantization_status": "compressed",
+        "config_groups": groups,
+        "ignore": ignore,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("ignore", [[], ["re:.*experts.*"]], ids=["targeted", "ignored"])
+def test_transformers_loads_experts_by_their_scales(tmp_path: Path, ignore: list[str]) -> None:
+    model = models.build("mixtral", hidden_size=256, intermediate_size=256)
+    _save_in_fp8(tmp_path, model, rows=1, ignore=ignore)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    for stack in ("gate_up_proj", "down_proj"):
+        name = f"model.layers.1.mlp.experts.{stack}"
+        error = (loaded.get_parameter(name) - model.get_parameter(name)).norm()
+        assert error / model.get_parameter(name).norm() < 0.04
+
+
+def test_transformers_cannot_load_experts_by_scales_of_blocks(tmp_path: Path) -> None:
+    model = models.build("mixtral", hidden_size=256, intermediate_size=256)
+    _save_in_fp8(tmp_path, model, rows=128, ignore=[])
+    with pytest.raises(RuntimeError, match="conversion of the weights"):
+        AutoModelForCausalLM.from_pretrained(tmp_path)
 
 
 def test_presets_are_those_of_the_library() -> None:

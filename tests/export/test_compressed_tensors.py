@@ -10,6 +10,7 @@ import pytest
 
 from fp8scope.export.consumer import CannotExpress, CannotRead, Config, Outcome, Reading
 from fp8scope.export.consumers import compressed_tensors
+from fp8scope.export.intent import intended
 from fp8scope.export.metadata import SCHEMES
 from fp8scope.export.model import Model
 from fp8scope.export.proof import prove
@@ -40,7 +41,9 @@ def test_written_files(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [LLAMA, planned(mixtral(), "fp8_token", EXPERTS)], ids=["llama", "mixtral"]
+    "model",
+    [LLAMA, MIXTRAL, planned(mixtral(), "fp8_token", EXPERTS)],
+    ids=["llama", "mixtral", "bf16-experts"],
 )
 def test_written_files_do_just_what_is_wanted(model: Model) -> None:
     document = compressed_tensors.write(model)
@@ -53,17 +56,58 @@ def test_every_linear_is_named_once_and_fused_groups_are_whole() -> None:
         data = compressed_tensors.write(model).config
         group_of = {module.name: module.group for module in model.modules}
         lists = [*(group["targets"] for group in data["config_groups"].values()), data["ignore"]]
-        assert sorted(name for names in lists for name in names) == sorted(group_of)
-        groups = [group for names in lists for group in {group_of[name] for name in names}]
+        named = [name for names in lists for name in names]
+        assert len(named) == len(set(named))
+        assert set(group_of) <= set(named)
+        found = [{group_of[name] for name in names if name in group_of} for names in lists]
+        groups = [group for each in found for group in each]
         assert len(groups) == len(set(groups))
 
 
-def test_stacked_experts_are_not_quantized_by_the_library() -> None:
+def test_names_that_sglang_alone_compares_with_come_last() -> None:
+    """Its classes hand on no names of shards, and experts are `gate_proj` and so on to it."""
+    groups = compressed_tensors.write(MIXTRAL).config["config_groups"]
+    at, experts = "model.layers.0.self_attn", "model.layers.0.block_sparse_moe.experts"
+    assert groups["group_0"]["targets"][-3:] == [
+        f"{experts}.0.gate_proj",
+        f"{experts}.0.up_proj",
+        f"{experts}.0.down_proj",
+    ]
+    assert groups["group_1"]["targets"][-2:] == [
+        f"{at}.qkv_proj",
+        "model.layers.1.self_attn.qkv_proj",
+    ]
+
+
+def test_stacked_experts_are_loaded_by_their_scales() -> None:
     document = compressed_tensors.write(MIXTRAL)
-    proof = prove(compressed_tensors.read(config("compressed-tensors", document), MIXTRAL, ""))
-    (fault,) = proof.faults
-    assert fault.layers == (f"{EXPERTS[0]}.gate_up_proj", f"{EXPERTS[0]}.down_proj")
-    assert "stacked experts are no nn.Linear" in fault.sentence
+    reading = compressed_tensors.read(config("compressed-tensors", document), MIXTRAL, "")
+    assert prove(reading).holds
+    assert _outcomes(reading)[f"{EXPERTS[0]}.down_proj"].treatment == "fp8_tensor"
+    unknown = MIXTRAL.with_wanted(lambda _: None)
+    reading = compressed_tensors.read(config("compressed-tensors", document), unknown, "")
+    meant = intended(unknown, reading, reading)
+    assert [m.wanted for m in meant.modules] == [m.wanted for m in MIXTRAL.modules]
+
+
+def test_stacked_experts_in_blocks_cannot_be_loaded() -> None:
+    model = planned(mixtral(), "fp8_block")
+    document = compressed_tensors.write(model)
+    proof = prove(compressed_tensors.read(config("compressed-tensors", document), model, ""))
+    assert {row.layer.name for row in proof.differences} == {
+        f"{experts}.{stack}" for experts in EXPERTS for stack in ("gate_up_proj", "down_proj")
+    }
+    assert "cannot load stacked experts with block scales" in proof.faults[0].sentence
+
+
+def test_a_class_does_not_mean_what_is_none_of_it() -> None:
+    """Nobody who says Linear means routers, which are no linears in transformers 5."""
+    model = mixtral().with_wanted(lambda _: None)
+    reading = _read(model, {"FP8": ["Linear"]}, ["lm_head"])
+    meant = intended(model, reading, reading)
+    assert {m.wanted for m in meant.modules if m.kind == "router"} == {"bf16"}
+    assert {m.wanted for m in meant.modules if m.kind == "linear"} == {"fp8_tensor"}
+    assert prove(_read(meant, {"FP8": ["Linear"]}, ["lm_head"])).holds
 
 
 def test_classes_exact_names_and_expressions() -> None:

@@ -68,7 +68,7 @@ def test_a_plan_says_what_is_wanted(tmp_path: Path) -> None:
     model = shapes.planned(shapes.llama(), "fp8_token", bf16=[shapes.DOWN0])
     path = plans.write(plans.plan_of(model), tmp_path / "plan.json")
     subject = read_subject(path, None)
-    assert (subject.says, subject.configs) == ("plan.json", {})
+    assert (subject.says, subject.configs) == ("plan.json says", {})
     assert {m.name for m in subject.model.in_treatment("bf16")} == {"lm_head", shapes.DOWN0}
 
 
@@ -78,7 +78,7 @@ def test_a_checkpoint_says_it_by_its_tensors(folder: Path, tmp_path: Path) -> No
     assert set(subject.configs) == {"config.json"}
     assert subject.model.wanted() == {"bf16"}
     assert subject.model.architecture == "LlamaForCausalLM"
-    assert subject.says == f"the tensors of {path}"
+    assert subject.says == f"the tensors of {path} say"
 
 
 def test_a_checkpoint_says_it_by_the_plan_in_it(folder: Path, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_checkpoint_says_it_by_the_plan_in_it(folder: Path, tmp_path: Path) ->
     model = shapes.planned(shapes.llama(), "fp8_tensor")
     plans.write(plans.plan_of(model), path / "plan.json")
     subject = read_subject(path, None)
-    assert subject.says == str(path / "plan.json")
+    assert subject.says == f"{path / 'plan.json'} says"
     assert subject.model.wanted() == {"fp8_tensor", "bf16"}
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from fp8scope.export.consumer import CannotRead, Pattern
@@ -51,19 +51,53 @@ class Targets:
         """What the last entry of a target asks."""
         return dict(self.entries)
 
-    def treatment(self, name: str, classes: Iterable[str]) -> Treatment | None:
-        """What a module gets, None where it is left alone. Raises re.error, as the library."""
-        classes = tuple(classes)
-        if not any(hits(target, name, classes) for target in self.asks):
-            return None
-        if any(hits(entry, name, classes) for entry in self.ignore):
-            return None
-        return self.asks[next(self._matched(name, classes))]
+    @cached_property
+    def _named(self) -> frozenset[str]:
+        return frozenset(self.ignore)
 
-    def _matched(self, name: str, classes: tuple[str, ...]) -> Iterator[str]:
-        ordered = sorted(self.asks, key=lambda target: ("re:" in target, target))
-        yield from (target for target in ordered if hits(target, name, ()))
-        yield from (target for target in ordered if target in classes)
+    @cached_property
+    def _expressions(self) -> tuple[tuple[re.Pattern[str], str], ...]:
+        known = ((_compiled(target), target) for target in sorted(self.asks) if _is_re(target))
+        return tuple((found, target) for found, target in known if found is not None)
+
+    @cached_property
+    def _ignored(self) -> tuple[re.Pattern[str], ...]:
+        known = (_compiled(entry) for entry in self.ignore if _is_re(entry))
+        return tuple(found for found in known if found is not None)
+
+    def treatment(self, name: str, classes: Iterable[str]) -> Treatment | None:
+        """What a module gets, None where it is left alone."""
+        if (target := self._first(name, classes)) is None or self._is_ignored(name, classes):
+            return None
+        return self.asks[target]
+
+    def _first(self, name: str, classes: Iterable[str]) -> str | None:
+        """The target that decides."""
+        if name in self.asks:
+            return name
+        for expression, target in self._expressions:
+            if expression.match(name):
+                return target
+        return next((each for each in sorted(classes) if each in self.asks), None)
+
+    def _is_ignored(self, name: str, classes: Iterable[str]) -> bool:
+        if not self._named.isdisjoint({name, *classes}):
+            return True
+        return any(expression.match(name) for expression in self._ignored)
+
+    def check(self, modules: Mapping[str, Iterable[str]], source: str) -> None:
+        """Raises CannotRead for an expression that is none where the library would meet it.
+
+        It compares every target with what it quantizes, but an entry of `ignore` only with what no
+        earlier one matches. modules: all, by name with their classes.
+        """
+        _expect_none_broken(self.asks, source)
+        if not any(_is_broken(entry) for entry in self.ignore):
+            return
+        for name, classes in ({"": OTHER} | dict(modules)).items():
+            if self._first(name, classes) is not None:
+                until = next((n for n, e in enumerate(self.ignore) if hits(e, name, classes)), None)
+                _expect_none_broken(self.ignore[:until], source)
 
     def patterns(self, where: str = "") -> Iterator[Pattern]:
         """Every entry, and what it asks."""
@@ -74,32 +108,35 @@ class Targets:
 
 
 def hits(target: str, name: str, classes: Iterable[str]) -> bool:
-    """Whether one target, alone, matches a module. Raises re.error."""
-    if target.startswith("re:"):
-        return re.match(target.removeprefix("re:"), name) is not None
+    """Whether one target, alone, matches a module; an expression that is none matches nothing."""
+    if _is_re(target):
+        found = _compiled(target)
+        return found is not None and found.match(name) is not None
     return target == name or target in classes
 
 
-def check(targets: Targets, modules: Mapping[str, Iterable[str]], source: str) -> None:
-    """Goes over all modules, by name with their classes, and over what holds them, as the library.
-
-    Raises CannotRead where it meets an expression that is none. It may never meet it: what an
-    earlier entry has matched is not compared with a later one.
-    """
-    for name, classes in ({"": OTHER} | dict(modules)).items():
-        try:
-            targets.treatment(name, classes)
-        except re.error as error:
-            what = f"{source}: “re:{error.pattern!s}” is no regular expression ({error.msg})"
-            raise CannotRead(what, "a glob's `*` is `.*` in one") from error
+def _is_re(target: str) -> bool:
+    return target.startswith("re:")
 
 
-def may_hit(target: str, name: str, classes: Iterable[str]) -> bool:
-    """`hits`; an expression that is none hits nothing."""
+@cache
+def _compiled(target: str) -> re.Pattern[str] | None:
+    """None for what is no regular expression."""
     try:
-        return hits(target, name, classes)
+        return re.compile(target.removeprefix("re:"))
     except re.error:
-        return False
+        return None
+
+
+def _is_broken(target: str) -> bool:
+    return _is_re(target) and _compiled(target) is None
+
+
+def _expect_none_broken(targets: Iterable[str], source: str) -> None:
+    for target in targets:
+        if _is_broken(target):
+            what = f"{source}: “{target}” is no regular expression"
+            raise CannotRead(what, "what is `*` in a glob is `.*` in one")
 
 
 def preset(name: str, source: str, newer: Collection[str] = ()) -> Treatment:

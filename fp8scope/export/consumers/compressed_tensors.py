@@ -2,13 +2,17 @@
 
 What is written names what lies in the files, as engines take it. What is read here is what the
 library itself does when transformers loads a checkpoint with it: names are those of transformers'
-modules, nothing is fused, and only an nn.Linear is ever quantized.
+modules, nothing is fused, and only an nn.Linear is ever quantized. Stacked experts are none:
+transformers multiplies those that have scales with them, whatever the lists say.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
+from fp8scope.checkpoint.linears import FUSED
 from fp8scope.export import runtime
 from fp8scope.export.consumer import (
     SAYS,
@@ -23,10 +27,12 @@ from fp8scope.export.consumer import (
 )
 from fp8scope.export.consumers import _targets
 from fp8scope.export.metadata import SCHEMES
-from fp8scope.export.model import Model
+from fp8scope.export.model import Model, Module
 from fp8scope.export.refusals import refuse
 
 CACHE = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False, "symmetric": True}
+BLOCK = 128
+LETTERS = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
 NEWER = ("MXFP4XFP8", "MXFP6A16", "MXFP6A8")  # presets since 0.20
 
 
@@ -35,7 +41,7 @@ def write(model: Model) -> Document:
     refuse("compressed-tensors", model, SCHEMES, "plan FP8 per tensor, per token or per block")
     groups = [
         {
-            "targets": [module.name for module in model.in_treatment(treatment)],
+            "targets": _listed(model.in_treatment(treatment)),
             **arguments,
             "output_activations": None,
         }
@@ -49,7 +55,7 @@ def write(model: Model) -> Document:
         "format": "float-quantized",
         "quantization_status": "compressed",
         "config_groups": {f"group_{number}": found for number, found in enumerate(groups)},
-        "ignore": [module.name for module in model.modules if module.wanted in {None, "bf16"}],
+        "ignore": _listed([m for m in model.modules if m.wanted in {None, "bf16"}]),
         "kv_cache_scheme": CACHE if model.kv_cache == "fp8" else None,
         "global_compression_ratio": None,
     }
@@ -61,6 +67,24 @@ def write(model: Model) -> Document:
     )
 
 
+def _listed(modules: Sequence[Module]) -> list[str]:
+    """Every name in the files and, after them, those that SGLang alone compares with."""
+    own = [module.name for module in modules]
+    return [*own, *dict.fromkeys(name for module in modules for name in _aliases(module))]
+
+
+def _aliases(module: Module) -> Iterator[str]:
+    """Of a shard the fused layer's name, and of experts that have letters the usual one.
+
+    Most classes of SGLang do not say what they fuse, and it looks for `…experts.0.gate_proj`.
+    """
+    parent, _, last = module.name.rpartition(".")
+    if module.kind == "linear" and last in FUSED:
+        yield f"{parent}.{FUSED[last]}_proj"
+    if module.kind == "expert" and last in LETTERS and parent.endswith(".experts.0"):
+        yield f"{parent}.{LETTERS[last]}"
+
+
 def read(config: Config, model: Model, version: str) -> Reading:
     """Raises CannotRead for what the library's own parser refuses."""
     return _Loading(config, model)
@@ -70,27 +94,36 @@ class _Loading(Reading):
     def __init__(self, config: Config, model: Model) -> None:
         self._targets = _parsed(config)
         self._model = model
-        self.layers = runtime.layers(model)
+        self.layers = tuple(map(_with_files, runtime.layers(model)))
         self._layers = {layer.name: layer for layer in self.layers}
         modules = {layer.name: self._classes(layer.name) for layer in self.layers}
-        _targets.check(self._targets, modules, config.source)
-        # engines go by these names, of which transformers has no modules
-        files = {module.name for module in model.modules} - set(self._layers)
-        patterns = self._targets.patterns()
-        self.patterns = tuple(pattern for pattern in patterns if pattern.text not in files)
+        self._targets.check(modules, config.source)
+        self.patterns = tuple(self._targets.patterns())
 
     def hits(self, pattern: Pattern, name: str) -> bool:
-        return _targets.may_hit(pattern.text, name, self._classes(name))
+        return _targets.hits(pattern.text, name, self._classes(name))
 
     def outcome(self, layer: Layer) -> Outcome:
         if layer.kind == "experts":
-            return Outcome("bf16", note="stacked experts are no nn.Linear, and are not quantized")
+            return self._experts(layer)
         treatment = self._targets.treatment(layer.name, self._classes(layer.name))
         if treatment is None:
             return Outcome("bf16")
         if not runtime.is_linear_class(self._model, layer.modules[0]):
             return Outcome("bf16", note="it is no nn.Linear, and others are not quantized")
         return Outcome(treatment)
+
+    def _experts(self, layer: Layer) -> Outcome:
+        """Stored as is wanted of them, or as the lists mean them, who name what lies in the files.
+
+        Their scales are not spread over blocks.
+        """
+        first = layer.modules[0]
+        meant = self._targets.treatment(first.name, _targets.LINEAR)
+        treatment = first.wanted or meant or "bf16"
+        if treatment == "fp8_block" and max(first.out_features, first.in_features) > BLOCK:
+            return Outcome(None, error="transformers cannot load stacked experts with block scales")
+        return Outcome(treatment, note="experts are loaded by their scales, not by these lists")
 
     def _classes(self, name: str) -> tuple[str, ...]:
         layer = self._layers.get(name)
@@ -103,6 +136,13 @@ def _parsed(config: Config) -> _targets.Targets:
     asks = tuple(_targets.groups(config.data.get("config_groups"), config.source, NEWER))
     ignore = _targets.names(config.data.get("ignore"), "ignore", config.source)
     return _targets.Targets(asks, ignore)
+
+
+def _with_files(layer: Layer) -> Layer:
+    """The files' names as well where they are others, and engines': lists name them for those."""
+    files = [module.name for module in layer.modules if module.name != layer.name]
+    aliases = dict.fromkeys(name for module in layer.modules for name in _aliases(module))
+    return replace(layer, shards=(*files, *aliases))
 
 
 CONSUMER = Consumer(

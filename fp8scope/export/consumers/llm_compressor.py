@@ -138,13 +138,13 @@ class _Oneshot(Reading):
         )
         modules = {name: self._classes(name) for name in self._layers}
         for _, targets in self._modifiers:
-            _targets.check(targets, modules, config.source)
+            targets.check(modules, config.source)
         self.patterns = tuple(
             pattern for name, targets in self._modifiers for pattern in targets.patterns(f"{name} ")
         )
 
     def hits(self, pattern: Pattern, name: str) -> bool:
-        return _targets.may_hit(pattern.text, name, self._classes(name))
+        return _targets.hits(pattern.text, name, self._classes(name))
 
     def outcome(self, layer: Layer) -> Outcome:
         if not self._modifiers:

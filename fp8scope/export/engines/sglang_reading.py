@@ -21,6 +21,7 @@ class SGLangReading(Reading):
     def __init__(self, model: Model, patterns: Iterable[Pattern]) -> None:
         self.names = names(model)
         self.layers = tuple(self._asked(layer) for layer in self.names.layers)
+        self.shards = {shard for layer in self.layers for shard in layer.shards}
         self.patterns = tuple(patterns)
         experts = (each for each in self.layers if each.kind == "experts")
         self.expert_names = {name for each in experts for name in (each.name, *each.shards)}

@@ -31,6 +31,7 @@ class VLLMReading(Reading):
     def __init__(self, model: Model, patterns: Iterable[Pattern]) -> None:
         self.names = names(model)
         self.layers = tuple(self._asked(layer) for layer in self.names.layers)
+        self.shards = {shard for layer in self.layers for shard in layer.shards}
         self.patterns = tuple(patterns)
 
     def outcome(self, layer: Layer) -> Outcome:
@@ -98,7 +99,10 @@ class ModelOptReading(VLLMReading):
         return Outcome("fp8_tensor", note=silent)
 
     def _hits(self, pattern: Pattern, name: str) -> bool:
-        return match.is_excluded(name, self._entries([pattern.text]), self.names.fused)
+        entries = self._entries([pattern.text])
+        if name in self.shards:  # parts and stars are looked for in names of whole layers only
+            return name in entries
+        return match.is_excluded(name, entries, self.names.fused)
 
 
 class MixedReading(ModelOptReading):
