@@ -244,6 +244,14 @@ def test_what_fp8_checkpoints_run_in(more: dict[str, Any], treatment: str) -> No
     assert found == {treatment: 47, "bf16": 2}
 
 
+def test_one_family_takes_dotted_ends_where_blocks_are_fp8() -> None:
+    family = llama(12, architecture="BailingMoeV3ForCausalLM")
+    block = fp8(["down_proj"], activation_scheme="dynamic", weight_block_size=[128, 128])
+    assert kept("fp8", block, DOWN, family) is True
+    assert kept("fp8", block, DOWN, llama()) is False
+    assert kept("fp8", fp8(["down_proj"]), DOWN, family) is False
+
+
 def test_an_empty_list_of_the_first_name_hides_none_of_the_second() -> None:
     data = fp8([], modules_to_not_convert=[DOWN])
     assert kept("fp8", data, DOWN, llama()) is True

@@ -134,7 +134,8 @@ def test_an_expression_is_matched_from_the_start_and_need_not_end() -> None:
 )
 def test_a_glob_or_a_part_matches_nothing(entry: str) -> None:
     reading = _read(PLAIN, {"FP8": ["Linear"]}, ["lm_head", DOWN0, entry])
-    assert [f.sentence for f in prove(reading).faults] == [f"ignore “{entry}” matches nothing"]
+    (fault,) = prove(reading).faults
+    assert fault.sentence.startswith(f"ignore “{entry}” matches nothing")
 
 
 def test_a_conv1d_is_no_linear() -> None:

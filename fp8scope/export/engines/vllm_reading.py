@@ -20,6 +20,8 @@ _VISION = ("vision_tower", "vision_model", "vit_large_projector")
 # `quant_algo` of a linear that is not FP8, and of a block format that is neither
 _OTHER = {"NVFP4", "W4A16_NVFP4", "MXFP8"}
 _CODECS = {"IQ2_XS", "IQ2_XXS", "Q8_0"}
+# classes that take entries of `fp8` per block for dotted ends of names
+_BY_END = ("BailingMoeV3ForCausalLM", "BailingMoeV3VLForConditionalGeneration")
 BLOCK_FP8 = ("FP8_PB_WO", "FP8_BLOCK_SCALES")
 
 
@@ -169,20 +171,23 @@ class Fp8Reading(VLLMReading):
     ) -> None:
         super().__init__(model, patterns)
         self.treatments = (treatment, experts)
+        by_end = model.architecture in _BY_END and treatment == "fp8_block"
+        self.mode: match.Mode = "suffix" if by_end else "exact"
         self.listed = self.names.listed([pattern.text for pattern in self.patterns])
         self._drop_moot()
 
     def _outcome(self, layer: Layer) -> Outcome:
         if layer.kind == "lm_head":
             return BF16
-        if match.is_skipped(layer.name, self.listed, self.names.fused):
+        if match.is_skipped(layer.name, self.listed, self.names.fused, self.mode):
             return _kept(layer, self.listed)
         treatment = self.treatments[layer.kind == "experts"]
         error = block_error(layer) if treatment == "fp8_block" else ""
         return Outcome(None, error) if error else Outcome(treatment)
 
     def _hits(self, pattern: Pattern, name: str) -> bool:
-        return match.is_skipped(name, self.names.listed([pattern.text]), self.names.fused)
+        entries = self.names.listed([pattern.text])
+        return match.is_skipped(name, entries, self.names.fused, self.mode)
 
 
 def block_error(layer: Layer, block: int = BLOCK) -> str:
