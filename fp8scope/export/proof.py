@@ -6,18 +6,20 @@ consumer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from fp8scope.core.modules import WORDS, Treatment
 from fp8scope.export.consumer import Layer, Outcome, Pattern, Reading
 from fp8scope.export.engines.fused_layers import USUAL
 from fp8scope.export.intent import means
 
+_Item = TypeVar("_Item")
+_Key = TypeVar("_Key", bound=Hashable)
 FaultKind = Literal["refused", "nothing", "too much", "split", "collision", "different"]
 
 
@@ -31,28 +33,29 @@ class Row:
 
     @property
     def differs(self) -> bool:
-        """Whether it will not run as it should: one that is refused never does."""
+        """Whether some of it will not run as it should: what is refused never does."""
         treatment = self.outcome.treatment
-        return treatment is None or (self.wanted is not None and treatment != self.wanted)
+        return treatment is None or bool(_treatments_wanted(self.layer) - {treatment})
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something wrong with a list. `layers`: those concerned, in the consumer's names."""
+    """Something wrong with a list. `layers`: those concerned, in the consumer's names, and
+    `patterns` the entries that cause it.
+    """
 
     kind: FaultKind
     sentence: str
     layers: tuple[str, ...] = ()
-    pattern: Pattern | None = None
+    patterns: tuple[Pattern, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        pattern = self.pattern and {"where": self.pattern.where, "text": self.pattern.text}
         return {
             "kind": self.kind,
             "sentence": self.sentence,
             "layers": list(self.layers),
-            "pattern": pattern,
+            "patterns": [{"where": each.where, "text": each.text} for each in self.patterns],
         }
 
 
@@ -84,8 +87,12 @@ def prove(reading: Reading) -> Proof:
 
 
 def _wanted(layer: Layer) -> Treatment | None:
-    wanted = {module.wanted for module in layer.modules}
-    return next(iter(wanted)) if len(wanted) == 1 else None
+    wanted = _treatments_wanted(layer)
+    return wanted.pop() if len(wanted) == 1 else None
+
+
+def _treatments_wanted(layer: Layer) -> set[Treatment]:
+    return {module.wanted for module in layer.modules if module.wanted is not None}
 
 
 class _Faults:
@@ -100,6 +107,7 @@ class _Faults:
         """What explains a layer comes first; later looks leave it out."""
         for look in (
             self._splits,
+            self._halves,
             self._collisions,
             self._refusals,
             self._nothing,
@@ -117,97 +125,106 @@ class _Faults:
         shards = {shard: row for row in rows for shard in row.layer.shards}
         return shards | {row.layer.name: row for row in rows}
 
-    def _hit_names(self, pattern: Pattern, names: Iterable[str]) -> list[str]:
-        return [name for name in names if self._reading.hits(pattern, name)]
+    def _hit_by(self, pattern: Pattern, names: Iterable[str]) -> bool:
+        return any(self._reading.hits(pattern, name) for name in names)
 
     def _hits(self, pattern: Pattern, layer: Layer) -> bool:
-        return bool(self._hit_names(pattern, (layer.name, *layer.shards)))
+        return self._hit_by(pattern, (layer.name, *layer.shards))
 
     def _splits(self) -> Iterator[Fault]:
         """What is wanted differs within a layer; whatever the lists say, it cannot be had."""
         for row in self._rows:
-            wanted = {module.wanted for module in row.layer.modules if module.wanted}
+            wanted = _treatments_wanted(row.layer)
             if len(wanted) > 1:
                 words = " and ".join(sorted(WORDS[each] for each in wanted))
                 what = f"{row.layer.name} is run as one, but its parts should be {words}"
                 yield Fault("split", what, (row.layer.name,))
 
-    def _refusals(self) -> Iterator[Fault]:
-        """What is said of many layers in the same words is one fault."""
-        alike: dict[tuple[str, str], list[Row]] = {}
-        for row in self._rows:
-            if row.outcome.treatment is None:
-                partly = self._partly_named(row.layer)
-                words = row.outcome.error.replace(row.layer.name, "a layer")
-                alike.setdefault((words, partly), []).append(row)
-        for (_, partly), rows in alike.items():
-            names = tuple(row.layer.name for row in rows)
-            if partly:
-                yield Fault("split", f"{_some(names)}: {partly}", names)
-            else:
-                yield Fault("refused", f"{_some(names)}: {rows[0].outcome.error}", names)
+    def _halves(self) -> Iterator[Fault]:
+        """Fused layers refused because some of their parts are named and others are not."""
+        refused = (row for row in self._differing() if row.outcome.treatment is None)
+        for (parts, named), rows in _grouped(refused, self._named_parts):
+            if named:
+                are, each = ("is", "it") if len(rows) == 1 else ("are", "each")
+                what = f"{_some(_layers(rows))} {are} refused: {each} runs {parts} as one"
+                yield Fault("split", f"{what}, and only {named} is named", _layers(rows))
 
-    def _partly_named(self, layer: Layer) -> str:
-        """Of a fused layer, which of its parts are named, where some but not all are."""
-        named = [
-            shard
-            for shard in layer.shards
-            if any(self._reading.hits(pattern, shard) for pattern in self._reading.patterns)
-        ]
-        if not named or len(named) == len(layer.shards):
-            return ""
-        parts = ", ".join(map(_last, layer.shards))
-        left = ", ".join(_last(shard) for shard in layer.shards if shard not in named)
-        is_named = ", ".join(map(_last, named))
-        return f"{parts} are run as one and refused, for {is_named} is named and not {left}"
+    def _named_parts(self, row: Row) -> tuple[str, str]:
+        """The shards, and those that some entry sets apart from others; "" where none or all."""
+        shards = row.layer.shards
+        hit = [{p for p in self._reading.patterns if self._hit_by(p, [each])} for each in shards]
+        common = set.intersection(*hit) if hit else set()
+        named = [shard for shard, patterns in zip(shards, hit, strict=True) if patterns - common]
+        are_some = len(named) < len(shards)
+        return ", ".join(map(_last, shards)), ", ".join(map(_last, named)) if are_some else ""
 
     def _collisions(self) -> Iterator[Fault]:
-        """Entries that ask for different things of one layer, which then gets neither or one."""
-        for row in self._differing():
-            hit = [p for p in self._reading.patterns if self._hits(p, row.layer)]
-            for first, other in pairwise(hit):
-                if first.says != other.says:
-                    what = (
-                        f"{_quoted(first)} and {_quoted(other)} both match {row.layer.name} "
-                        f"and ask for {WORDS[first.says]} and {WORDS[other.says]}"
-                    )
-                    yield Fault("collision", f"{what}: {_will(row)}", (row.layer.name,), first)
+        """Entries meant for one layer that ask for different things: it gets neither or one."""
+        for pair, rows in _grouped(self._differing(), self._colliding):
+            if pair:
+                first, other = pair
+                what = (
+                    f"{_quoted([first])} and {_quoted([other])} both match {_some(_layers(rows))} "
+                    f"and ask for {WORDS[first.says]} and {WORDS[other.says]}"
+                )
+                yield Fault("collision", f"{what}: {_will(rows[0])}", _layers(rows), pair)
 
-    def _too_much(self) -> Iterator[Fault]:
-        """Entries that reach layers which should run in something else."""
-        differing = [row for row in self._differing() if row.wanted is not None]
-        for pattern in self._reading.patterns:
-            wrong = [
-                row
-                for row in differing
-                if row.wanted != pattern.says
-                and row.outcome.treatment == pattern.says
-                and self._hits(pattern, row.layer)
-            ]
-            if wrong:
-                names = tuple(row.layer.name for row in wrong)
-                wanted = WORDS[wrong[0].wanted or "bf16"]
-                what = f"{_quoted(pattern)} also matches {_some(names)}, which should be {wanted}"
-                yield Fault("too much", what, names, pattern)
+    def _colliding(self, row: Row) -> tuple[Pattern, ...]:
+        meant = (p for p in self._reading.patterns if self._means(p, row.layer))
+        pairs = pairwise(p for p in meant if self._hits(p, row.layer))
+        return next((pair for pair in pairs if pair[0].says != pair[1].says), ())
+
+    def _refusals(self) -> Iterator[Fault]:
+        """What is said of many layers in the same words is one fault."""
+        refused = (row for row in self._differing() if row.outcome.treatment is None)
+
+        def words(row: Row) -> str:
+            return row.outcome.error.replace(row.layer.name, "a layer")
+
+        for _, rows in _grouped(refused, words):
+            what = f"{_some(_layers(rows))}: {rows[0].outcome.error}"
+            yield Fault("refused", what, _layers(rows))
 
     def _nothing(self) -> Iterator[Fault]:
         """Dead entries, and the layers that a person would take them for."""
-        for pattern in self._reading.patterns:
-            own = pattern.text in self._names and self._reading.hits(pattern, pattern.text)
-            if own or self._hit_names(pattern, self._names) or self._is_spare(pattern):
-                continue
-            missed = tuple(
-                row.layer.name
-                for row in self._differing()
-                if row.wanted == pattern.says and self._means(pattern, row.layer)
-            )
-            what = f"{_quoted(pattern)} matches nothing"
-            if missed:
-                verb = "is not" if len(missed) == 1 else "are not"
-                what += f", so {_some(missed)} {verb} in {WORDS[pattern.says]}"
-            elif close := get_close_matches(pattern.text, self._names, 1, cutoff=0.8):
-                what += f"; there is {close[0]}"
-            yield Fault("nothing", what, missed, pattern)
+        dead = [pattern for pattern in self._reading.patterns if self._is_dead(pattern)]
+
+        def meant(row: Row) -> tuple[Pattern, ...]:
+            asking = (pattern for pattern in dead if pattern.says == row.wanted)
+            return tuple(pattern for pattern in asking if self._means(pattern, row.layer))
+
+        told: set[Pattern] = set()
+        for patterns, rows in _grouped(self._differing(), meant):
+            if patterns:
+                told.update(patterns)
+                match, is_not = _verb(patterns, "match"), "is" if len(rows) == 1 else "are"
+                what = f"{_quoted(patterns)} {match} nothing, so {_some(_layers(rows))} {is_not} "
+                what += f"not in {WORDS[patterns[0].says]}"
+                yield Fault("nothing", what, _layers(rows), patterns)
+        for pattern in dead:
+            if pattern not in told:
+                close = get_close_matches(pattern.text, self._names, 1, cutoff=0.8)
+                hint = f"; there is {close[0]}" if close else ""
+                yield Fault(
+                    "nothing", f"{_quoted([pattern])} matches nothing{hint}", (), (pattern,)
+                )
+
+    def _is_dead(self, pattern: Pattern) -> bool:
+        own = pattern.text in self._names and self._reading.hits(pattern, pattern.text)
+        return not (own or self._hit_by(pattern, self._names) or self._is_spare(pattern))
+
+    def _too_much(self) -> Iterator[Fault]:
+        """Entries that reach layers which should run in something else."""
+
+        def reaching(row: Row) -> tuple[tuple[Pattern, ...], Treatment | None]:
+            asking = (p for p in self._reading.patterns if p.says == row.outcome.treatment)
+            return tuple(p for p in asking if self._hits(p, row.layer)), row.wanted
+
+        for (patterns, wanted), rows in _grouped(self._differing(), reaching):
+            if patterns and wanted is not None:
+                what = f"{_quoted(patterns)} also {_verb(patterns, 'match')} {_some(_layers(rows))}"
+                what += f", which should be {WORDS[wanted]}"
+                yield Fault("too much", what, _layers(rows), patterns)
 
     def _is_spare(self, pattern: Pattern) -> bool:
         """An exact name for other consumers, of what runs as the entry asks all the same."""
@@ -237,15 +254,14 @@ class _Faults:
         return any(means(pattern.text, name) for name in names)
 
     def _unexplained(self) -> Iterator[Fault]:
-        left: dict[tuple[Treatment | None, Outcome], list[str]] = {}
-        for row in self._differing():
-            left.setdefault((row.wanted, row.outcome), []).append(row.layer.name)
-        for (wanted, outcome), names in left.items():
+        for (wanted, outcome), rows in _grouped(
+            self._differing(), lambda row: (row.wanted, row.outcome)
+        ):
             should = WORDS[wanted] if wanted is not None else "loaded"
             runs = WORDS[outcome.treatment] if outcome.treatment is not None else "nothing"
             note = f" ({outcome.note})" if outcome.note else ""
-            what = f"{_some(names)} will run in {runs} and should be {should}{note}"
-            yield Fault("different", what, tuple(names))
+            what = f"{_some(_layers(rows))} will run in {runs} and should be {should}{note}"
+            yield Fault("different", what, _layers(rows))
 
     def _differing(self) -> list[Row]:
         """The rows that differ, and that nothing explains yet."""
@@ -258,8 +274,25 @@ def _will(row: Row) -> str:
     return f"it will run in {WORDS[row.outcome.treatment]}"
 
 
-def _quoted(pattern: Pattern) -> str:
-    return f"{pattern.where} “{pattern.text}”"
+def _quoted(patterns: Sequence[Pattern]) -> str:
+    """Those of one list together: `ignore “a”, “b”`."""
+    texts = _grouped(patterns, lambda pattern: pattern.where)
+    return " and ".join(f"{where} {_some(f'“{p.text}”' for p in of)}" for where, of in texts)
+
+
+def _verb(patterns: Sequence[Pattern], verb: str) -> str:
+    return verb if len(patterns) > 1 else f"{verb}es"
+
+
+def _layers(rows: Iterable[Row]) -> tuple[str, ...]:
+    return tuple(row.layer.name for row in rows)
+
+
+def _grouped(each: Iterable[_Item], key: Callable[[_Item], _Key]) -> list[tuple[_Key, list[_Item]]]:
+    found: dict[_Key, list[_Item]] = {}
+    for item in each:
+        found.setdefault(key(item), []).append(item)
+    return list(found.items())
 
 
 def _last(name: str) -> str:

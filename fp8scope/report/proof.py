@@ -107,7 +107,8 @@ def _table(rows: Sequence[Row], most: int) -> Table:
     for name in ("layer", "should run in", "will run in"):
         table.add_column(name, overflow="fold")
     for row in rows[:most]:
-        wanted = WORDS[row.wanted] if row.wanted else "not said"
+        words = dict.fromkeys(WORDS[m.wanted] for m in row.layer.modules if m.wanted)
+        wanted = " and ".join(words) or "not said"
         runs = WORDS[row.outcome.treatment] if row.outcome.treatment else "it refuses to load"
         style = "bold red" if row.differs else ""
         table.add_row(literal(short_name(row.layer.name, prefix)), wanted, runs, style=style)

@@ -89,7 +89,11 @@ class ModelOptReading(SGLangReading):
         return Outcome("fp8_tensor", note=f"SGLang asks only for {layer.name}" if in_vain else "")
 
     def _hits(self, pattern: Pattern, name: str) -> bool:
-        return self._matches(name, self.entries([pattern.text]))
+        entries = self.entries([pattern.text])
+        if name in self.shards:  # names of parts are asked for of fused linears, not of experts
+            is_expert = name in self.expert_names
+            return not is_expert and match.is_skipped(name, entries, self.names.fused)
+        return self._matches(name, entries)
 
     def _matches(self, name: str, listed: Sequence[str]) -> bool:
         if name in self.expert_names:
