@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fp8scope.core.modules import Treatment
 
-WIDTH = 128
+WIDTH = 256  # two blocks
 
 
 def write(
@@ -43,7 +43,7 @@ def _linear(treatment: Treatment) -> Iterable[tuple[str, Tensor]]:
         yield "weight", weight
         return
     yield "weight", weight.to(torch.float8_e4m3fn)
-    shapes = {"fp8_tensor": (), "fp8_token": (WIDTH, 1), "fp8_block": (1, 1)}
+    shapes = {"fp8_tensor": (), "fp8_token": (WIDTH, 1), "fp8_block": (2, 2)}
     name = "weight_scale_inv" if treatment == "fp8_block" else "weight_scale"
     yield name, torch.ones(shapes[treatment])
     if treatment == "fp8_tensor":
