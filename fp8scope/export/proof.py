@@ -163,6 +163,8 @@ class _Faults:
 
     def _collisions(self) -> Iterator[Fault]:
         """Entries that ask for different things of one layer, which then gets neither or one."""
+        if len({pattern.says for pattern in self._reading.patterns}) < 2:
+            return  # a list that asks for one thing may name each of many thousand experts
         for row in self._differing():
             hit = [p for p in self._reading.patterns if self._hits(p, row.layer)]
             for first, other in pairwise(hit):

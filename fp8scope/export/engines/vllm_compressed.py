@@ -52,14 +52,15 @@ class CompressedReading(VLLMReading):
                 says = metadata.scheme(scheme.weights, scheme.inputs)
                 patterns.append(Pattern(f"config_groups.{name}.targets", target, says))
                 said[target] = scheme
-        self.shards = _EXPERT_SHARDS.get(model.architecture, ("gate_proj", "up_proj", "down_proj"))
+        self.projections = _EXPERT_SHARDS.get(
+            model.architecture, ("gate_proj", "up_proj", "down_proj")
+        )
         super().__init__(model, patterns)
         self.listed = self._mapped([p.text for p in self.patterns if p.where == "ignore"])
         self.targets = {new: said[old] for old in said for new in self._mapped([old])}
         self.class_of = {
             name: _class_of(layer) for layer in self.layers for name in (layer.name, *layer.shards)
         }
-        self._drop_moot()
 
     def _mapped(self, texts: list[str]) -> list[str]:
         """Only what looks like a path is renamed, not `Linear` and not expressions."""
@@ -77,7 +78,7 @@ class CompressedReading(VLLMReading):
 
     def _first(self, layer: Layer) -> tuple[str, ...]:
         """All that is asked of experts: the projections of the first one."""
-        return tuple(f"{layer.name}.0.{shard}" for shard in self.shards)
+        return tuple(f"{layer.name}.0.{shard}" for shard in self.projections)
 
     def _outcome(self, layer: Layer) -> Outcome:
         if layer.kind == "experts":
