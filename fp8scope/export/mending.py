@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -30,7 +31,8 @@ _KINDS: dict[str, DocumentKind] = {
 
 
 def relisted(config: Config, model: Model, reading: Reading) -> Iterator[Config]:
-    """Candidates, the likeliest first: the files' names, the consumer's names, and both.
+    """Candidates, the likeliest first: the files' names, the consumer's names, both, and where
+    expressions are read, those of its names, which nothing renames.
 
     They are guesses: whoever takes one proves it. None where the form has no list of exclusions.
     """
@@ -42,7 +44,10 @@ def relisted(config: Config, model: Model, reading: Reading) -> Iterator[Config]
         if all(module.wanted in {None, "bf16"} for module in layer.modules)
     ]
     runtime = list(dict.fromkeys(module.runtime for module in kept))
-    for names in (files, runtime, layers, list(dict.fromkeys([*files, *layers]))):
+    candidates = [files, runtime, layers, list(dict.fromkeys([*files, *layers]))]
+    if config.form == "compressed-tensors":
+        candidates.append([f"re:^{re.escape(name)}$" for name in layers])
+    for names in candidates:
         data = _with_list(config.data, names, _KEYS.get(config.form))
         if data is not None:
             yield replace(config, data=data)

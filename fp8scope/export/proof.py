@@ -142,7 +142,8 @@ class _Faults:
 
     def _halves(self) -> Iterator[Fault]:
         """Fused layers refused because some of their parts are named and others are not."""
-        refused = (row for row in self._differing() if row.outcome.treatment is None)
+        differing = (row for row in self._differing() if row.layer.kind == "linear")
+        refused = (row for row in differing if row.outcome.treatment is None)
         for (parts, named), rows in _grouped(refused, self._named_parts):
             if named:
                 are, each = ("is", "it") if len(rows) == 1 else ("are", "each")
@@ -160,6 +161,8 @@ class _Faults:
 
     def _collisions(self) -> Iterator[Fault]:
         """Entries meant for one layer that ask for different things: it gets neither or one."""
+        if len({pattern.says for pattern in self._reading.patterns}) < 2:
+            return  # a list that asks for one thing may name each of many thousand experts
         for pair, rows in _grouped(self._differing(), self._colliding):
             if pair:
                 first, other = pair
@@ -199,7 +202,7 @@ class _Faults:
                 told.update(patterns)
                 match, is_not = _verb(patterns, "match"), "is" if len(rows) == 1 else "are"
                 what = f"{_quoted(patterns)} {match} nothing, so {_some(_layers(rows))} {is_not} "
-                what += f"not in {WORDS[patterns[0].says]}"
+                what += f"not in {WORDS[patterns[0].says]}{_noted(rows)}"
                 yield Fault("nothing", what, _layers(rows), patterns)
         for pattern in dead:
             if pattern not in told:
@@ -249,9 +252,15 @@ class _Faults:
         }
 
     def _means(self, pattern: Pattern, layer: Layer) -> bool:
-        names = {layer.name, *layer.shards}
-        names |= {name for module in layer.modules for name in (module.name, module.runtime)}
-        return any(means(pattern.text, name) for name in names)
+        owner = self._owners.get(pattern.text)
+        if owner is not None:
+            return owner == layer.name
+        return any(means(pattern.text, name) for name in _all_names(layer))
+
+    @cached_property
+    def _owners(self) -> dict[str, str]:
+        """The layer that each name is of, whoever calls it so."""
+        return {name: row.layer.name for row in self._rows for name in _all_names(row.layer)}
 
     def _unexplained(self) -> Iterator[Fault]:
         for (wanted, outcome), rows in _grouped(
@@ -259,19 +268,29 @@ class _Faults:
         ):
             should = WORDS[wanted] if wanted is not None else "loaded"
             runs = WORDS[outcome.treatment] if outcome.treatment is not None else "nothing"
-            note = f" ({outcome.note})" if outcome.note else ""
-            what = f"{_some(_layers(rows))} will run in {runs} and should be {should}{note}"
-            yield Fault("different", what, _layers(rows))
+            what = f"{_some(_layers(rows))} will run in {runs} and should be {should}"
+            yield Fault("different", f"{what}{_noted(rows)}", _layers(rows))
 
     def _differing(self) -> list[Row]:
         """The rows that differ, and that nothing explains yet."""
         return [row for row in self._rows if row.differs and row.layer.name not in self._explained]
 
 
+def _all_names(layer: Layer) -> set[str]:
+    """The consumer's, the files' and transformers'."""
+    names = {name for module in layer.modules for name in (module.name, module.runtime)}
+    return names | {layer.name, *layer.shards}
+
+
 def _will(row: Row) -> str:
     if row.outcome.treatment is None:
         return row.outcome.error
     return f"it will run in {WORDS[row.outcome.treatment]}"
+
+
+def _noted(rows: Iterable[Row]) -> str:
+    notes = {row.outcome.note for row in rows} - {""}
+    return f" ({notes.pop()})" if len(notes) == 1 else ""
 
 
 def _quoted(patterns: Sequence[Pattern]) -> str:

@@ -181,8 +181,8 @@ def test_experts_are_listed_by_their_own_name_in_modelopt() -> None:
     planned = wanting(mixtral(), "fp8_tensor", one_each)
     reading = read(CONSUMER, "hf-quant-config", nested(one_each), planned)
     assert [fault.sentence for fault in prove(reading).faults] == [
-        f"{experts} will run in FP8 per tensor, static and should be BF16 "
-        f"(SGLang asks only for {experts})",
+        f"exclude_modules “{experts}.0.w1”, “{experts}.0.w2”, “{experts}.0.w3” and 6 more match "
+        f"nothing, so {experts} is not in BF16 (SGLang asks only for {experts})",
     ]
     assert kept("hf-quant-config", nested([experts]), experts, mixtral()) is True
     assert kept("hf-quant-config", nested([f"{experts}*"]), experts, mixtral()) is True

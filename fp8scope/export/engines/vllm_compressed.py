@@ -61,7 +61,6 @@ class CompressedReading(VLLMReading):
         self.class_of = {
             name: _class_of(layer) for layer in self.layers for name in (layer.name, *layer.shards)
         }
-        self._drop_moot()
 
     def _mapped(self, texts: list[str]) -> list[str]:
         """Only what looks like a path is renamed, not `Linear` and not expressions."""

@@ -59,15 +59,6 @@ class VLLMReading(Reading):
         shards = match.shards(layer.name, self.names.fused)
         return replace(layer, shards=() if shards == (layer.name,) else shards)
 
-    def _drop_moot(self) -> None:
-        """Mappers rename what begins with `lm_head.`, so that of some classes the bare name matches
-        no head. That says nothing wrong where the head stays all the same.
-        """
-        heads = [layer for layer in self.layers if layer.kind == "lm_head"]
-        stay = [layer for layer in heads if self.outcome(layer).treatment == "bf16"]
-        names = {module.name for layer in stay for module in layer.modules}
-        self.patterns = tuple(p for p in self.patterns if p.says != "bf16" or p.text not in names)
-
     @abstractmethod
     def _outcome(self, layer: Layer) -> Outcome: ...
 
@@ -174,7 +165,6 @@ class Fp8Reading(VLLMReading):
         by_end = model.architecture in _BY_END and treatment == "fp8_block"
         self.mode: match.Mode = "suffix" if by_end else "exact"
         self.listed = self.names.listed([pattern.text for pattern in self.patterns])
-        self._drop_moot()
 
     def _outcome(self, layer: Layer) -> Outcome:
         if layer.kind == "lm_head":
