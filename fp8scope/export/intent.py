@@ -17,13 +17,18 @@ from typing import Any
 
 from fp8scope.core.modules import Module, Treatment
 from fp8scope.export.consumer import Config, Pattern, Reading
+from fp8scope.export.engines.fused_layers import parts
 from fp8scope.export.model import Model
 
 EXCLUSIONS = {"ignore", "exclude_modules", "ignored_layers", "modules_to_not_convert"}
 CLASSES = {"linear", "linearbase", "columnparallellinear", "rowparallellinear"}
 _PREFIXES = re.compile(r"^((model|language_model|transformer|decoder)\.)+")
+_PREFIXES_OF_EXPRESSION = re.compile(
+    r"^\^?((model|language_model|transformer|decoder)\\?\.)+(?=\w)"
+)
 _GLOB = re.compile(r"[*?\[]")
-_QUANTIZER = re.compile(r"(?<=\w)[._](weight|input|output)_quantizers?(\.\d+)?$")  # ModelOpt's
+# ModelOpt's: `….down_proj.weight_quantizer`, `*self_attn*input_quantizer*`
+_QUANTIZER = re.compile(r"((?<=\w)[._]|\*)(weight|input|output)_quantizers?(\.\d+)?\*?$")
 
 
 def intended(model: Model, reading: Reading, bare: Reading) -> Model:
@@ -70,19 +75,20 @@ def means(text: str, name: str) -> bool:
 
     `layers.1` and `layers.1*` mean `model.layers.1.mlp.down_proj`, and nothing in `layers.10`.
     """
+    names = {name, _PREFIXES.sub("", name)}
     if text.startswith("re:"):
+        texts = {text[3:], _PREFIXES_OF_EXPRESSION.sub("", text[3:])}
         try:
-            return re.match(text[3:], name) is not None
+            return any(re.match(each, name) for each in texts for name in names)
         except re.error:
             return False
     if re.search(r"\d\*$", text):  # the star was to reach what lies inside
         text = text[:-1]
     text = _QUANTIZER.sub("", text.removesuffix(".*").removesuffix(".weight"))
-    names = {name, _PREFIXES.sub("", name)}
+    bare = _PREFIXES.sub("", text).strip(".")
     if _GLOB.search(text):
         parents = {parent for each in names for parent in _ancestors(each)}
-        return any(fnmatchcase(parent, text) for parent in parents)
-    bare = _PREFIXES.sub("", text).strip(".")
+        return any(fnmatchcase(parent, each) for parent in parents for each in (text, bare))
     return bool(bare) and any(f".{bare}." in f".{each}." for each in names)
 
 
@@ -113,8 +119,10 @@ def _meant_by(text: str, named: Mapping[str, Sequence[Module]]) -> Iterator[Modu
 
 
 def _names(module: Module, layers: Mapping[str, str]) -> set[str]:
-    """In the files, in transformers, and that of the layer that it is run in."""
-    return {module.name, module.runtime, layers.get(module.name, module.name)}
+    """In the files, in transformers, and that of the layer that it is run in; of what the files
+    have fused, also its parts'.
+    """
+    return {module.name, module.runtime, layers.get(module.name, module.name), *parts(module.name)}
 
 
 def _rank(pattern: Pattern) -> tuple[bool, bool]:

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from fp8scope.core.modules import WORDS, Treatment
 from fp8scope.export.consumer import Layer, Outcome, Pattern, Reading
-from fp8scope.export.engines.fused_layers import USUAL
+from fp8scope.export.engines.fused_layers import parts
 from fp8scope.export.intent import means
 
 _Item = TypeVar("_Item")
@@ -133,21 +133,23 @@ class _Faults:
 
     def _splits(self) -> Iterator[Fault]:
         """What is wanted differs within a layer; whatever the lists say, it cannot be had."""
-        for row in self._rows:
-            wanted = _treatments_wanted(row.layer)
+        for wanted, rows in _grouped(
+            self._rows, lambda row: frozenset(_treatments_wanted(row.layer))
+        ):
             if len(wanted) > 1:
+                is_run, its = ("is", "its") if len(rows) == 1 else ("are each", "their")
                 words = " and ".join(sorted(WORDS[each] for each in wanted))
-                what = f"{row.layer.name} is run as one, but its parts should be {words}"
-                yield Fault("split", what, (row.layer.name,))
+                what = f"{_some(_layers(rows))} {is_run} run as one, but {its} parts should be"
+                yield Fault("split", f"{what} {words}", _layers(rows))
 
     def _halves(self) -> Iterator[Fault]:
         """Fused layers refused because some of their parts are named and others are not."""
         differing = (row for row in self._differing() if row.layer.kind == "linear")
         refused = (row for row in differing if row.outcome.treatment is None)
-        for (parts, named), rows in _grouped(refused, self._named_parts):
+        for (shards, named), rows in _grouped(refused, self._named_parts):
             if named:
                 are, each = ("is", "it") if len(rows) == 1 else ("are", "each")
-                what = f"{_some(_layers(rows))} {are} refused: {each} runs {parts} as one"
+                what = f"{_some(_layers(rows))} {are} refused: {each} runs {shards} as one"
                 yield Fault("split", f"{what}, and only {named} is named", _layers(rows))
 
     def _named_parts(self, row: Row) -> tuple[str, str]:
@@ -219,20 +221,22 @@ class _Faults:
     def _too_much(self) -> Iterator[Fault]:
         """Entries that reach layers which should run in something else."""
 
-        def reaching(row: Row) -> tuple[tuple[Pattern, ...], Treatment | None]:
+        def reaching(row: Row) -> tuple[tuple[Pattern, ...], Treatment | None, bool]:
             asking = (p for p in self._reading.patterns if p.says == row.outcome.treatment)
-            return tuple(p for p in asking if self._hits(p, row.layer)), row.wanted
+            patterns = tuple(p for p in asking if self._hits(p, row.layer))
+            return patterns, row.wanted, all(self._means(p, row.layer) for p in patterns)
 
-        for (patterns, wanted), rows in _grouped(self._differing(), reaching):
+        for (patterns, wanted, is_meant), rows in _grouped(self._differing(), reaching):
             if patterns and wanted is not None:
-                what = f"{_quoted(patterns)} also {_verb(patterns, 'match')} {_some(_layers(rows))}"
+                match = f"{'' if is_meant else 'also '}{_verb(patterns, 'match')}"
+                what = f"{_quoted(patterns)} {match} {_some(_layers(rows))}"
                 what += f", which should be {WORDS[wanted]}"
                 yield Fault("too much", what, _layers(rows), patterns)
 
     def _is_spare(self, pattern: Pattern) -> bool:
         """An exact name for other consumers, of what runs as the entry asks all the same."""
-        parent, _, last = pattern.text.rpartition(".")
-        named = {pattern.text, *(f"{parent}.{part}" for part in USUAL.get(last, ()))}
+        parent = pattern.text.rpartition(".")[0]
+        named = {pattern.text, *parts(pattern.text)}
         expert = f"{parent}." if ".experts." in f"{parent}." else None
         runs = {
             treatment
@@ -263,13 +267,16 @@ class _Faults:
         return {name: row.layer.name for row in self._rows for name in _all_names(row.layer)}
 
     def _unexplained(self) -> Iterator[Fault]:
-        for (wanted, outcome), rows in _grouped(
-            self._differing(), lambda row: (row.wanted, row.outcome)
-        ):
+        def alike(row: Row) -> tuple[Treatment | None, Outcome, bool]:
+            hit = any(self._hits(pattern, row.layer) for pattern in self._reading.patterns)
+            return row.wanted, row.outcome, hit
+
+        for (wanted, outcome, is_hit), rows in _grouped(self._differing(), alike):
             should = WORDS[wanted] if wanted is not None else "loaded"
             runs = WORDS[outcome.treatment] if outcome.treatment is not None else "nothing"
             what = f"{_some(_layers(rows))} will run in {runs} and should be {should}"
-            yield Fault("different", f"{what}{_noted(rows)}", _layers(rows))
+            unnamed = "" if is_hit or outcome.note else ": no entry names it"
+            yield Fault("different", f"{what}{_noted(rows)}{unnamed}", _layers(rows))
 
     def _differing(self) -> list[Row]:
         """The rows that differ, and that nothing explains yet."""
@@ -277,9 +284,9 @@ class _Faults:
 
 
 def _all_names(layer: Layer) -> set[str]:
-    """The consumer's, the files' and transformers'."""
+    """The consumer's, the files' and transformers', and those of parts that files have fused."""
     names = {name for module in layer.modules for name in (module.name, module.runtime)}
-    return names | {layer.name, *layer.shards}
+    return names | {layer.name, *layer.shards, *parts(layer.name)}
 
 
 def _will(row: Row) -> str:

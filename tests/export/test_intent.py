@@ -29,6 +29,10 @@ TENTH = "model.layers.10.mlp.down_proj"
         ("re:.*down_proj$", [DOWN, TENTH], ["model.layers.1.mlp.up_proj"]),
         ("re:([", [], [DOWN]),
         # prefixes of vision-language models stand in either order, or not at all
+        ("re:visual.*", ["visual.blocks.0.attn.qkv", "model.visual.blocks.0.attn.qkv"], [DOWN]),
+        (r"re:^model\.visual\..*", ["visual.blocks.0.attn.qkv"], [DOWN]),
+        ("re:model.*", [DOWN, TENTH], ["visual.blocks.0.attn.qkv"]),
+        ("model.vision_tower*", ["vision_tower.blocks.0.attn.qkv"], [DOWN]),
         ("language_model.model.layers.1", ["model.language_model.layers.1.mlp.up_proj"], [TENTH]),
         ("model.layers.1", ["model.language_model.layers.1.mlp.up_proj"], [TENTH]),
         ("lm_head", ["lm_head", "language_model.lm_head"], [DOWN]),
@@ -36,6 +40,7 @@ TENTH = "model.layers.10.mlp.down_proj"
         (f"{DOWN}.weight_quantizer", [DOWN], [TENTH]),
         ("mlp.experts.gate_up_proj_weight_quantizers.3", ["mlp.experts.gate_up_proj"], [DOWN]),
         ("*weight_quantizer", [], [DOWN]),
+        ("*mlp*input_quantizer*", [DOWN, TENTH], ["model.layers.1.self_attn.o_proj"]),
         ("", [], [DOWN]),
         ("model.", [], [DOWN]),
     ],

@@ -13,6 +13,12 @@ USUAL: Mapping[str, Sequence[str]] = {
 }
 
 
+def parts(name: str) -> tuple[str, ...]:
+    """Names of what a fused layer is usually made of, which lists may give it; none of others."""
+    parent, _, last = name.rpartition(".")
+    return tuple(f"{parent}.{part}" if parent else part for part in USUAL.get(last, ()))
+
+
 def fused_layers(
     modules: Sequence[Module],
     rename: Callable[[str], str],
