@@ -221,13 +221,13 @@ class _Faults:
     def _too_much(self) -> Iterator[Fault]:
         """Entries that reach layers which should run in something else."""
 
-        def reaching(row: Row) -> tuple[tuple[Pattern, ...], Treatment | None, bool]:
+        def reaching(row: Row) -> tuple[tuple[Pattern, ...], Treatment | None]:
             asking = (p for p in self._reading.patterns if p.says == row.outcome.treatment)
-            patterns = tuple(p for p in asking if self._hits(p, row.layer))
-            return patterns, row.wanted, all(self._means(p, row.layer) for p in patterns)
+            return tuple(p for p in asking if self._hits(p, row.layer)), row.wanted
 
-        for (patterns, wanted, is_meant), rows in _grouped(self._differing(), reaching):
+        for (patterns, wanted), rows in _grouped(self._differing(), reaching):
             if patterns and wanted is not None:
+                is_meant = all(self._means(p, row.layer) for p in patterns for row in rows)
                 match = f"{'' if is_meant else 'also '}{_verb(patterns, 'match')}"
                 what = f"{_quoted(patterns)} {match} {_some(_layers(rows))}"
                 what += f", which should be {WORDS[wanted]}"
