@@ -1,118 +1,95 @@
-"""Lists that people reported as not working, rebuilt small: what `check` says of each.
-
-Some reports are of INT4 or FP4, or of versions long gone: what they rest on, how an engine matches
-names against a list, is rebuilt in FP8 and for the versions that are known here. Where that version
-has been mended, what it takes is shown to hold. KV scales (vllm#25047, #5493) are in no list.
-"""
+"""Reported cases: each diagnosed in one sentence, and what is offered instead proven."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from fp8scope.core.modules import Treatment
 from fp8scope.export.checking import Checked, check
-from tests.cli.conftest import Fp8scope
-from tests.cli.conftest import fp8scope as fp8scope  # the command in this process
+from fp8scope.export.intent import EXCLUSIONS
 from tests.export import checkpoints
+from tests.export.reported import CASES, VERSIONS, Case
+from tests.export.reported_models import qwen3_moe
 
-CASES = Path(__file__).parent / "cases"
-ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
-MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
-QKV = ATTENTION[:3]
-VISION = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-
-Stored = dict[str, Treatment]
+CONFIGS = Path(__file__).parent / "cases"
 
 
-def linears(*blocks: Sequence[str], at: str = "model.layers") -> list[str]:
-    """Names of the parts of each block, and lm_head."""
-    return [f"{at}.{n}.{part}" for n, parts in enumerate(blocks) for part in parts] + ["lm_head"]
+def _config(name: str) -> Path:
+    (path,) = CONFIGS.glob(f"{name}.*")
+    return path
 
 
-def stored(names: Sequence[str], treatment: Treatment, *bf16: str) -> Stored:
-    """All in `treatment` but for lm_head, routers and what has one of `bf16` in its name."""
-    plain = (".gate", "lm_head")
-    return {
-        name: "bf16" if name.endswith(plain) or any(each in name for each in bf16) else treatment
-        for name in names
-    }
+def _checked(case: Case, folder: Path) -> Checked:
+    """As the reporter had it: in the checkpoint, or a recipe and the model that it is for."""
+    path, version = _config(case.name), VERSIONS[case.consumer]
+    if case.is_recipe:
+        model = checkpoints.write(folder, case.architecture, case.stored)
+        return check(path, case.consumer, version=version, model=str(model))
+    quantization = json.loads(path.read_text())
+    checkpoints.write(folder, case.architecture, case.stored, quantization)
+    return check(folder, case.consumer, version=version)
 
 
-def llama(treatment: Treatment, *bf16: str, blocks: int = 2, at: str = "model.layers") -> Stored:
-    return stored(linears(*[ATTENTION + MLP] * blocks, at=at), treatment, *bf16)
+def _listed(data: Any) -> tuple[str, ...] | None:
+    """The one list of exclusions, at whatever depth."""
+    if not isinstance(data, Mapping):
+        return None
+    for key, value in data.items():
+        found = tuple(value) if key in EXCLUSIONS else _listed(value)
+        if found is not None:
+            return found
+    return None
 
 
-def vision(treatment: Treatment, *bf16: str, tower: str = "visual") -> Stored:
-    """A text model behind `model.language_model`, and a tower in BF16."""
-    text = llama(treatment, *bf16, at="model.language_model.layers")
-    blocks = (f"model.{tower}.blocks.{n}.{part}" for n in range(2) for part in VISION)
-    return {**text, **dict.fromkeys(blocks, "bf16")}
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name}-{case.consumer}")
+def test_one_sentence_says_what_is_wrong(case: Case, tmp_path: Path) -> None:
+    checked = _checked(case, tmp_path)
+    sentences = [fault.sentence for fault in checked.proof.faults]
+    assert sentences == ([case.says] if case.says else [])
+    assert tuple(row.layer.name for row in checked.proof.differences) == case.differ
+    assert checked.proof.holds is (not case.says)
+    offered = checked.corrected
+    assert (_listed(offered.config) if offered is not None else None) == case.lists
 
 
-def experts(owner: str, *shards: str) -> tuple[str, ...]:
-    each = (f"{owner}.experts.{n}.{shard}" for n in range(3) for shard in shards)
-    return (f"{owner}.gate", *each)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.lists], ids=lambda c: f"{c.name}-{c.consumer}"
+)
+def test_what_is_offered_is_right(case: Case, tmp_path: Path) -> None:
+    """Taken from the document's own text, as a person would, and checked beside the tensors."""
+    checked = _checked(case, tmp_path / "broken")
+    assert checked.corrected is not None
+    form = checked.corrected.forms.get("json") or next(iter(checked.corrected.forms.values()))
+    mended = tmp_path / f"mended{form.suffix}"
+    mended.write_text(form.text)
+    model = str(tmp_path / "broken")
+    again = check(mended, case.consumer, version=VERSIONS[case.consumer], model=model)
+    assert again.proof.holds, [fault.sentence for fault in again.proof.faults]
+    runs = {row.layer.name: row.outcome.treatment for row in again.proof.rows}
+    wanted = {row.layer.name: row.wanted for row in checked.proof.rows}
+    assert runs == wanted
 
 
-def qwen3_moe(treatment: Treatment, *bf16: str) -> Stored:
-    moe = experts("mlp", "gate_proj", "up_proj", "down_proj")
-    return stored(linears(*[ATTENTION + moe] * 2), treatment, *bf16)
+def test_where_no_list_helps_it_says_why(tmp_path: Path) -> None:
+    """vllm#11790: of one fused layer, q_proj was left in BF16."""
+    case = next(case for case in CASES if case.says and case.lists is None)
+    assert _checked(case, tmp_path).why_not == (
+        "engines run as one: model.layers.0.self_attn.k_proj (FP8 per token), "
+        "model.layers.0.self_attn.q_proj (BF16) → give both the same precision"
+    )
 
 
-def mixtral(treatment: Treatment, *bf16: str) -> Stored:
-    moe = experts("block_sparse_moe", "w1", "w2", "w3")
-    return stored(linears(*[ATTENTION + moe] * 2), treatment, *bf16)
-
-
-def phi3(treatment: Treatment, *bf16: str) -> Stored:
-    parts = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
-    return stored(linears(parts, parts), treatment, *bf16)
-
-
-def step() -> Stored:
-    """Two blocks in FP8, and in BF16 one that predicts a token more, with a head of its own."""
-    more = (*ATTENTION, *MLP, "eh_proj", "shared_head.head")
-    return stored(linears(ATTENTION + MLP, ATTENTION + MLP, more), "fp8_tensor", "layers.2.")
-
-
-def delta_net(*parts: str, at: str = "model.layers") -> Stored:
-    """Linear attention with FP8 per block, but for what its gates come from."""
-    parts = tuple(f"linear_attn.{part}" for part in (*parts, "out_proj"))
-    return stored(linears(parts, parts, at=at), "fp8_block", "in_proj_ba", "in_proj_a", "in_proj_b")
-
-
-@dataclass(frozen=True)
-class Case:
-    """`name`: the report, and the file that has the config. `sentences`: all that check finds.
-    `differ`: layers that will not run as they should. `lists`: the entries of the corrected list;
-    None where none is offered, `why_not` says why. `recipe`: the model is not yet quantized.
-    """
-
-    name: str
-    consumer: str
-    version: str
-    architecture: str
-    stored: Stored
-    sentences: tuple[str, ...]
-    differ: tuple[str, ...]
-    lists: tuple[str, ...] | None = None
-    why_not: str = ""
-    recipe: bool = False
-
-
-def at(block: int, *parts: str, under: str = "model.layers") -> tuple[str, ...]:
-    return tuple(f"{under}.{block}.{part}" for part in parts)
-
-
-QWEN_VL = "Qwen2_5_VLForConditionalGeneration"
-QKV_0, QKV_1 = at(0, "self_attn.qkv_proj") + at(1, "self_attn.qkv_proj")
-EXPERTS = "model.layers.1.mlp.experts"
-SPARSE = "model.layers.1.block_sparse_moe"
-DOWN_1 = "model.layers.1.mlp.down_proj"
+def test_patterns_of_experts_that_are_called_otherwise(tmp_path: Path) -> None:
+    """Model-Optimizer#2411: "99.2% of the intended quantization silently disappears"."""
+    model = checkpoints.write(tmp_path, "Qwen3MoeForCausalLM", qwen3_moe("bf16"))
+    checked = check(_config("Model-Optimizer-2411"), "modelopt", model=str(model))
+    assert [fault.sentence for fault in checked.proof.faults] == [
+        f"quant_cfg “*mlp.experts.linear_fc1*{side}_quantizer*” matches nothing"
+        for side in ("weight", "input")
+    ]
+    runs = [row.outcome.treatment for row in checked.proof.rows]
+    assert (runs.count("fp8_tensor"), runs.count("bf16")) == (8, len(runs) - 8)
