@@ -86,7 +86,7 @@ _FORMS: dict[str, Callable[[dict[str, Any]], bool]] = {
     ),
     "compressed-tensors": lambda d: _method("compressed-tensors")(d) or "config_groups" in d,
     "torchao": _method("torchao"),
-    "fp8": lambda d: _method("fp8")(d) and not {"modules_to_not_convert"} & set(d),
+    "fp8": _method("fp8"),
     "transformers": lambda d: "modules_to_not_convert" in d,
     "modelopt": lambda d: "quant_cfg" in d or "quantize" in d,
     "llm-compressor": lambda d: any("Modifier" in key for key in _keys(d)),
