@@ -19,6 +19,8 @@ _WHERE = {
     "PlanSettings": "fp8scope.plan.settings",
     "read_plan": "fp8scope.artefacts.plan_file",
     "write_plan": "fp8scope.artefacts.plan_file",
+    "export_plan": "fp8scope.export.checking",
+    "check": "fp8scope.export.checking",
     "measure_sites": "fp8scope.analyze.measures",
     "Profile": "fp8scope.profile.record",
     "Fp8scopeError": "fp8scope.errors",

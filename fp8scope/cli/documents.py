@@ -28,11 +28,16 @@ def chosen_form(document: Document, name: str, output: Path | None) -> Form:
     return (alike or forms)[0]
 
 
+def whole(form: Form) -> str:
+    """The text, ending as a text file does."""
+    return form.text if form.text.endswith("\n") else f"{form.text}\n"
+
+
 def write_form(form: Form, output: Path, interrupts: Interrupts, *, force: bool) -> None:
     """Write it whole or not at all. Raises OutputExists, BadInput and CannotWrite."""
     from fp8scope.artefacts.atomic import write_atomically
 
     interrupts.cleanup.enter_context(claim(output))
     check_free(output, force)
-    write_atomically(output, form.text.encode())
+    write_atomically(output, whole(form).encode())
     say(wrote(output))

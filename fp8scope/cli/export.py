@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fp8scope.cli.documents import chosen_form, write_form
+from fp8scope.cli.documents import chosen_form, whole, write_form
 from fp8scope.cli.interrupts import Interrupts
 from fp8scope.cli.show import print_json, say
 
@@ -58,7 +58,7 @@ def command(
 
         print_json({"consumer": consumer, **document_json(document)})
     elif output is None:
-        sys.stdout.write(chosen.text)
+        sys.stdout.write(whole(chosen))
     _explain(document)
 
 

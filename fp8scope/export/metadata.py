@@ -13,7 +13,11 @@ ALGORITHMS: dict[str, Treatment] = {
     "FP8_PER_CHANNEL_PER_TOKEN": "fp8_token",
     "FP8_PB_WO": "fp8_block",
 }
-ALGORITHM_OF: dict[Treatment, str] = {treatment: name for name, treatment in ALGORITHMS.items()}
+ALGORITHM_OF: dict[Treatment, str] = {
+    "fp8_tensor": "FP8",
+    "fp8_token": "FP8_PER_CHANNEL_PER_TOKEN",
+    "fp8_block": "fp8_pb_wo",  # as ModelOpt writes it, and the one case that TensorRT-LLM knows
+}
 
 # compressed-tensors' arguments, with those defaults left out that all its readers share
 _FLOAT8: dict[str, Any] = {"num_bits": 8, "type": "float", "symmetric": True}

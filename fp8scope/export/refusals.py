@@ -7,6 +7,8 @@ from collections.abc import Collection
 from fp8scope.export.consumer import CannotExpress
 from fp8scope.export.model import WORDS, Model, Module, Treatment
 
+FINISHED = "build a checkpoint: --to hf-quant-config or --to compressed-tensors"
+
 
 def refuse(name: str, model: Model, can: Collection[Treatment], nearest: str) -> None:
     """Raises CannotExpress where consumer `name` has no words for what `model` wants.
@@ -25,6 +27,18 @@ def refuse(name: str, model: Model, can: Collection[Treatment], nearest: str) ->
     if model.wanted() <= {"bf16"}:
         what = f"no layer of {model.name} is in FP8: there is nothing to say to {name}"
         raise CannotExpress(what, "serve the BF16 checkpoint as it is")
+
+
+def refuse_online(name: str, model: Model) -> None:
+    """Raises CannotExpress for what is no matter of linears, of a config that a BF16 model is
+    quantized by while it is loaded: nothing is folded then, and there are no scales of a KV cache.
+    """
+    if model.folded:
+        what = f"the plan smooths, and {name} folds nothing into the weights that it loads"
+        raise CannotExpress(what, f"{FINISHED}; or plan without fp8_smooth")
+    if model.kv_cache != "bf16":
+        what = f"a BF16 checkpoint has no scales of an FP8 KV cache for {name}"
+        raise CannotExpress(what, f"{FINISHED}; or plan the KV cache in BF16")
 
 
 def _refuse_split(model: Model) -> None:

@@ -58,18 +58,6 @@ def wanted(layer: Layer) -> Treatment:
     return asked.pop()
 
 
-def remarks(model: Model) -> list[str]:
-    """Comments on what a file that is only about linears leaves out of the plan."""
-    said = []
-    if model.folded:
-        said.append("# fold smoothing into the BF16 model first: this does not")
-    if model.kv_cache != "bf16":
-        said.append(
-            "# the KV cache stays in BF16, where the plan has FP8: this has no words for it"
-        )
-    return said
-
-
 def skips(entry: str, name: str) -> bool:
     """Whether an entry of `modules_to_not_convert` skips `name`, by itself.
 

@@ -322,6 +322,28 @@ PER_GROUP = {"strategy": "group", "group_size": 128, "dynamic": True}
 
 
 @pytest.mark.parametrize(
+    ("architecture", "first"),
+    [
+        ("NemotronHForCausalLM", ("up_proj", "down_proj")),
+        ("NemotronHPuzzleForCausalLM", ("up_proj", "down_proj")),
+        ("DeepseekV41ForCausalLM", ("w1", "w2", "w3")),
+        ("Qwen3MoeForCausalLM", ("gate_proj", "up_proj", "down_proj")),
+    ],
+)
+def test_experts_are_asked_for_by_the_names_of_their_class(
+    architecture: str, first: tuple[str, ...]
+) -> None:
+    at = "model.layers.0.mlp.experts"
+    experts = [linear(f"{at}.{e}.{name}", "expert") for e in range(2) for name in first]
+    model = Model("m", architecture, "m", tuple(experts))
+    ignored = compressed([f"{at}.0.{name}" for name in first], ["re:.*experts"])
+    asks_more = architecture.startswith("NemotronH")  # for a projection that is not there
+    assert treatments(read(CONSUMER, "compressed-tensors", ignored, model)) == {
+        at: None if asks_more else "bf16"
+    }
+
+
+@pytest.mark.parametrize(
     ("weights", "inputs", "linears", "experts"),
     [
         ({"strategy": "channel"}, {"strategy": "tensor", "dynamic": True}, "fp8_token", None),

@@ -254,6 +254,25 @@ def test_a_text_part_that_config_json_names_is_taken_for_one_like_llama() -> Non
     )
 
 
+def test_a_text_part_may_be_named_through_with_hf_config() -> None:
+    """Kimi Audio names Qwen2 there, Ovis and Ultravox what config.json names."""
+    for architecture in ("MoonshotKimiaForCausalLM", "Ovis", "Ovis2_5", "UltravoxModel"):
+        fused = names(llama(1, architecture=architecture)).fused
+        assert {whole: list(parts) for whole, parts in fused.items()} == LLAMA_FUSED
+
+
+def test_kimi_linear_has_its_fused_map_from_the_class_inside_it() -> None:
+    at = "model.layers.0.self_attn."
+    parts = ["q_proj", "k_proj", "v_proj", "b_proj", "f_a_proj"]
+    linears: list[tuple[str, Kind]] = [(f"{at}{n}", "linear") for n in (*parts, "o_proj")]
+    found = names(model("KimiLinearForCausalLM", linears))
+    assert shapes(found) == {
+        f"{at}in_proj_qkvgfab": ("linear", 5),
+        f"{at}o_proj": ("linear", 1),
+    }
+    assert found.fused["in_proj_qkvgfab"] == parts
+
+
 def test_deepseek_v3_fuses_what_compresses_queries_and_values() -> None:
     at, mlp = "model.layers.0.self_attn", "model.layers.0.mlp"
     latent = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")

@@ -24,6 +24,7 @@ _RULES = {
 }
 _NOT_RENAMES = {"orig_to_new_stacked", "orig_to_new_renaming"}
 _BUILDERS = ("MoE", "MoeBlock", "Moe", "Model", "ForCausalLM", "DecoderLayer")
+_TEXT = ("text", "llm", "wrapped_model")  # in what a class calls the config of its text part
 _GATES = ("gate", "router", "shared_expert_gate")
 
 Entry = tuple[str, ast.ClassDef]
@@ -138,14 +139,14 @@ class _Classes:
             for call in (c for c in ast.walk(node) if isinstance(c, ast.Call)):
                 if ast.unparse(call.func) != "init_vllm_registered_model":
                     continue
-                named = {k.arg: k.value for k in call.keywords}
+                named = _named(call)
                 config = ast.unparse(named.get("hf_config", ast.Constant("")))
                 if "architectures" in named:
                     try:
                         return self.find(_plain(named["architectures"])[0], where), False
                     except Unresolved:
                         return None, True
-                if "text" in config or "llm" in config:
+                if any(word in config for word in _TEXT):
                     return None, True
             built = _built(node, "self.language_model", "self.llm")
             part = self.find(built, where) if built else None
@@ -262,6 +263,16 @@ def _assigned(statement: ast.stmt, name: str) -> ast.expr | None:
     return None
 
 
+def _named(call: ast.Call) -> dict[str, ast.expr]:
+    """Keywords of a call, and of the `with_hf_config` that it may be given instead of them."""
+    named: dict[str, ast.expr] = {}
+    for each in ast.walk(call):
+        if isinstance(each, ast.Call) and ast.unparse(each.func).endswith(".with_hf_config"):
+            named |= {"hf_config": each.args[0]} if each.args else {}
+            named |= {k.arg: k.value for k in each.keywords if k.arg}
+    return named | {k.arg: k.value for k in call.keywords if k.arg}
+
+
 def _built(node: ast.ClassDef, *names: str) -> str | None:
     """The class that is called for the first that is assigned of some attributes."""
     for each in ast.walk(node):
@@ -324,6 +335,7 @@ def _declared(classes: _Classes, entry: Entry) -> dict[str, Any]:
         # a class without SupportsQuant puts its own map in the place of what was there
         fused = fused if parts is None else {**(fused if updates else {}), **parts}
         adds, then = classes.adds(text), _renames(classes, text)
+    fused = {**fused, **_told(classes, text or entry)}
     inside = classes.inside(entry)
     mapper, weights = _renames(classes, entry), _renames(classes, inside) if inside else None
     said = {
@@ -336,6 +348,14 @@ def _declared(classes: _Classes, entry: Entry) -> dict[str, Any]:
         "plain": classes.plain(entry) or None,
     }
     return {key: value for key, value in said.items() if value is not None}
+
+
+def _told(classes: _Classes, entry: Entry) -> dict[str, list[str]]:
+    """The map of the class of `model` where that one tells the quantization config of it."""
+    inside = classes.inside(entry)
+    if inside is None or not classes.inherits(inside, "SupportsQuant"):
+        return {}
+    return classes.attribute(inside, "packed_modules_mapping") or {}
 
 
 def _renames(classes: _Classes, entry: Entry) -> dict[str, Any] | None:

@@ -54,7 +54,7 @@ def test_nested_and_flat_say_the_same(name: str) -> None:
     [
         ("tensor", "FP8"),
         ("token", "FP8_PER_CHANNEL_PER_TOKEN"),
-        ("block", "FP8_PB_WO"),
+        ("block", "fp8_pb_wo"),
         ("experts", "FP8"),
         ("llama", "MIXED_PRECISION"),
         ("mixtral", "MIXED_PRECISION"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ from fp8scope.export.consumer import CannotExpress, CannotRead, Config, Document
 from fp8scope.export.consumers import transformers
 from fp8scope.export.model import Model
 from fp8scope.export.proof import Proof, prove
-from fp8scope.export.registry import consumer
 from tests.export.shapes import (
     DOWN0,
     check_golden,
@@ -96,17 +94,6 @@ def test_refusals_name_the_nearest(model: Model, what: str, remedy: str) -> None
         transformers.write(model)
     assert what in str(refusal.value)
     assert remedy in (refusal.value.remedy or "")
-
-
-@pytest.mark.parametrize("name", ["torchao", "transformers", "transformer-engine"])
-def test_what_a_file_leaves_out_of_the_plan_is_said(name: str) -> None:
-    model = planned(llama(1), "fp8_block")
-    model = replace(model, folded=True, kv_cache="fp8")
-    document = consumer(name).write(model)  # type: ignore[misc]
-    texts = [form.text for form in document.forms.values() if form.suffix != ".json"]
-    for text in (*texts, "\n".join(document.use)):
-        assert "# fold smoothing into the BF16 model first" in text
-        assert "# the KV cache stays in BF16, where the plan has FP8" in text
 
 
 def test_a_list_replaces_the_usual_exception_of_lm_head() -> None:

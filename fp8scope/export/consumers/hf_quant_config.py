@@ -11,17 +11,21 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fp8scope.export.consumer import SAYS, Consumer, Document, Form
+from fp8scope.export.consumer import SAYS, CannotExpress, Consumer, Document, Form
 from fp8scope.export.metadata import ALGORITHM_OF
 from fp8scope.export.model import Model
 from fp8scope.export.refusals import refuse
 
+MIXED = "MIXED_PRECISION"
 NEAREST = "ModelOpt knows FP8 per tensor with static scales, per token and per block"
 
 
 def write(model: Model) -> Document:
     """Nested and flat. Raises CannotExpress for what `quant_algo` has no word for."""
     refuse("ModelOpt's metadata", model, ALGORITHM_OF, NEAREST)
+    if experts := [m.name for m in model.in_treatment("fp8_token") if m.kind == "expert"]:
+        what = f"no engine reads experts per token from ModelOpt's metadata ({experts[0]})"
+        raise CannotExpress(what, "--to compressed-tensors, or plan experts per tensor")
     algorithms = {
         module.name: ALGORITHM_OF[module.wanted]
         for module in model.modules
@@ -53,10 +57,10 @@ def _excluded(model: Model) -> list[str]:
 
 def _nested(model: Model, algorithms: dict[str, str], excluded: list[str]) -> dict[str, Any]:
     quantization = {
-        "quant_algo": _algorithm(algorithms),
+        "quant_algo": _algorithm(model, algorithms),
         "kv_cache_quant_algo": "FP8" if model.kv_cache == "fp8" else None,
         "exclude_modules": excluded,
-        **_layers(algorithms),
+        **_layers(model, algorithms),
     }
     return {
         "fp8scope": _says(model),
@@ -70,22 +74,27 @@ def _flat(model: Model, algorithms: dict[str, str], excluded: list[str]) -> dict
     return {
         "fp8scope": _says(model),
         "quant_method": "modelopt",
-        "quant_algo": _algorithm(algorithms),
+        "quant_algo": _algorithm(model, algorithms),
         **({"kv_cache_scheme": cache} if model.kv_cache == "fp8" else {}),
         "ignore": excluded,
-        **_layers(algorithms),
+        **_layers(model, algorithms),
         "producer": {"name": "modelopt"},
     }
 
 
-def _algorithm(algorithms: dict[str, str]) -> str:
-    found = set(algorithms.values())
-    return found.pop() if len(found) == 1 else "MIXED_PRECISION"
+def _algorithm(model: Model, algorithms: dict[str, str]) -> str:
+    return MIXED if _is_mixed(model, algorithms) else next(iter(algorithms.values()))
 
 
-def _layers(algorithms: dict[str, str]) -> dict[str, Any]:
+def _is_mixed(model: Model, algorithms: dict[str, str]) -> bool:
+    """Also of experts per block, which vLLM takes for static ones where nothing else is said."""
+    blocks = any(module.kind == "expert" for module in model.in_treatment("fp8_block"))
+    return blocks or len(set(algorithms.values())) > 1
+
+
+def _layers(model: Model, algorithms: dict[str, str]) -> dict[str, Any]:
     """By layer where they differ; block sizes are 128, which readers take where none is said."""
-    if len(set(algorithms.values())) == 1:
+    if not _is_mixed(model, algorithms):
         return {}
     named = {name: {"quant_algo": algorithm} for name, algorithm in algorithms.items()}
     return {"quantized_layers": named}

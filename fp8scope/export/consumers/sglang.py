@@ -30,6 +30,7 @@ from fp8scope.export.engines.sglang_compressed import CompressedReading
 from fp8scope.export.engines.sglang_names import names
 from fp8scope.export.engines.sglang_reading import Fp8Reading, ModelOptReading
 from fp8scope.export.model import WORDS, Model, Treatment
+from fp8scope.export.refusals import refuse_online
 
 VARIABLE = "SGLANG_FP8_IGNORED_LAYERS"
 _LONGEST = 128 * 1024 - 1  # bytes of one environment variable on Linux, its name included
@@ -113,17 +114,12 @@ def write(model: Model) -> Document:
     """A shell script that starts the server. Raises CannotExpress."""
     for layer in names(model).layers:
         _check(layer)
-    if model.kv_cache == "mixed":
-        raise CannotExpress(
-            "SGLang has one precision for the KV cache of all layers", "plan it for all or none"
-        )
+    refuse_online("SGLang", model)
     kept_names = _kept(model)
     data = {"quantization": "fp8", "ignored_layers": kept_names}
     _check_reading(model, data)
     command = ["python", "-m", "sglang.launch_server", "--model-path", model.name]
     command += ["--quantization", "fp8"]
-    if model.kv_cache == "fp8":
-        command += ["--kv-cache-dtype", "fp8_e4m3"]
     kept = f"{VARIABLE}={shlex.quote(','.join(kept_names))}"
     if len(kept.encode()) > _LONGEST:
         raise CannotExpress(
@@ -131,23 +127,15 @@ def write(model: Model) -> Document:
             "build a checkpoint and use --to compressed-tensors",
         )
     launch = shlex.join(command)
-    text = "\n".join([*_comments(model), f"export {kept}", launch, ""])
+    head = ["#!/bin/sh", f"# SGLang, {SAYS['online config']}"]
+    head.append(f"# {VARIABLE} names what stays BF16")
+    text = "\n".join([*head, f"export {kept}", launch, ""])
     return Document(
         kind="online config",
         forms={"shell": Form(".sh", text)},
         config=data,
-        use=(f"{kept} {launch}",),
+        use=("sh FILE.sh",),
     )
-
-
-def _comments(model: Model) -> list[str]:
-    lines = ["#!/bin/sh", f"# SGLang, {SAYS['online config']}"]
-    lines.append(f"# {VARIABLE} names what stays BF16")
-    if model.folded:
-        lines.append("# fold the smoothing of the plan into the BF16 checkpoint first")
-    if model.kv_cache == "fp8":
-        lines.append("# a BF16 checkpoint has no scales of the KV cache: SGLang takes 1.0")
-    return lines
 
 
 def _check(layer: Layer) -> None:

@@ -20,6 +20,7 @@ from fp8scope.export.consumers._fqn_config import (
     unsuited,
 )
 from fp8scope.export.model import WORDS, Model, Treatment
+from fp8scope.export.refusals import refuse_online
 
 
 def write(model: Model) -> Document:
@@ -31,6 +32,7 @@ def write(model: Model) -> Document:
         # None for both stacks of a block makes quantize_ pop from an empty list
         if treatment != "bf16" or layer.kind != "experts":
             chosen[layer.name] = treatment
+    refuse_online("torchao", model)
     config = {name: _words(treatment) for name, treatment in chosen.items()}
     loaded = "quantization_config=TorchAoConfig(config, modules_to_not_convert=[])"
     return Document(
@@ -43,7 +45,6 @@ def write(model: Model) -> Document:
         use=(
             "quantize_(model, config, filter_fn=None)  # torchao.quantization, on a BF16 model",
             f"AutoModelForCausalLM.from_pretrained(MODEL, dtype='bfloat16', {loaded})",
-            *runtime.remarks(model),
         ),
     )
 
@@ -72,7 +73,6 @@ def _words(treatment: Treatment) -> dict[str, str] | None:
 def _python(model: Model, chosen: Mapping[str, Treatment]) -> str:
     used = [treatment for treatment in GRANULARITY if treatment in chosen.values()]
     lines = [f"# {SAYS['online config']}", f"# torchao 0.18; names of {model.name}, transformers 5"]
-    lines += runtime.remarks(model)
     lines += [
         "from collections import OrderedDict",
         "",

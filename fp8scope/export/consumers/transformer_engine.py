@@ -32,6 +32,7 @@ from fp8scope.export.consumer import (
 from fp8scope.export.consumers._debug_sections import Section, section
 from fp8scope.export.consumers._engine_names import NAMINGS, Unnamed, is_engines, layers
 from fp8scope.export.model import WORDS, Model, Treatment
+from fp8scope.export.refusals import refuse_online
 
 RECIPES: dict[Treatment, str] = {
     "fp8_tensor": "DelayedScaling(): run the calibration text under autocast(calibrating=True), "
@@ -45,6 +46,7 @@ RECIPES: dict[Treatment, str] = {
 def write(model: Model) -> Document:
     """A section for each layer that stays in BF16, in every naming that can say it."""
     treatment = _only(model.wanted() - {"bf16"})
+    refuse_online("Transformer Engine", model)
     made: dict[str, dict[str, Any]] = {}
     refusals = []
     for naming in NAMINGS:
@@ -65,7 +67,6 @@ def write(model: Model) -> Document:
             "features])  # nvdlfw_inspect.api, before any module is made",
             "debug_api.infer_and_assign_layer_names(model)  # after, or no name matches",
             f"recipe: {RECIPES[treatment]}",
-            *runtime.remarks(model),
         ),
     )
 
@@ -120,7 +121,6 @@ def _text(model: Model, naming: str, data: Mapping[str, Any]) -> str:
         f"# Transformer Engine's debug config for {model.name}; names where {named[naming]},",
         "# after debug_api.infer_and_assign_layer_names(model)",
     ]
-    head += runtime.remarks(model)
     text: str = yaml.safe_dump(dict(data), sort_keys=False, width=200)
     return "\n".join(head) + "\n" + text
 

@@ -26,7 +26,9 @@ from fp8scope.export.consumer import (
     Pattern,
     Reading,
 )
+from fp8scope.export.consumers import compressed_tensors
 from fp8scope.export.model import WORDS, Model, Module, Treatment
+from fp8scope.export.refusals import refuse_online
 
 LIST = "modules_to_not_convert"
 BLOCK = [128, 128]
@@ -52,6 +54,7 @@ def write(model: Model) -> Document:
     for layer in layers:
         if wanted[layer.name] != "bf16":
             _check(model, layer, treatment)
+    refuse_online("transformers", model)
     kept = [name for name in wanted if wanted[name] == "bf16"]
     converted = [name for name in wanted if wanted[name] != "bf16"]
     name, fields = CLASSES[treatment]
@@ -66,7 +69,6 @@ def write(model: Model) -> Document:
         use=(
             "AutoModelForCausalLM.from_pretrained(MODEL, dtype='bfloat16', device_map='cuda', "
             "quantization_config=config)",
-            *runtime.remarks(model),
         ),
     )
 
@@ -109,7 +111,6 @@ def _entry(name: str, converted: Iterable[str]) -> str:
 
 def _python(model: Model, name: str, config: Mapping[str, Any]) -> str:
     lines = [f"# {SAYS['online config']}", f"# transformers 5, {model.name}"]
-    lines += runtime.remarks(model)
     lines += [f"from transformers import {name}", "", f"config = {name}("]
     for key, value in config.items():
         if key not in {"quant_method", LIST}:
@@ -278,6 +279,11 @@ CONSUMER = Consumer(
     name="transformers",
     about="transformers' own FP8, per block or per token, with modules_to_not_convert",
     write=write,
-    reads={"transformers": read, "fp8": read, "hf-quant-config": read_unknown},
+    reads={
+        "transformers": read,
+        "compressed-tensors": compressed_tensors.read,
+        "fp8": read,
+        "hf-quant-config": read_unknown,
+    },
     versions=("5.23.0",),
 )

@@ -35,10 +35,10 @@ from fp8scope.export.engines.vllm_reading import (
     ModelOptReading,
 )
 from fp8scope.export.model import WORDS, Model, Treatment
+from fp8scope.export.refusals import FINISHED, refuse_online
 
 _LONGEST = 128 * 1024 - 1  # bytes of one argument of a command on Linux
 _ALGORITHMS = (*metadata.ALGORITHMS, "NVFP4", "W4A16_NVFP4", "MXFP8", "MIXED_PRECISION")
-_FINISHED = "build a checkpoint and use --to hf-quant-config or --to compressed-tensors"
 
 
 def _read_modelopt(config: Config, model: Model, _version: str) -> Reading:
@@ -110,12 +110,12 @@ def _read_online(config: Config, model: Model, _version: str) -> Reading:
 
 def write(model: Model) -> Document:
     """The online config, and a script that serves with it. Raises CannotExpress."""
-    _check_model(model)
+    refuse_online("vLLM", model)
     said = names(model)
     if not said.known:
         raise CannotExpress(
             f"vLLM {CONSUMER.versions[-1]} has no {model.architecture} whose names we know",
-            _FINISHED,
+            FINISHED,
         )
     data = {"targets": dict(_targets(said.layers)), "ignore": []}
     _check_reading(model, data)
@@ -123,7 +123,7 @@ def write(model: Model) -> Document:
     if len(compact.encode()) > _LONGEST:
         raise CannotExpress(
             f"--quantization-config would be {len(compact.encode())} bytes, Linux takes {_LONGEST}",
-            _FINISHED,
+            FINISHED,
         )
     command = ["vllm", "serve", model.name, "--quantization", "online", "--quantization-config"]
     script = ["#!/bin/sh", f"# vLLM, {SAYS['online config']}", shlex.join([*command, compact]), ""]
@@ -136,19 +136,6 @@ def write(model: Model) -> Document:
         config=data,
         use=(f'{shlex.join(command)} "$(cat FILE.json)"',),
     )
-
-
-def _check_model(model: Model) -> None:
-    """Raises CannotExpress for what no online config can say of a whole model."""
-    if model.folded:
-        raise CannotExpress(
-            "the plan smooths, and vLLM folds nothing into the weights that it loads", _FINISHED
-        )
-    if model.kv_cache != "bf16":
-        raise CannotExpress(
-            "a BF16 checkpoint has no scales of an FP8 KV cache, and vLLM would take 1.0",
-            f"{_FINISHED}; or plan the KV cache in BF16",
-        )
 
 
 def _targets(layers: tuple[Layer, ...]) -> Iterator[tuple[str, str]]:
@@ -174,10 +161,10 @@ def _treatment(layer: Layer) -> Treatment:
     if treatment == "fp8_tensor":
         raise CannotExpress(
             f"vLLM scales inputs at run time online, {layer.name} should have a static scale",
-            f"{_FINISHED}; or plan with --candidates fp8_token,fp8_block",
+            f"{FINISHED}; or plan with --candidates fp8_token,fp8_block",
         )
     if treatment != "bf16" and treatment not in SHORTHAND_OF:
-        raise CannotExpress(f"vLLM cannot make {WORDS[treatment]} of {layer.name}", _FINISHED)
+        raise CannotExpress(f"vLLM cannot make {WORDS[treatment]} of {layer.name}", FINISHED)
     return treatment
 
 
@@ -189,7 +176,7 @@ def _check_reading(model: Model, data: dict[str, Any]) -> None:
         if outcome.treatment != wanted:
             words = WORDS[outcome.treatment] if outcome.treatment else outcome.error
             raise CannotExpress(
-                f"vLLM would run {layer.name} in {words}, not in {WORDS[wanted]}", _FINISHED
+                f"vLLM would run {layer.name} in {words}, not in {WORDS[wanted]}", FINISHED
             )
 
 

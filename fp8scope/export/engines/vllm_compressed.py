@@ -14,13 +14,14 @@ from fp8scope.export.model import Model, Treatment
 
 # formats that a scheme of floats is looked for in
 _ACTIVATIONS = {"naive-quantized", "int-quantized", "float-quantized", "nvfp4-pack-quantized"}
-# names that a class gives the first expert's gate, up and down
+# names that classes, by how they begin, give the first expert's gate, up and down
 _EXPERT_SHARDS = {
-    "MixtralForCausalLM": ("w1", "w3", "w2"),
-    "PhiMoEForCausalLM": ("w1", "w3", "w2"),
-    "MiniMaxM2ForCausalLM": ("w1", "w3", "w2"),
-    "Lfm2MoeForCausalLM": ("w1", "w3", "w2"),
-    "NemotronHForCausalLM": ("up_proj", "None", "down_proj"),  # it has no gate, and asks for one
+    "Mixtral": ("w1", "w3", "w2"),
+    "PhiMoE": ("w1", "w3", "w2"),
+    "MiniMaxM2": ("w1", "w3", "w2"),
+    "Lfm2Moe": ("w1", "w3", "w2"),
+    "DeepseekV4": ("w1", "w3", "w2"),
+    "NemotronH": ("up_proj", "None", "down_proj"),  # it has no gate, and asks for one
 }
 _CLASSES = {
     "qkv_proj": "QKVParallelLinear",
@@ -52,9 +53,7 @@ class CompressedReading(VLLMReading):
                 says = metadata.scheme(scheme.weights, scheme.inputs)
                 patterns.append(Pattern(f"config_groups.{name}.targets", target, says))
                 said[target] = scheme
-        self.projections = _EXPERT_SHARDS.get(
-            model.architecture, ("gate_proj", "up_proj", "down_proj")
-        )
+        self.projections = _projections(model.architecture)
         super().__init__(model, patterns)
         self.listed = self._mapped([p.text for p in self.patterns if p.where == "ignore"])
         self.targets = {new: said[old] for old in said for new in self._mapped([old])}
@@ -124,6 +123,11 @@ class CompressedReading(VLLMReading):
         if module_class == "RoutedExperts" and mapped == ["Linear"]:
             return True
         return match.matched_target(name, module_class, mapped, self.names.fused) is not None
+
+
+def _projections(architecture: str) -> tuple[str, ...]:
+    own = (shards for start, shards in _EXPERT_SHARDS.items() if architecture.startswith(start))
+    return next(own, ("gate_proj", "up_proj", "down_proj"))
 
 
 def _scheme(config: Config, name: str, group: Mapping[str, Any]) -> tuple[_Scheme, list[str]]:

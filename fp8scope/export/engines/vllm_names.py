@@ -136,7 +136,8 @@ def _layers(model: Model, mapper: Mapper, fused: Mapping[str, Sequence[str]]) ->
         # rules that make one name of two are for loaders that take them apart again
         renamed[module.name] = module.name if new in taken else new
         taken.add(renamed[module.name])
-    built = fused_layers(model.modules, renamed.__getitem__, {**USUAL, **fused})
+    widest = sorted({**USUAL, **fused}.items(), key=lambda each: -len(each[1]))
+    built = fused_layers(model.modules, renamed.__getitem__, dict(widest))
     return tuple(_named_experts(each) if each.kind == "experts" else each for each in built)
 
 
