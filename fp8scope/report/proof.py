@@ -14,7 +14,7 @@ from fp8scope.core.modules import WORDS
 from fp8scope.core.words import common_prefix, printable, short_name
 from fp8scope.export.checking import Checked
 from fp8scope.export.consumer import SAYS, Document
-from fp8scope.export.proof import Row
+from fp8scope.export.faults import Row
 from fp8scope.report.words import literal
 
 FAULTS = 12
