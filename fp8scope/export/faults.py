@@ -14,8 +14,8 @@ from typing import Any, Literal, TypeVar
 
 from fp8scope.core.modules import WORDS, Treatment
 from fp8scope.export.consumer import Layer, Outcome, Pattern, Reading
-from fp8scope.export.engines.fused_layers import parts
 from fp8scope.export.intent import means
+from fp8scope.export.matchers.fused_layers import parts
 
 _Item = TypeVar("_Item")
 _Key = TypeVar("_Key", bound=Hashable)

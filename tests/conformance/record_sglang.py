@@ -4,7 +4,7 @@
 
 The functions are cut out of the wheel by their syntax trees and run with the standard library
 only, so neither torch nor SGLang is needed. Writes `tables/sglang-VERSION-*.json` beside this file
-and `fp8scope/export/engines/sglang_models.json`.
+and `fp8scope/export/matchers/sglang_models.json`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.conformance.sglang_models import declared
 
 QUANTIZATION = "sglang/srt/layers/quantization"
 TABLES = Path(__file__).parent / "tables"
-MODELS = Path(__file__).parents[2] / "fp8scope/export/engines/sglang_models.json"
+MODELS = Path(__file__).parents[2] / "fp8scope/export/matchers/sglang_models.json"
 CASES = 640
 FUSED = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}
 FUSED_MAPS: list[dict[str, list[str]]] = [

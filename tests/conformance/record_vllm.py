@@ -5,7 +5,7 @@
 The functions are cut out of the wheel by their syntax trees and run with the standard library
 only, so neither torch nor vLLM is needed; where vLLM takes its expressions from `regex`, they run
 on `re`, which reads the ones used here alike. Writes `tables/vllm-VERSION-*.json` beside this file
-and `fp8scope/export/engines/vllm_models.json`.
+and `fp8scope/export/matchers/vllm_models.json`.
 
 A table is {"about": {"vllm", "wheel", "sha256"}, "fused": [maps], "cases": [rows]}. In a row
 `fused` is a number of one of these maps, `rules` a mapper as {"regexes", "substrings", "prefixes",
@@ -43,7 +43,7 @@ from tests.conformance.vllm_models import PLACES, declared
 LAYERS = "vllm/model_executor/layers/quantization"
 UTILS = "vllm/model_executor/models/utils.py"
 TABLES = Path(__file__).parent / "tables"
-MODELS = Path(__file__).parents[2] / "fp8scope/export/engines/vllm_models.json"
+MODELS = Path(__file__).parents[2] / "fp8scope/export/matchers/vllm_models.json"
 CASES = 640
 LLAMA = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}
 FUSED: list[dict[str, list[str]]] = [

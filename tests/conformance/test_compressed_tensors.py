@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fp8scope.export.consumer import CannotRead, Config, Reading
-from fp8scope.export.consumers import _targets, compressed_tensors
+from fp8scope.export.consumers import compressed_tensors
+from fp8scope.export.matchers import compressed_targets
 from fp8scope.export.metadata import SCHEMES, scheme
 from fp8scope.export.model import Model, Treatment
 from tests import models
@@ -100,7 +101,7 @@ def test_one_target_on_every_module(trees: dict[str, nn.Module], target: str) ->
             module = trees[name].get_submodule(layer)
             classes = reading._classes(layer)  # type: ignore[attr-defined]
             if target not in {"Conv1D", "MixtralTopKRouter"}:  # classes that are never quantized
-                ours = _targets.hits(target, layer, classes)
+                ours = compressed_targets.hits(target, layer, classes)
                 assert ours == is_match(layer, module, target), layer
 
 
@@ -203,12 +204,12 @@ def test_transformers_cannot_load_experts_by_scales_of_blocks(tmp_path: Path) ->
 
 
 def test_presets_are_those_of_the_library() -> None:
-    known = {*_targets.PRESETS, *compressed_tensors.NEWER}
+    known = {*compressed_targets.PRESETS, *compressed_tensors.NEWER}
     assert known == set(PRESET_SCHEMES)
     for name, sides in PRESET_SCHEMES.items():
         arguments = [sides.get(side) for side in ("weights", "input_activations")]
         dumped = [each and each.model_dump() for each in arguments]
-        treatment = _targets.preset(name, "", compressed_tensors.NEWER)
+        treatment = compressed_targets.preset(name, "", compressed_tensors.NEWER)
         assert treatment == scheme(*dumped), name
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fp8scope.export.engines import sglang_match as ours
+from fp8scope.export.matchers import sglang_match as ours
 
 TABLES = Path(__file__).parent / "tables"
 WHEEL = "sglang-0.5.23-cp311-cp311-manylinux_2_34_x86_64.whl"

@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fp8scope.export import runtime
 from fp8scope.export.consumer import Config
 from fp8scope.export.consumers import torchao as ours
-from fp8scope.export.consumers._fqn_config import FLOAT8, read
+from fp8scope.export.matchers import transformers_layers
+from fp8scope.export.matchers.torchao_fqn import FLOAT8, read
 from fp8scope.export.model import Model, Treatment
 from tests.export.shapes import DOWN0, llama, mixtral, network, phi3, planned
 
@@ -65,12 +65,12 @@ class _Tree(nn.Module):
 
 def _tree(model: Model) -> _Tree:
     root = _Tree()
-    for layer in runtime.layers(model):
+    for layer in transformers_layers.layers(model):
         first = layer.modules[0]
         if layer.kind == "experts":
             parent, _, name = layer.name.rpartition(".")
             _at(root, parent, _Part()).register_parameter(name, _parameter())
-        elif runtime.is_linear_class(model, first):
+        elif transformers_layers.is_linear_class(model, first):
             _at(root, layer.name, nn.Linear(1, 1, bias=False, device="meta"))
         else:
             _at(root, layer.name, _Part()).register_parameter("weight", _parameter())
@@ -124,7 +124,7 @@ def _key(draw: st.DrawFn, names: list[str]) -> str:
 
 @st.composite
 def _configs(draw: st.DrawFn, model: Model) -> dict[str, str | None]:
-    names = [layer.name for layer in runtime.layers(model)]
+    names = [layer.name for layer in transformers_layers.layers(model)]
     keys = draw(st.lists(_key(names), min_size=1, max_size=4, unique=True))
     return {key: draw(st.sampled_from(["row", "tensor", None])) for key in keys}
 
@@ -285,9 +285,9 @@ def test_written_python_runs_and_reaches_just_the_layers_that_are_wanted(
     for data in (config_to_dict(config), loaded, document.config):
         reading = read(Config("torchao", data, "test"), model, "0.18.0")
         for layer in reading.layers:
-            assert reading.outcome(layer).treatment == runtime.wanted(layer), layer.name
-    for layer in runtime.layers(model):
-        wanted = runtime.wanted(layer)
+            assert reading.outcome(layer).treatment == transformers_layers.wanted(layer), layer.name
+    for layer in transformers_layers.layers(model):
+        wanted = transformers_layers.wanted(layer)
         assert fqn_matches_fqn_config(layer.name, config) or wanted == "bf16"
         assert (config.fqn_to_config.get(layer.name) is not None) == (wanted != "bf16")
 
@@ -324,7 +324,7 @@ def test_written_python_makes_float8_of_just_what_is_wanted(
     real = network(family, "cpu")
     quantize_(real, space["config"], filter_fn=None)
     found: dict[str, Treatment] = {}
-    for layer in runtime.layers(model):
+    for layer in transformers_layers.layers(model):
         name = layer.name if layer.kind == "experts" else f"{layer.name}.weight"
         weight = real.get_parameter(name)
         found[layer.name] = "bf16"
@@ -332,7 +332,9 @@ def test_written_python_makes_float8_of_just_what_is_wanted(
             rows, columns = weight.block_size[-2:]
             found[layer.name] = "fp8_block" if rows == 128 else "fp8_token"
             assert columns == (128 if rows == 128 else weight.shape[-1])
-    assert found == {layer.name: runtime.wanted(layer) for layer in runtime.layers(model)}
+    assert found == {
+        layer.name: transformers_layers.wanted(layer) for layer in transformers_layers.layers(model)
+    }
     assert sum(treatment == "bf16" for treatment in found.values()) == (
         5 if family == "mixtral" else 2
     )

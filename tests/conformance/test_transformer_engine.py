@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fp8scope.export.consumer import CannotRead, Config, Layer
-from fp8scope.export.consumers import _debug_sections, _engine_names
 from fp8scope.export.consumers import transformer_engine as ours
+from fp8scope.export.matchers import te_debug_sections, te_names
 from tests.export.shapes import DOWN0, llama, mixtral, planned
 
 theirs: Any = pytest.importorskip(
@@ -40,10 +40,10 @@ def _no_log(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class _Registered:
     features = (
-        _debug_sections.DISABLE
-        | _debug_sections.DISABLE_GEMM
-        | _debug_sections.CHANGE
-        | _debug_sections.WATCH
+        te_debug_sections.DISABLE
+        | te_debug_sections.DISABLE_GEMM
+        | te_debug_sections.CHANGE
+        | te_debug_sections.WATCH
     )
 
 
@@ -90,11 +90,7 @@ def _section(draw: st.DrawFn) -> dict[str, Any]:
 
 def test_sections_agree() -> None:
     """Over 500 pairs of a config and a layer."""
-    names = [
-        layer.name
-        for naming in _engine_names.NAMINGS
-        for layer in _engine_names.layers(MODEL, naming)
-    ]
+    names = [layer.name for naming in te_names.NAMINGS for layer in te_names.layers(MODEL, naming)]
     seen = {"layers": 0, "off": 0, "raised": 0, "refused": 0}
 
     @settings(
@@ -113,11 +109,9 @@ def test_sections_agree() -> None:
             assert "" in answers, data
             seen["refused"] += 1
             return
-        naming = next(
-            n for n in _engine_names.NAMINGS if _engine_names.layers(MODEL, n) == reading.layers
-        )
+        naming = next(n for n in te_names.NAMINGS if te_names.layers(MODEL, n) == reading.layers)
         for layer in reading.layers:
-            if not _engine_names.is_engines(MODEL, layer.modules[0], naming):
+            if not te_names.is_engines(MODEL, layer.modules[0], naming):
                 continue
             outcome = reading.outcome(layer)
             answer = answers.get(layer.name, answers.get("", ""))
@@ -144,10 +138,10 @@ def test_sections_agree() -> None:
 )
 def test_written_files_are_parsed_and_switch_off_just_what_is_wanted(model: Any) -> None:
     for form, text in ours.write(model).forms.items():
-        layers = _engine_names.layers(model, form)
+        layers = te_names.layers(model, form)
         answers = _answers(yaml.safe_load(text.text), [layer.name for layer in layers])
         for layer in layers:
-            if _engine_names.is_engines(model, layer.modules[0], form):
+            if te_names.is_engines(model, layer.modules[0], form):
                 assert answers[layer.name] == _wants_bf16(layer), (form, layer.name)
 
 

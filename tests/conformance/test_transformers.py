@@ -13,9 +13,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fp8scope.export import runtime
 from fp8scope.export.consumer import Config
 from fp8scope.export.consumers import transformers as ours
+from fp8scope.export.matchers import transformers_layers
 from fp8scope.export.model import Model, Module, Treatment
 from tests.export.shapes import DOWN0, gpt2, llama, mixtral, network, phi3, plain, planned
 
@@ -35,9 +35,9 @@ def _skipped(patterns: list[str], name: str) -> bool | str:
 
 
 def _ours(patterns: list[str], name: str) -> bool | str:
-    if runtime.broken(patterns):
+    if transformers_layers.broken(patterns):
         return "re.error"
-    return any(runtime.skips(each, name) for each in patterns)
+    return any(transformers_layers.skips(each, name) for each in patterns)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def _entry(draw: st.DrawFn, names: list[str]) -> str:
 
 
 NAMES = sorted(
-    {layer.name for model in MODELS.values() for layer in runtime.module_layers(model)}
+    {layer.name for model in MODELS.values() for layer in transformers_layers.module_layers(model)}
     | {name.replace(".1.", ".10.") for name in (f"{L1}.mlp.down_proj", GATE_UP)}
     | {f"{L1}.mlp.gate", f"{L1}.mlp.gate_proj", "model.layers.1", "lm_head"}
 )
@@ -135,7 +135,7 @@ def _expected(model: Model, data: dict[str, Any]) -> set[str]:
 @pytest.mark.parametrize("family", MODELS)
 def test_names_are_those_of_the_network(family: str) -> None:
     modules = {name for name, _ in _network(family).named_modules()}
-    assert {layer.name for layer in runtime.module_layers(MODELS[family])} <= modules
+    assert {layer.name for layer in transformers_layers.module_layers(MODELS[family])} <= modules
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -144,7 +144,7 @@ def test_the_walk_agrees(family: str) -> None:
     """The list as transformers renames it, its exceptions, and what it takes for a linear."""
     model = MODELS[family]
     files = [module.name for module in model.modules]
-    names = sorted({*files, *(layer.name for layer in runtime.module_layers(model))})
+    names = sorted({*files, *(layer.name for layer in transformers_layers.module_layers(model))})
     seen = {"layers": 0, "fp8": 0}
 
     @settings(
@@ -156,13 +156,13 @@ def test_the_walk_agrees(family: str) -> None:
     @given(st.none() | st.lists(_entry(names), max_size=4))
     def agrees(entries: list[str] | None) -> None:
         data: dict[str, Any] = {"quant_method": "fp8", LIST: entries}
-        if runtime.broken(entries or ()):
+        if transformers_layers.broken(entries or ()):
             with pytest.raises(re.error):
                 _converted(family, data)
             return
         theirs = _converted(family, data)
         assert _expected(model, data) == theirs, entries
-        seen["layers"] += len(runtime.module_layers(model))
+        seen["layers"] += len(transformers_layers.module_layers(model))
         seen["fp8"] += len(theirs)
 
     agrees()
@@ -190,7 +190,9 @@ def test_what_is_written_is_parsed_and_converts_just_what_is_wanted(family: str)
     model = planned(MODELS[family], "fp8_block", [DOWN0, "model.layers.1.mlp.experts"])
     document = ours.write(model)
     wanted = {
-        layer.name for layer in runtime.module_layers(model) if runtime.wanted(layer) == "fp8_block"
+        layer.name
+        for layer in transformers_layers.module_layers(model)
+        if transformers_layers.wanted(layer) == "fp8_block"
     }
     assert len(wanted) == {"llama": 13, "mixtral": 9, "phi3": 7}[family]
     assert _converted(family, document.config) == wanted

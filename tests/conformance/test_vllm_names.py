@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from fp8scope.export.consumer import Layer
-from fp8scope.export.engines.vllm_names import Mapper, Names, names
+from fp8scope.export.matchers.vllm_names import Mapper, Names, names
 from fp8scope.export.model import Kind, Model, Module
 from tests.export.engine_shapes import linear, llama, mixtral, phi3
 
 TABLES = Path(__file__).parent / "tables"
-MODELS = Path(__file__).parents[2] / "fp8scope/export/engines/vllm_models.json"
+MODELS = Path(__file__).parents[2] / "fp8scope/export/matchers/vllm_models.json"
 WHEEL = "vllm-0.33.0-cp38-abi3-manylinux_2_28_x86_64.whl"
 SHA256 = "4b6bdec4ab269990bf70d45a3c1e94c3760a27064513760193b26d6f0da883aa"
 TABLE_NAMES = [

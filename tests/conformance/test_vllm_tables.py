@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from fp8scope.export.engines import vllm_match as ours
-from fp8scope.export.engines.vllm_names import Mapper
+from fp8scope.export.matchers import vllm_match as ours
+from fp8scope.export.matchers.vllm_names import Mapper
 
 TABLES = Path(__file__).parent / "tables"
 Fused = list[dict[str, list[str]]]

@@ -9,7 +9,7 @@ import pytest
 
 from fp8scope.export.consumer import CannotExpress, CannotRead, Config, Outcome
 from fp8scope.export.consumers import torchao
-from fp8scope.export.consumers._fqn_config import FLOAT8, read
+from fp8scope.export.matchers.torchao_fqn import FLOAT8, read
 from fp8scope.export.model import Model
 from fp8scope.export.proof import prove
 from tests.export.shapes import DOWN0, check_golden, config, gpt2, llama, mixtral, phi3, planned

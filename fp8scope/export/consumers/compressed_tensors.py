@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from fp8scope.checkpoint.linears import FUSED
-from fp8scope.export import runtime
 from fp8scope.export.consumer import (
     SAYS,
     Config,
@@ -25,7 +24,7 @@ from fp8scope.export.consumer import (
     Pattern,
     Reading,
 )
-from fp8scope.export.consumers import _targets
+from fp8scope.export.matchers import compressed_targets, transformers_layers
 from fp8scope.export.metadata import SCHEMES
 from fp8scope.export.model import Model, Module
 from fp8scope.export.refusals import refuse
@@ -94,14 +93,14 @@ class _Loading(Reading):
     def __init__(self, config: Config, model: Model) -> None:
         self._targets = _parsed(config)
         self._model = model
-        self.layers = tuple(map(_with_files, runtime.layers(model)))
+        self.layers = tuple(map(_with_files, transformers_layers.layers(model)))
         self._layers = {layer.name: layer for layer in self.layers}
         modules = {layer.name: self._classes(layer.name) for layer in self.layers}
         self._targets.check(modules, config.source)
         self.patterns = tuple(self._targets.patterns())
 
     def hits(self, pattern: Pattern, name: str) -> bool:
-        return _targets.hits(pattern.text, name, self._classes(name))
+        return compressed_targets.hits(pattern.text, name, self._classes(name))
 
     def outcome(self, layer: Layer) -> Outcome:
         if layer.kind == "experts":
@@ -109,7 +108,7 @@ class _Loading(Reading):
         treatment = self._targets.treatment(layer.name, self._classes(layer.name))
         if treatment is None:
             return Outcome("bf16")
-        if not runtime.is_linear_class(self._model, layer.modules[0]):
+        if not transformers_layers.is_linear_class(self._model, layer.modules[0]):
             return Outcome("bf16", note="it is no nn.Linear, and others are not quantized")
         return Outcome(treatment)
 
@@ -119,7 +118,7 @@ class _Loading(Reading):
         Their scales are not spread over blocks.
         """
         first = layer.modules[0]
-        meant = self._targets.treatment(first.name, _targets.LINEAR)
+        meant = self._targets.treatment(first.name, compressed_targets.LINEAR)
         treatment = first.wanted or meant or "bf16"
         if treatment == "fp8_block" and max(first.out_features, first.in_features) > BLOCK:
             return Outcome(None, error="transformers cannot load stacked experts with block scales")
@@ -127,15 +126,15 @@ class _Loading(Reading):
 
     def _classes(self, name: str) -> tuple[str, ...]:
         layer = self._layers.get(name)
-        if layer is None or runtime.is_linear_class(self._model, layer.modules[0]):
-            return _targets.LINEAR
-        return _targets.OTHER
+        if layer is None or transformers_layers.is_linear_class(self._model, layer.modules[0]):
+            return compressed_targets.LINEAR
+        return compressed_targets.OTHER
 
 
-def _parsed(config: Config) -> _targets.Targets:
-    asks = tuple(_targets.groups(config.data.get("config_groups"), config.source, NEWER))
-    ignore = _targets.names(config.data.get("ignore"), "ignore", config.source)
-    return _targets.Targets(asks, ignore)
+def _parsed(config: Config) -> compressed_targets.Targets:
+    asks = tuple(compressed_targets.groups(config.data.get("config_groups"), config.source, NEWER))
+    ignore = compressed_targets.names(config.data.get("ignore"), "ignore", config.source)
+    return compressed_targets.Targets(asks, ignore)
 
 
 def _with_files(layer: Layer) -> Layer:

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import yaml
 
-from fp8scope.export import runtime
 from fp8scope.export.consumer import (
     SAYS,
     CannotRead,
@@ -26,8 +25,8 @@ from fp8scope.export.consumer import (
     Pattern,
     Reading,
 )
-from fp8scope.export.consumers import _targets
 from fp8scope.export.consumers.compressed_tensors import CACHE
+from fp8scope.export.matchers import compressed_targets, transformers_layers
 from fp8scope.export.metadata import SCHEMES
 from fp8scope.export.model import Model, Module, Treatment
 from fp8scope.export.refusals import refuse
@@ -144,7 +143,7 @@ class _Oneshot(Reading):
         )
 
     def hits(self, pattern: Pattern, name: str) -> bool:
-        return _targets.hits(pattern.text, name, self._classes(name))
+        return compressed_targets.hits(pattern.text, name, self._classes(name))
 
     def outcome(self, layer: Layer) -> Outcome:
         if not self._modifiers:
@@ -154,23 +153,23 @@ class _Oneshot(Reading):
         found: Treatment | None = None
         for _, targets in self._modifiers:
             found = targets.treatment(layer.name, classes) or found
-        if found is not None and classes != _targets.LINEAR:
+        if found is not None and classes != compressed_targets.LINEAR:
             return Outcome("bf16", note="it is no nn.Linear, and others are not quantized")
         return Outcome(found or "bf16")
 
     def _classes(self, name: str) -> tuple[str, ...]:
         module = self._layers.get(name)
         is_expert = module is not None and module.kind == "expert"
-        if module is None or is_expert or runtime.is_linear_class(self._model, module):
-            return _targets.LINEAR
-        return _targets.OTHER
+        if module is None or is_expert or transformers_layers.is_linear_class(self._model, module):
+            return compressed_targets.LINEAR
+        return compressed_targets.OTHER
 
 
 def _kind(module: Module) -> Literal["linear", "lm_head"]:
     return "lm_head" if module.kind == "lm_head" else "linear"
 
 
-def _modifiers(config: Config) -> Iterator[tuple[str, _targets.Targets]]:
+def _modifiers(config: Config) -> Iterator[tuple[str, compressed_targets.Targets]]:
     """Those that quantize, in order. What is not in a stage and a group is not looked at."""
     if not isinstance(config.data, Mapping):
         raise CannotRead(f"{config.source} is no recipe", "give a mapping of stages")
@@ -187,7 +186,7 @@ def _modifiers(config: Config) -> Iterator[tuple[str, _targets.Targets]]:
                         raise CannotRead(what, f"such as {', '.join(QUANTIZERS)}")
 
 
-def _asked(name: str, arguments: Any, source: str) -> _targets.Targets:
+def _asked(name: str, arguments: Any, source: str) -> compressed_targets.Targets:
     if not isinstance(arguments, Mapping):
         raise CannotRead(f"{source}: {name} has no arguments", "give it a scheme")
     if unknown := arguments.keys() - QUANTIZERS[name]:
@@ -200,21 +199,23 @@ def _asked(name: str, arguments: Any, source: str) -> _targets.Targets:
     targets = _some(arguments.get("targets", ["Linear"]), "targets", source)
     asks: list[tuple[str, Treatment]] = []
     if isinstance(scheme, str):
-        treatment = _targets.preset(scheme, source)
+        treatment = compressed_targets.preset(scheme, source)
         asks = [(target, treatment) for target in targets]
     elif isinstance(scheme, Mapping):
         for key, listed in scheme.items():
-            treatment = _targets.preset(str(key), source)
+            treatment = compressed_targets.preset(str(key), source)
             asks += [(each, treatment) for each in _some(listed, f"scheme.{key}", source)]
     elif groups is not None:
-        asks = list(_targets.groups(groups, source))
-    ignore = _targets.names(arguments.get("ignore"), "ignore", source)
-    return _targets.Targets(tuple(asks or ((target, "bf16") for target in targets)), ignore)
+        asks = list(compressed_targets.groups(groups, source))
+    ignore = compressed_targets.names(arguments.get("ignore"), "ignore", source)
+    return compressed_targets.Targets(
+        tuple(asks or ((target, "bf16") for target in targets)), ignore
+    )
 
 
 def _some(value: Any, where: str, source: str) -> tuple[str, ...]:
     """A list of names, or one."""
-    return _targets.names([value] if isinstance(value, str) else value, where, source)
+    return compressed_targets.names([value] if isinstance(value, str) else value, where, source)
 
 
 CONSUMER = Consumer(

@@ -19,7 +19,6 @@ from typing import Any
 
 import yaml
 
-from fp8scope.export import runtime
 from fp8scope.export.consumer import (
     SAYS,
     CannotExpress,
@@ -32,7 +31,8 @@ from fp8scope.export.consumer import (
     Pattern,
     Reading,
 )
-from fp8scope.export.consumers._quant_cfg import E4M3, Entry, entries, together, word
+from fp8scope.export.matchers import transformers_layers
+from fp8scope.export.matchers.modelopt_quant_cfg import E4M3, Entry, entries, together, word
 from fp8scope.export.model import Model, Module, Treatment
 from fp8scope.export.refusals import refuse
 
@@ -75,8 +75,8 @@ def write(model: Model) -> Document:
 
 def _written(model: Model) -> Iterator[dict[str, Any]]:
     yield ALL_OFF
-    for layer in runtime.layers(model):
-        if (treatment := runtime.wanted(layer)) == "bf16":
+    for layer in transformers_layers.layers(model):
+        if (treatment := transformers_layers.wanted(layer)) == "bf16":
             continue
         quantizers = _quantizers(model, layer)
         if quantizers is None:
@@ -148,8 +148,10 @@ def _quantizers(model: Model, layer: Layer) -> _Quantizers | None:
     if layer.kind == "experts" and not _EXPERT.search(name):
         weights = (f"{name}_weight_quantizers.{expert}" for expert in _experts(layer.modules))
         return _Quantizers(tuple(weights), f"{name}_input_quantizer", None, frozenset())
-    transposed = runtime.is_transposed(model, first)
-    if layer.kind == "linear" and not (transposed or runtime.is_linear_class(model, first)):
+    transposed = transformers_layers.is_transposed(model, first)
+    if layer.kind == "linear" and not (
+        transposed or transformers_layers.is_linear_class(model, first)
+    ):
         return None
     return _linear(name, {"nn.Linear", "Conv1D"} if transposed else {"nn.Linear"})
 
@@ -193,7 +195,7 @@ class _Quantizing(Reading):
         self._literal: dict[str, list[int]] = defaultdict(list)
         for number, entry in enumerate(listed):
             self._literal[entry.name if entry.is_literal else ""].append(number)
-        self.layers = runtime.layers(model)
+        self.layers = transformers_layers.layers(model)
         self._quantizers = {layer.name: _quantizers(model, layer) for layer in self.layers}
         self._of = {_pattern(entry): entry for entry in listed if self._is_asked(entry)}
         self.patterns = tuple(self._of)

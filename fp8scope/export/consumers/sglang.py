@@ -24,11 +24,11 @@ from fp8scope.export.consumer import (
     Pattern,
     Reading,
 )
-from fp8scope.export.engines import sglang_match as match
-from fp8scope.export.engines.lists import listed
-from fp8scope.export.engines.sglang_compressed import CompressedReading
-from fp8scope.export.engines.sglang_names import names
-from fp8scope.export.engines.sglang_reading import Fp8Reading, ModelOptReading
+from fp8scope.export.matchers import sglang_match as match
+from fp8scope.export.matchers.lists import listed
+from fp8scope.export.matchers.sglang_compressed import CompressedReading
+from fp8scope.export.matchers.sglang_names import names
+from fp8scope.export.matchers.sglang_reading import Fp8Reading, ModelOptReading
 from fp8scope.export.model import WORDS, Model, Treatment
 from fp8scope.export.refusals import refuse_online
 

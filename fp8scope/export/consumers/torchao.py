@@ -1,6 +1,6 @@
 """torchao's FqnToConfig: a config for every name, of a module or of a parameter.
 
-Scales of inputs are always made at run time. How it is read is in `_fqn_config`.
+Scales of inputs are always made at run time. How it is read is in `matchers.torchao_fqn`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from fp8scope.export import runtime
 from fp8scope.export.consumer import SAYS, CannotExpress, Consumer, Document, Form, Layer
-from fp8scope.export.consumers._fqn_config import (
+from fp8scope.export.matchers import transformers_layers
+from fp8scope.export.matchers.torchao_fqn import (
     FLOAT8,
     GRANULARITY,
     JSON_GRANULARITY,
@@ -26,8 +26,8 @@ from fp8scope.export.refusals import refuse_online
 def write(model: Model) -> Document:
     """FqnToConfig as Python and, as `json`, the same as config.json holds it."""
     chosen: dict[str, Treatment] = {}
-    for layer in runtime.layers(model):
-        treatment = runtime.wanted(layer)
+    for layer in transformers_layers.layers(model):
+        treatment = transformers_layers.wanted(layer)
         _check(model, layer, treatment)
         # None for both stacks of a block makes quantize_ pop from an empty list
         if treatment != "bf16" or layer.kind != "experts":

@@ -15,7 +15,6 @@ from typing import Any
 
 import yaml
 
-from fp8scope.export import runtime
 from fp8scope.export.consumer import (
     SAYS,
     CannotExpress,
@@ -29,8 +28,9 @@ from fp8scope.export.consumer import (
     Pattern,
     Reading,
 )
-from fp8scope.export.consumers._debug_sections import Section, section
-from fp8scope.export.consumers._engine_names import NAMINGS, Unnamed, is_engines, layers
+from fp8scope.export.matchers import transformers_layers
+from fp8scope.export.matchers.te_debug_sections import Section, section
+from fp8scope.export.matchers.te_names import NAMINGS, Unnamed, is_engines, layers
 from fp8scope.export.model import WORDS, Model, Treatment
 from fp8scope.export.refusals import refuse_online
 
@@ -87,9 +87,9 @@ def _sections(model: Model, naming: str) -> dict[str, Any]:
     for layer in layers(model, naming):
         first = layer.modules[0]
         if not is_engines(model, first, naming):
-            if runtime.wanted(layer) != "bf16":
+            if transformers_layers.wanted(layer) != "bf16":
                 raise Unnamed(f"{first.runtime} is no module of Transformer Engine")
-        elif runtime.wanted(layer) == "bf16":
+        elif transformers_layers.wanted(layer) == "bf16":
             sections[f"bf16 {layer.name}"] = {
                 "enabled": True,
                 "layers": {"layer_name_regex_pattern": _regex(layer, naming)},

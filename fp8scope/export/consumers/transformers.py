@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from fp8scope.export import runtime
 from fp8scope.export.consumer import (
     SAYS,
     CannotExpress,
@@ -27,6 +26,7 @@ from fp8scope.export.consumer import (
     Reading,
 )
 from fp8scope.export.consumers import compressed_tensors
+from fp8scope.export.matchers import transformers_layers
 from fp8scope.export.model import WORDS, Model, Module, Treatment
 from fp8scope.export.refusals import refuse_online
 
@@ -48,8 +48,8 @@ CLASSES: dict[Treatment, tuple[str, dict[str, Any]]] = {
 
 def write(model: Model) -> Document:
     """The list within the config of the one FP8 scheme that is wanted."""
-    layers = runtime.module_layers(model)
-    wanted = {layer.name: runtime.wanted(layer) for layer in layers}
+    layers = transformers_layers.module_layers(model)
+    wanted = {layer.name: transformers_layers.wanted(layer) for layer in layers}
     treatment = _only(set(wanted.values()) - {"bf16"})
     for layer in layers:
         if wanted[layer.name] != "bf16":
@@ -93,7 +93,7 @@ def _check(model: Model, layer: Layer, treatment: Treatment) -> None:
         if treatment == "fp8_token":
             what = f"transformers has no experts {WORDS[treatment]} ({layer.name})"
             raise CannotExpress(what, "plan fp8_block, or --to torchao")
-    elif not runtime.is_linear_class(model, first):
+    elif not transformers_layers.is_linear_class(model, first):
         what = f"transformers converts nn.Linear only, which {layer.name} is not"
         raise CannotExpress(what, "keep it in BF16")
     sides = {side for m in layer.modules for side in (m.out_features, m.in_features)}
@@ -104,7 +104,7 @@ def _check(model: Model, layer: Layer, treatment: Treatment) -> None:
 
 def _entry(name: str, converted: Iterable[str]) -> str:
     """The plain name, unless as an ending or an expression it would skip another, too."""
-    if not any(runtime.skips(name, other) for other in converted):
+    if not any(transformers_layers.skips(name, other) for other in converted):
         return name
     return "^" + re.escape(name) + "$"
 
@@ -125,15 +125,15 @@ class _Reading(Reading):
     def __init__(self, model: Model, where: str, entries: Iterable[str], scheme: _Scheme) -> None:
         self._model = model
         self._scheme = scheme
-        self.layers = runtime.module_layers(model)
+        self.layers = transformers_layers.module_layers(model)
         self.patterns = tuple(Pattern(where, entry, "bf16") for entry in entries)
         rules = list(_renamings(model.modules)) if scheme.renames else []
         self._entries = {each.text: _renamed(each.text, rules) for each in self.patterns}
-        self._broken = runtime.broken(self._entries.values())
+        self._broken = transformers_layers.broken(self._entries.values())
 
     def hits(self, pattern: Pattern, name: str) -> bool:
         try:
-            return runtime.skips(self._entries[pattern.text], name)
+            return transformers_layers.skips(self._entries[pattern.text], name)
         except re.error:
             return False
 
@@ -159,7 +159,7 @@ class _Scheme:
             if self._has_experts:
                 return Outcome(self.treatment, note=self.note)
             return Outcome("bf16", note="FBGEMM converts no experts but Llama 4's")
-        if not runtime.is_linear_class(model, layer.modules[0]):
+        if not transformers_layers.is_linear_class(model, layer.modules[0]):
             return Outcome("bf16", note="not an nn.Linear: transformers does not convert it")
         return Outcome(self.treatment, note=self.note)
 
@@ -189,7 +189,7 @@ def read_unknown(config: Config, model: Model, version: str) -> Reading:
 
 class _Ignored(Reading):
     def __init__(self, model: Model, note: str) -> None:
-        self.layers = runtime.module_layers(model)
+        self.layers = transformers_layers.module_layers(model)
         self.patterns = ()
         self._note = note
 
@@ -244,7 +244,7 @@ def _renamings(modules: Iterable[Module]) -> Iterator[_Rule]:
     rules: dict[_Rule, None] = {}
     for module in modules:
         there = module.name.split(".")
-        here = runtime.module_name(module).split(".")
+        here = transformers_layers.module_name(module).split(".")
         if module.kind == "expert":
             there = there[: there.index("experts") + 1] if "experts" in there else here
         if there != here:

@@ -24,11 +24,11 @@ from fp8scope.export.consumer import (
     Pattern,
     Reading,
 )
-from fp8scope.export.engines.lists import listed
-from fp8scope.export.engines.vllm_compressed import CompressedReading
-from fp8scope.export.engines.vllm_names import names
-from fp8scope.export.engines.vllm_online import SHORTHAND_OF, OnlineReading
-from fp8scope.export.engines.vllm_reading import (
+from fp8scope.export.matchers.lists import listed
+from fp8scope.export.matchers.vllm_compressed import CompressedReading
+from fp8scope.export.matchers.vllm_names import names
+from fp8scope.export.matchers.vllm_online import SHORTHAND_OF, OnlineReading
+from fp8scope.export.matchers.vllm_reading import (
     BLOCK_FP8,
     Fp8Reading,
     MixedReading,

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fp8scope.export.consumer import CannotRead, Config, Layer, Outcome, Pattern
-from fp8scope.export.engines import vllm_match as match
-from fp8scope.export.engines.lists import listed
-from fp8scope.export.engines.vllm_reading import BF16, VLLMReading
+from fp8scope.export.matchers import vllm_match as match
+from fp8scope.export.matchers.lists import listed
+from fp8scope.export.matchers.vllm_reading import BF16, VLLMReading
 from fp8scope.export.model import Model, Treatment
 
 # what a shorthand makes of linears and of experts; None where it says nothing of them

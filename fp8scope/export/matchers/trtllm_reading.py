@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fp8scope.export.consumer import Layer, Outcome, Pattern, Reading
-from fp8scope.export.engines import trtllm_match as match
-from fp8scope.export.engines.fused_layers import fused_layers
+from fp8scope.export.matchers import trtllm_match as match
+from fp8scope.export.matchers.fused_layers import fused_layers
 from fp8scope.export.model import WORDS, Model, Treatment
 
 # wrappers of vision-language models hold the decoder as a model of its own

@@ -8,8 +8,8 @@ from typing import Any
 
 from fp8scope.export import metadata
 from fp8scope.export.consumer import CannotRead, Config, Layer, Outcome, Pattern
-from fp8scope.export.engines import sglang_match as match
-from fp8scope.export.engines.sglang_reading import BF16, SGLangReading
+from fp8scope.export.matchers import sglang_match as match
+from fp8scope.export.matchers.sglang_reading import BF16, SGLangReading
 from fp8scope.export.model import Model
 
 # formats whose `input_activations` are read at all

@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import Any
 
 from fp8scope.export.consumer import Layer
-from fp8scope.export.engines.fused_layers import USUAL, fused_layers
+from fp8scope.export.matchers.fused_layers import USUAL, fused_layers
 from fp8scope.export.model import Model
 
 Rules = Mapping[str, str | None]

@@ -10,8 +10,8 @@ from typing import Any
 
 from fp8scope.export import metadata
 from fp8scope.export.consumer import Layer, Outcome, Pattern, Reading
-from fp8scope.export.engines import vllm_match as match
-from fp8scope.export.engines.vllm_names import names
+from fp8scope.export.matchers import vllm_match as match
+from fp8scope.export.matchers.vllm_names import names
 from fp8scope.export.model import Model, Treatment
 
 BF16 = Outcome("bf16")

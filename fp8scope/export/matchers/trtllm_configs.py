@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fp8scope.export.consumer import CannotRead, Config, Pattern, Reading
-from fp8scope.export.engines import trtllm_match as match
-from fp8scope.export.engines.lists import listed
-from fp8scope.export.engines.trtllm_reading import Quantization, TensorRTReading, backend_name
+from fp8scope.export.matchers import trtllm_match as match
+from fp8scope.export.matchers.lists import listed
+from fp8scope.export.matchers.trtllm_reading import Quantization, TensorRTReading, backend_name
 from fp8scope.export.model import Model, Treatment
 
 _ALGORITHMS: dict[str, Treatment] = {

@@ -10,8 +10,8 @@ import re
 from collections import defaultdict
 from collections.abc import Callable
 
-from fp8scope.export import runtime
 from fp8scope.export.consumer import Layer
+from fp8scope.export.matchers import transformers_layers
 from fp8scope.export.model import Model, Module
 
 # what a linear of a block is for, by how it is called in the attention and elsewhere
@@ -99,5 +99,5 @@ def is_engines(model: Model, module: Module, naming: str) -> bool:
     """Whether it is a module of Transformer Engine at all; the others stay in BF16."""
     if naming == "yaml":
         divides = module.in_features % 16 == 0 and module.out_features % 16 == 0
-        return runtime.is_linear_class(model, module) and divides
+        return transformers_layers.is_linear_class(model, module) and divides
     return module.kind in {"linear", "expert"}

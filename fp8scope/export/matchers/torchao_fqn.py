@@ -12,8 +12,8 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from fp8scope.export import runtime
 from fp8scope.export.consumer import CannotRead, Config, Layer, Outcome, Pattern, Reading
+from fp8scope.export.matchers import transformers_layers
 from fp8scope.export.model import Model, Treatment
 
 FLOAT8 = "Float8DynamicActivationFloat8WeightConfig"
@@ -97,7 +97,7 @@ class _Reading(Reading):
         self, model: Model, configs: Mapping[str, Treatment], skipped: Iterable[str] = ()
     ) -> None:
         self.model = model
-        self.layers = runtime.layers(model)
+        self.layers = transformers_layers.layers(model)
         self.configs = configs
         self.skipped = tuple(skipped)
         self.patterns = tuple(
@@ -105,7 +105,7 @@ class _Reading(Reading):
         ) + tuple(Pattern("modules_to_not_convert", entry, "bf16") for entry in self.skipped)
         self._by_name = {layer.name: layer for layer in self.layers}
         self._regexes = {key: key[3:] for key in self.configs if key.startswith("re:")}
-        self._broken = runtime.broken((*self._regexes.values(), *self.skipped))
+        self._broken = transformers_layers.broken((*self._regexes.values(), *self.skipped))
         self._stacks: dict[str, list[str]] = {}
         for layer in self.layers:
             module, parameter = self._names(layer)
@@ -118,7 +118,7 @@ class _Reading(Reading):
         names = self._names(layer)
         try:
             if pattern.where == "modules_to_not_convert":
-                return runtime.skips(pattern.text, names[1])
+                return transformers_layers.skips(pattern.text, names[1])
             if pattern.text == "_default":
                 return self._is_linear(layer)
             if pattern.text.startswith("re:"):
@@ -161,7 +161,7 @@ class _Reading(Reading):
         return layer.name, f"{layer.name}.weight"
 
     def _is_linear(self, layer: Layer) -> bool:
-        return runtime.is_linear_class(self.model, layer.modules[0])
+        return transformers_layers.is_linear_class(self.model, layer.modules[0])
 
     def _matching(self, name: str) -> list[Treatment]:
         """By patterns, in their order."""
@@ -214,7 +214,7 @@ class _TransformersReading(_Reading):
 
     def _chosen(self, layer: Layer) -> Treatment:
         module, parameter = self._names(layer)
-        if any(runtime.skips(entry, parameter) for entry in self.skipped):
+        if any(transformers_layers.skips(entry, parameter) for entry in self.skipped):
             return "bf16"
         for name in (parameter, module):
             if name in self.configs:
@@ -234,7 +234,7 @@ def _parents(name: str) -> Iterator[str]:
 def unsuited(model: Model, layer: Layer, treatment: Treatment) -> str:
     """Why torchao cannot run the layer so, "" where it can."""
     first = layer.modules[0]
-    if runtime.is_transposed(model, first):
+    if transformers_layers.is_transposed(model, first):
         return "is a Conv1D, whose product torchao's FP8 tensors do not have"
     size = DIVISOR.get(treatment, 1)
     if first.out_features % size or first.in_features % size:

@@ -8,8 +8,8 @@ from typing import Any
 
 from fp8scope.export import metadata
 from fp8scope.export.consumer import CannotRead, Config, Layer, Outcome, Pattern
-from fp8scope.export.engines import vllm_match as match
-from fp8scope.export.engines.vllm_reading import BF16, BLOCK, VLLMReading, block_error
+from fp8scope.export.matchers import vllm_match as match
+from fp8scope.export.matchers.vllm_reading import BF16, BLOCK, VLLMReading, block_error
 from fp8scope.export.model import Model, Treatment
 
 # formats that a scheme of floats is looked for in
