@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -148,6 +148,8 @@ def listed(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 @settings(EXAMPLES, max_examples=600)
 @given(pattern=patterns(), parent=st.sampled_from(PARENTS))
+@example("*", "nn.Linear")
+@example("*", "Conv1D")
 def test_one_pattern_on_every_quantizer(
     quantized: dict[str, nn.Module], pattern: str, parent: str | None
 ) -> None:

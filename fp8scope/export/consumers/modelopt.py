@@ -153,7 +153,7 @@ def _quantizers(model: Model, layer: Layer) -> _Quantizers | None:
         transposed or transformers_layers.is_linear_class(model, first)
     ):
         return None
-    return _linear(name, {"nn.Linear", "Conv1D"} if transposed else {"nn.Linear"})
+    return _linear(name, {"nn.Linear"})  # as which ModelOpt takes a Conv1D too
 
 
 def _linear(name: str, parents: Iterable[str]) -> _Quantizers:
