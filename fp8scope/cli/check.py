@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from fp8scope.cli.documents import chosen_form, write_form
+from fp8scope.cli.documents import chosen_form, claim_free, write_form
 from fp8scope.cli.interrupts import Interrupts
-from fp8scope.cli.show import console, print_json
+from fp8scope.cli.show import console, print_json, say
 from fp8scope.cli.subject import DEMO
-from fp8scope.errors import BadInput, GateFailed
+from fp8scope.errors import GateFailed
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class _Arguments:
     "--model",
     help="Of a config: the model's folder or hub id (only config and headers are read), or a plan.",
 )
-@click.option("--as", "form", default="", help="Of a plan: the form in which it is handed over.")
+@click.option("--as", "form", default="", help="Of a plan: the form to hand over (export --to).")
 @click.option("--all", "whole", is_flag=True, help="Show every layer.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write what works here.")
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
@@ -44,18 +44,23 @@ class _Arguments:
 def command(interrupts: Interrupts, /, **options: object) -> None:
     """Prove what CONSUMER will run every layer in, given a plan, a checkpoint's folder or a config
     that somebody wrote, and name every entry of a list that does nothing, too much or half.
-    Exit code 1 on any difference.
+    Exit code 1 on any difference or fault.
 
     \b
     fp8scope check plan.json --for vllm
     fp8scope check ./Llama-3.1-8B-FP8 --for trtllm
     fp8scope check hf_quant_config.json --for sglang --model ./Llama-3.1-8B -o mended.json
+
+    CONSUMER is one of compressed-tensors, llm-compressor, modelopt, sglang, torchao,
+    transformer-engine, transformers, trtllm, vllm.
     """
     from fp8scope.demo.files import DEMO_MODEL
     from fp8scope.export.checking import check
     from fp8scope.report.proof import check_json, check_page, check_sentence
 
     asked = _Arguments(**options)  # type: ignore[arg-type]  # click has checked them
+    if asked.output is not None:
+        claim_free(asked.output, interrupts, force=asked.force)
     model = str(DEMO_MODEL) if asked.model == DEMO else asked.model
     checked = check(
         asked.subject, asked.consumer, version=asked.version, model=model, form=asked.form
@@ -66,10 +71,10 @@ def command(interrupts: Interrupts, /, **options: object) -> None:
         console().print(check_page(checked, whole=asked.whole))
     if asked.output is not None and checked.corrected is not None:
         chosen = chosen_form(checked.corrected, "", asked.output)
-        write_form(chosen, asked.output, interrupts, force=asked.force)
+        write_form(chosen, asked.output)
     if checked.proof.holds:
         if asked.output is not None:
-            raise BadInput("there is nothing to mend, so nothing was written", "leave out -o")
+            say("nothing is to be mended, so nothing was written")
         return
     offered = checked.corrected is not None and asked.output is None
     remedy = "-o FILE writes what works" if offered else "see above"

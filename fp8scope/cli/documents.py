@@ -24,8 +24,19 @@ def chosen_form(document: Document, name: str, output: Path | None) -> Form:
             raise BadInput(f"there is no form {name!r}", f"one of {', '.join(document.forms)}")
         return document.forms[name]
     forms = list(document.forms.values())
-    alike = [form for form in forms if output is not None and form.suffix == output.suffix]
+    if output is None:
+        return forms[0]
+    alike = [form for form in forms if form.suffix == output.suffix]
+    if not alike and len(forms) > 1:
+        known = ", ".join(f"{each} ({form.suffix})" for each, form in document.forms.items())
+        raise BadInput(f"which form is {output.name}?", f"say it with --form: {known}")
     return (alike or forms)[0]
+
+
+def claim_free(output: Path, interrupts: Interrupts, *, force: bool) -> None:
+    """Nobody else writes it, and nothing is overwritten unasked. Raises as `claim`."""
+    interrupts.cleanup.enter_context(claim(output))
+    check_free(output, force)
 
 
 def whole(form: Form) -> str:
@@ -33,11 +44,9 @@ def whole(form: Form) -> str:
     return form.text if form.text.endswith("\n") else f"{form.text}\n"
 
 
-def write_form(form: Form, output: Path, interrupts: Interrupts, *, force: bool) -> None:
-    """Write it whole or not at all. Raises OutputExists, BadInput and CannotWrite."""
+def write_form(form: Form, output: Path) -> None:
+    """Write it whole or not at all. Raises CannotWrite."""
     from fp8scope.artefacts.atomic import write_atomically
 
-    interrupts.cleanup.enter_context(claim(output))
-    check_free(output, force)
     write_atomically(output, whole(form).encode())
     say(wrote(output))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fp8scope.cli.documents import chosen_form, whole, write_form
+from fp8scope.cli.documents import chosen_form, claim_free, whole, write_form
 from fp8scope.cli.interrupts import Interrupts
 from fp8scope.cli.show import print_json, say
 
@@ -49,22 +49,28 @@ def command(
     from fp8scope.artefacts.plan_file import read_plan
     from fp8scope.export.checking import export_plan
 
-    document = export_plan(read_plan(plan), consumer)
+    read = read_plan(plan)
+    if output is not None:
+        claim_free(output, interrupts, force=force)
+    document = export_plan(read, consumer)
     chosen = chosen_form(document, form, output)
     if output is not None:
-        write_form(chosen, output, interrupts, force=force)
+        write_form(chosen, output)
     if as_json:
         from fp8scope.report.proof import document_json
 
         print_json({"consumer": consumer, **document_json(document)})
     elif output is None:
         sys.stdout.write(whole(chosen))
-    _explain(document)
+    _explain(document, smooths=bool(read.folds))
 
 
-def _explain(document: Document) -> None:
+def _explain(document: Document, *, smooths: bool) -> None:
     from fp8scope.export.consumer import SAYS
 
     say(f"This is {SAYS[document.kind]}.")
+    if smooths:
+        say("The plan smooths: it holds for weights into which plan.npz is folded, which is not")
+        say("part of this release yet; without: fp8scope plan --candidates fp8_tensor,fp8_token")
     for line in document.use:
         say(f"  {line}")

@@ -45,7 +45,9 @@ def console(*, stderr: bool = False) -> Console:
 
 def wrote(path: Path) -> str:
     """`wrote profile.h5 (0.8 MB)`."""
-    return f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)"
+    size = path.stat().st_size
+    shown = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+    return f"wrote {path} ({shown})"
 
 
 def next_step(path: Path) -> str:

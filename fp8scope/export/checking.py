@@ -13,16 +13,16 @@ from fp8scope.export.faults import Fault
 from fp8scope.export.intent import intended, without_exclusions
 from fp8scope.export.mending import as_document, relisted
 from fp8scope.export.model import Model, planned_model
+from fp8scope.export.neglected import cache_faults, cache_of, neglected
 from fp8scope.export.proof import Proof, prove
 from fp8scope.export.registry import all_consumers, consumer, names
 from fp8scope.export.subject import Subject, read_subject
 
-MADE = "made from the plan"
-
 
 @dataclass(frozen=True)
 class Checked:
-    """What a consumer will do with a config. `says`: who said what each layer should run in.
+    """What a consumer will do with a config. `says`: who said what each layer should run in;
+    `rule`: how the consumer matches lists of this form.
 
     `corrected` makes it do just that; where nothing can, `why_not` says why. Both are empty where
     the proof holds.
@@ -34,6 +34,7 @@ class Checked:
     source: str
     says: str
     proof: Proof
+    rule: str = ""
     corrected: Document | None = None
     why_not: str = ""
 
@@ -59,6 +60,8 @@ def check(
     subject = read_subject(path, model)
     if not subject.configs:
         return _check_plan(subject, reader, version, form)
+    if form:
+        raise BadInput(f"{path} is no plan, it has the form that it has", "leave out --as")
     return _check_configs(subject, reader, version)
 
 
@@ -72,30 +75,32 @@ def _check_plan(subject: Subject, reader: Consumer, version: str, form: str) -> 
         try:
             document = _written(consumer(each), subject.model)
         except CannotExpress as refusal:
+            if [each] == [*reader.reads]:
+                raise
             refusals.append(f"{each}: {refusal}")
             continue
-        config = Config(each, document.config, MADE)
-        reading = reader.reads[each](config, subject.model, version)
-        checked = _checked(reader, version, config, subject.says, prove(reading))
+        config = Config(each, document.config, f"what export --to {each} writes")
+        proof = _proof(reader, config, subject.model, version)
+        checked = _checked(reader, version, config, subject.says, proof)
         if checked.proof.holds:
             return checked
         failed.append(checked)
     if failed:
         return replace(failed[0], why_not="; ".join(refusals) or "it has no other form")
-    what = f"{reader.name} can be told of this plan in no form"
+    what = f"no form that {reader.name} reads can express this plan"
     raise CannotExpress(what, "; ".join(refusals) or "it reads no plan")
 
 
 def _check_configs(subject: Subject, reader: Consumer, version: str) -> Checked:
     believed = subject.configs.get(reader.believes)
     config = believed or next(iter(subject.configs.values()))
-    reading = _read(reader, config, subject.model, version)
     model, says = subject.model, subject.says
     if not says:
-        bare = _read(reader, without_exclusions(config), model, version)
-        model, says = intended(model, reading, bare), "the list seems to mean"
         reading = _read(reader, config, model, version)
-    proof = prove(reading)
+        bare = _read(reader, without_exclusions(config), model, version)
+        model = replace(intended(model, reading, bare), kv_cache=cache_of(config) or "bf16")
+        says = "the list seems to mean, fused layers whole"
+    proof = _proof(reader, config, model, version)
     others = [other for other in subject.configs.values() if other is not config]
     for other in others:
         try:
@@ -122,12 +127,12 @@ def _with_correction(checked: Checked, reader: Consumer, config: Config, model: 
     form = config.form if config.form in names() else _other_form(reader)
     reading = reader.reads[config.form](config, model, checked.version)
     for candidate in relisted(config, model, reading):
-        if prove(_read(reader, candidate, model, checked.version)).holds:
+        if _proof(reader, candidate, model, checked.version).holds:
             return replace(checked, corrected=as_document(candidate, checked.form))
     try:
         document = _written(consumer(form), model)
-        again = reader.reads[form](Config(form, document.config, MADE), model, checked.version)
-        if not (proof := prove(again)).holds:
+        again = Config(form, document.config, f"what export --to {form} writes")
+        if not (proof := _proof(reader, again, model, checked.version)).holds:
             return replace(checked, why_not=_first(proof))
     except (CannotExpress, CannotRead) as refusal:
         return replace(checked, why_not=str(refusal))
@@ -139,17 +144,29 @@ def _other_form(reader: Consumer) -> str:
     return next(form for form in reader.reads if form in names())
 
 
+def _proof(reader: Consumer, config: Config, model: Model, version: str) -> Proof:
+    """Of the lists, and of what else the config says. Raises CannotRead."""
+    reading = _read(reader, config, model, version)
+    proof = prove(reading)
+    beside = (*neglected(config, reading, proof.rows), *cache_faults(config, model))
+    return replace(proof, faults=(*proof.faults, *beside))
+
+
 def _first(proof: Proof) -> str:
     return proof.faults[0].sentence if proof.faults else "its layers would still differ"
 
 
 def _checked(reader: Consumer, version: str, config: Config, says: str, proof: Proof) -> Checked:
-    return Checked(reader.name, version, config.form, config.source, says, proof)
+    rule = reader.rules.get(config.form, "")
+    return Checked(reader.name, version, config.form, config.source, says, proof, rule)
 
 
 def _written(writer: Consumer, model: Model) -> Document:
     if writer.write is None:
         raise CannotExpress(f"nothing is written for {writer.name}", _writers())
+    if model.wanted() <= {"bf16"} and writer.name != "list":
+        what = f"no layer of {model.name} is in FP8: there is nothing to say to {writer.name}"
+        raise CannotExpress(what, "serve the BF16 checkpoint as it is")
     return writer.write(model)
 
 
@@ -164,18 +181,26 @@ def _reader(name: str) -> Consumer:
     found = consumer(name)
     if not found.reads:
         readers = [each.name for each in all_consumers() if name in each.reads]
+        if not readers:
+            raise BadInput(f"{name} is for people: no engine reads it", "check the plan for one")
         what = f"{name} is a form that others read"
-        raise BadInput(what, f"--for {' or '.join(readers)}" if readers else "nothing reads it")
+        raise BadInput(what, f"--for {' or '.join(readers)}")
     return found
 
 
 def _known_version(reader: Consumer, version: str | None) -> str:
     if version is None:
         return reader.versions[-1]
-    if version not in reader.versions:
+    alike = [v for v in reader.versions if _are_alike(v, version)]
+    if not alike:
         what = f"what {reader.name} {version} does is not known"
         raise BadInput(what, f"its source was read at {', '.join(reader.versions)}")
-    return version
+    return alike[-1]
+
+
+def _are_alike(known: str, asked: str) -> bool:
+    """`0.33` is 0.33.0, and 1.2.4 is 1.2."""
+    return known == asked or f"{known}.".startswith(f"{asked}.") or asked.startswith(f"{known}.")
 
 
 def _writers() -> str:

@@ -119,8 +119,9 @@ class Consumer:
 
     `versions`: those whose source was read, the newest last, which is also taken by default.
     `write` raises CannotExpress. `reads`: by form of the config, the preferred one first; each
-    raises CannotRead. A consumer without `reads` is a file format, read by others. `believes`: the
-    file that decides where a checkpoint has ModelOpt's metadata in both.
+    raises CannotRead. A consumer without `reads` is a file format, read by others. `rules`: by
+    form, how its lists are matched, in a sentence for people. `believes`: the file that decides
+    where a checkpoint has ModelOpt's metadata in both.
     """
 
     name: str
@@ -128,4 +129,5 @@ class Consumer:
     write: Callable[[Model], Document] | None = None
     reads: Mapping[str, Read] = field(default_factory=dict)
     versions: tuple[str, ...] = ("",)
+    rules: Mapping[str, str] = field(default_factory=dict)
     believes: Literal["config.json", "hf_quant_config.json"] = "config.json"

@@ -5,6 +5,7 @@ Nothing is known here of any consumer but what its `Reading` answers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -161,7 +162,7 @@ class _Faults:
         refused = (row for row in self._differing() if row.outcome.treatment is None)
 
         def words(row: Row) -> str:
-            return row.outcome.error.replace(row.layer.name, "a layer")
+            return re.sub(r"\d+", "N", row.outcome.error.replace(row.layer.name, "a layer"))
 
         for _, rows in _grouped(refused, words):
             what = f"{_some(_layers(rows))}: {rows[0].outcome.error}"

@@ -26,6 +26,7 @@ _PREFIXES = re.compile(r"^((model|language_model|transformer|decoder)\.)+")
 _PREFIXES_OF_EXPRESSION = re.compile(
     r"^\^?((model|language_model|transformer|decoder)\\?\.)+(?=\w)"
 )
+_EXPRESSION = re.compile(r"\\\.|^\^|\$$|\.\*.")  # what no name and no glob has
 _GLOB = re.compile(r"[*?\[]")
 # ModelOpt's: `….down_proj.weight_quantizer`, `*self_attn*input_quantizer*`
 _QUANTIZER = re.compile(r"((?<=\w)[._]|\*)(weight|input|output)_quantizers?(\.\d+)?\*?$")
@@ -76,12 +77,13 @@ def means(text: str, name: str) -> bool:
     `layers.1` and `layers.1*` mean `model.layers.1.mlp.down_proj`, and nothing in `layers.10`.
     """
     names = {name, _PREFIXES.sub("", name)}
-    if text.startswith("re:"):
-        texts = {text[3:], _PREFIXES_OF_EXPRESSION.sub("", text[3:])}
+    if text.startswith("re:") or _EXPRESSION.search(text):
+        text = text.removeprefix("re:")
+        texts = {text, _PREFIXES_OF_EXPRESSION.sub("", text)}
         try:
-            return any(re.match(each, name) for each in texts for name in names)
+            return any(re.search(each, name) for each in texts for name in names)
         except re.error:
-            return False
+            pass  # most likely meant as a glob
     if re.search(r"\d\*$", text):  # the star was to reach what lies inside
         text = text[:-1]
     text = _QUANTIZER.sub("", text.removesuffix(".*").removesuffix(".weight"))
@@ -103,13 +105,21 @@ def _meant(model: Model, reading: Reading) -> dict[str, Treatment]:
             named[name].append(module)
     found: dict[str, Treatment] = {}
     for pattern in sorted(reading.patterns, key=_rank):
-        if pattern.text.lower() in CLASSES:  # only the consumer knows which those are
-            meant = [m for m in model.modules if reading.hits(pattern, layers.get(m.name, m.name))]
+        if pattern.text.lower() in CLASSES:
+            meant = _of_class(pattern, model, reading, layers)
         else:
             meant = named.get(pattern.text) or list(_meant_by(pattern.text, named))
         for module in meant:
             found.update(dict.fromkeys(members[module.group], pattern.says))
     return found
+
+
+def _of_class(
+    pattern: Pattern, model: Model, reading: Reading, layers: Mapping[str, str]
+) -> list[Module]:
+    """What the consumer takes for modules of the class; all linears where it knows no classes."""
+    hit = [m for m in model.modules if reading.hits(pattern, layers.get(m.name, m.name))]
+    return hit or [module for module in model.modules if module.kind in {"linear", "expert"}]
 
 
 def _meant_by(text: str, named: Mapping[str, Sequence[Module]]) -> Iterator[Module]:

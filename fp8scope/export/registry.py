@@ -10,6 +10,13 @@ from fp8scope.errors import BadInput
 from fp8scope.export import consumers
 from fp8scope.export.consumer import Consumer
 
+ALIASES = {
+    "hf": "transformers",
+    "llmcompressor": "llm-compressor",
+    "te": "transformer-engine",
+    "tensorrt-llm": "trtllm",
+}
+
 
 def names() -> tuple[str, ...]:
     """Names of all consumers, sorted."""
@@ -20,6 +27,8 @@ def names() -> tuple[str, ...]:
 
 def consumer(name: str) -> Consumer:
     """Raises BadInput, with the names that there are."""
+    name = name.lower()
+    name = ALIASES.get(name, name)
     if name not in names():
         raise BadInput(f"there is no consumer {name!r}", f"one of {', '.join(names())}")
     stem = name.replace("-", "_")

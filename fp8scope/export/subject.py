@@ -142,10 +142,11 @@ def _modules(home: str, *, trust_tensors: bool) -> tuple[Model, str]:
     else:
         raise BadInput(f"there is no {home}", "give a folder, a plan or a hub id with --model")
     found = Model(
-        name=home,
+        name=path.name or home,
         architecture=next(iter(config.get("architectures") or ()), ""),
         model_type=str(config.get("model_type", "")),
         modules=linears(inventory, config),
+        kv_cache="fp8" if any(name.endswith(".k_scale") for name in inventory.shapes()) else "bf16",
     )
     if not found.modules:
         raise BadInput(f"{home} holds no linear layers", "give the folder of a language model")
@@ -171,6 +172,8 @@ def _object(path: Path) -> dict[str, Any]:
 
 def _parsed(path: Path) -> Any:
     """JSON, YAML, or lines of names."""
+    if path.suffix in {".py", ".sh"}:
+        raise BadInput(f"{path} is a script, which is not read", "check its JSON or YAML form")
     try:
         text = path.read_text()
     except FileNotFoundError as error:

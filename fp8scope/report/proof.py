@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fp8scope.core.modules import WORDS
-from fp8scope.core.words import common_prefix, printable, short_name
+from fp8scope.core.words import printable
 from fp8scope.export.checking import Checked
 from fp8scope.export.consumer import SAYS, Document
 from fp8scope.export.faults import Row
@@ -24,29 +24,32 @@ LINES = 16
 
 def check_page(checked: Checked, *, whole: bool) -> Renderables:
     """Everything that `fp8scope check` shows; `whole` for every layer and fault."""
-    head = literal(f"{_named(checked)} reading {checked.source} ({checked.form})")
+    head = literal(f"{_named(checked)}, given {checked.source} ({checked.form})")
     head.stylize("bold")
     faults = [fault.sentence for fault in checked.proof.faults]
     parts: list[Text | Table] = [head, literal(f"  {check_sentence(checked)}")]
     parts += _numbered(faults, len(faults) if whole else FAULTS)
+    kinds = {fault.kind for fault in checked.proof.faults}
+    if checked.rule and kinds & {"nothing", "too much", "split"}:
+        parts.append(literal(f"  How it matches them: {checked.rule}."))
     rows = checked.proof.rows if whole else checked.proof.differences
     if rows:
         parts += [Text(), _table(rows, len(rows) if whole else ROWS)]
-    parts += [literal(line) for line in _correction(checked, whole=whole)]
+    parts += _correction(checked, whole=whole)
     return Renderables(*parts)
 
 
 def check_sentence(checked: Checked) -> str:
     """The verdict in one line."""
     rows, wrong = checked.proof.rows, checked.proof.differences
-    who = checked.says
+    who, it = checked.says, checked.consumer
     if checked.proof.holds:
         runs = Counter(row.outcome.treatment for row in rows)
         parts = [f"{count} in {WORDS[each]}" for each, count in runs.most_common() if each]
-        return f"All {len(rows)} layers will run as {who}: {', '.join(parts)}."
+        return f"All {len(rows)} layers of {it} will run as {who}: {', '.join(parts)}."
     if wrong:
-        return f"{len(wrong)} of {len(rows)} layers will not run as {who}."
-    return f"All {len(rows)} layers will run as {who}, but the lists have faults."
+        return f"{len(wrong)} of the {len(rows)} layers of {it} will not run as {who}."
+    return f"All {len(rows)} layers of {it} will run as {who}, but the config has faults."
 
 
 def check_json(checked: Checked) -> dict[str, Any]:
@@ -56,6 +59,7 @@ def check_json(checked: Checked) -> dict[str, Any]:
         "version": checked.version,
         "form": checked.form,
         "source": checked.source,
+        "rule": checked.rule,
         "wanted_by": checked.says,
         "holds": checked.proof.holds,
         "faults": [fault.to_json() for fault in checked.proof.faults],
@@ -101,9 +105,7 @@ def _numbered(sentences: Sequence[str], most: int) -> list[Text]:
 
 
 def _table(rows: Sequence[Row], most: int) -> Table:
-    prefix = common_prefix(row.layer.name for row in rows)
-    title = f"Layers, without their first “{prefix}”" if prefix else "Layers"
-    table = Table(title=title, title_justify="left", box=None)
+    table = Table(box=None)
     for name in ("layer", "should run in", "will run in"):
         table.add_column(name, overflow="fold")
     for row in rows[:most]:
@@ -111,23 +113,29 @@ def _table(rows: Sequence[Row], most: int) -> Table:
         wanted = " and ".join(words) or "not said"
         runs = WORDS[row.outcome.treatment] if row.outcome.treatment else "it refuses to load"
         style = "bold red" if row.differs else ""
-        table.add_row(literal(short_name(row.layer.name, prefix)), wanted, runs, style=style)
+        table.add_row(literal(row.layer.name), wanted, runs, style=style)
     if len(rows) > most:
         table.add_row(f"… and {len(rows) - most} more: --all", "", "")
     return table
 
 
-def _correction(checked: Checked, *, whole: bool) -> list[str]:
+def _correction(checked: Checked, *, whole: bool) -> list[Text]:
     if checked.proof.holds:
         return []
     if checked.corrected is None:
-        return ["", f"Nothing was found that works: {checked.why_not}."] if checked.why_not else []
+        why = f"Nothing was found that works: {checked.why_not}."
+        return [Text(), literal(why)] if checked.why_not else []
     form = next(iter(checked.corrected.forms.values()))
     lines = printable_lines(form.text)
     most = len(lines) if whole else LINES
-    shown = ["", "What works, proven the same way (-o FILE writes it):", *lines[:most]]
+    head = "What works, proven the same way (-o FILE writes it):"
+    if checked.corrected.kind == "metadata":
+        head = f"{head[:-1]}; the weights beside it must be so:"
+    # not wrapped: somebody will copy it
+    shown = [Text(line, no_wrap=True, overflow="ignore") for line in lines[:most]]
     left = len(lines) - most
-    return [*shown, f"… and {left} lines more"] if left > 0 else shown
+    more = [literal(f"… and {left} lines more")] if left > 0 else []
+    return [Text(), literal(head), *shown, *more]
 
 
 def printable_lines(text: str) -> list[str]:

@@ -46,6 +46,10 @@ def plan(fp8scope: Fp8scope, profile: Path, out: Path) -> Plan:
     return Plan(fp8scope, profile, out)
 
 
+def size(path: Path) -> str:
+    return f"{path.stat().st_size / 1e3:.1f} kB"
+
+
 def left(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} - {"profile.h5"}
 
@@ -53,7 +57,7 @@ def left(folder: Path) -> set[str]:
 def test_a_plan_with_its_factors(plan: Plan, out: Path) -> None:
     ran = plan("--max-kl", 0.02)
     assert ran.code == 0
-    assert ran.err == f"wrote {out} (0.0 MB) and plan.npz\n"
+    assert ran.err == f"wrote {out} ({size(out)}) and plan.npz\n"
     assert left(out.parent) == {"plan.json", "plan.npz"}
     said = " ".join(ran.out.split())
     assert "Plan for invented; names without their first “model.”" in said
@@ -78,7 +82,7 @@ def test_json_is_the_file(plan: Plan, out: Path) -> None:
 
 def test_no_factors_where_nothing_is_smoothed(plan: Plan, out: Path) -> None:
     ran = plan("--candidates", "fp8_token, fp8_tensor", "--max-kl", 1)
-    assert ran.err == f"wrote {out} (0.0 MB)\n"
+    assert ran.err == f"wrote {out} ({size(out)})\n"
     assert left(out.parent) == {"plan.json"}
     assert read_plan(out).objective.candidates == ("fp8_tensor", "fp8_token")
 

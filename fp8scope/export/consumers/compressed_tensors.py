@@ -149,5 +149,9 @@ CONSUMER = Consumer(
     about="metadata of a checkpoint that vLLM, SGLang and transformers load",
     write=write,
     reads={"compressed-tensors": read},
+    rules={
+        "compressed-tensors": "exact names, or re: from the start of a name, or a class such as"
+        " Linear; no globs, no parts",
+    },
     versions=("0.20.0",),
 )

@@ -223,5 +223,10 @@ CONSUMER = Consumer(
     about="recipe of its QuantizationModifier",
     write=write,
     reads={"llm-compressor": read},
+    rules={
+        "llm-compressor": "exact names of transformers' modules, or re: from the start of a name,"
+        " or a class; experts are taken apart as experts.N.gate_proj; only what lies in a"
+        " *_stage and its *_modifiers is read",
+    },
     versions=("0.14.0.1",),
 )

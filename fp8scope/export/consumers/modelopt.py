@@ -307,5 +307,9 @@ CONSUMER = Consumer(
     about="recipe of its quantize and its PTQ example",
     write=write,
     reads={"modelopt": read},
+    rules={
+        "modelopt": "globs over names of quantizers (….down_proj.weight_quantizer), the last that"
+        " matches decides",
+    },
     versions=("0.47.0",),
 )

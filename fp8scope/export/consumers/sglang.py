@@ -207,5 +207,13 @@ CONSUMER = Consumer(
         "fp8": _read_fp8,
         "sglang": _read_online,
     },
+    rules={
+        "hf-quant-config": "runs of whole dotted parts, or globs over a whole name or one part of"
+        " it; experts only by the name that ends in experts",
+        "compressed-tensors": "exact names or dotted ends, or re: from the start of a name; most"
+        " model classes know no parts of qkv_proj and gate_up_proj, so these are to be named",
+        "fp8": "runs of whole dotted parts, of fused layers of every part",
+        "sglang": "runs of whole dotted parts, of fused layers of every part",
+    },
     versions=("0.5.23",),
 )

@@ -285,5 +285,12 @@ CONSUMER = Consumer(
         "fp8": read,
         "hf-quant-config": read_unknown,
     },
+    rules={
+        "transformers": "regular expressions from the start of a name (a dot matches anything), or"
+        " plain endings",
+        "fp8": "regular expressions from the start of a name (a dot matches anything), or plain"
+        " endings",
+        "compressed-tensors": "exact names, or re: from the start of a name, or a class",
+    },
     versions=("5.23.0",),
 )

@@ -157,5 +157,9 @@ CONSUMER = Consumer(
         "compressed-tensors": read_compressed,
         "trtllm": read_own,
     },
+    rules={
+        "hf-quant-config": "globs over whole names, after 1.2 also names of what a layer lies in,"
+        " and re:; any part of a fused layer keeps all of it",
+    },
     versions=VERSIONS,
 )

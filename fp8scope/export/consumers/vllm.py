@@ -190,5 +190,13 @@ CONSUMER = Consumer(
         "vllm": _read_online,
         "fp8": _read_fp8,
     },
+    rules={
+        "hf-quant-config": "exact names, of fused layers all parts; else any piece of a name,"
+        " or a glob over all of it; q, k and v are one layer, as are gate and up",
+        "compressed-tensors": "exact names, of fused layers all parts, or re: from the start of a"
+        " name, or a class such as Linear; no globs, no parts",
+        "vllm": "exact names, of fused layers all parts, globs, or re: from the start of a name",
+        "fp8": "exact names alone, of fused layers all parts",
+    },
     versions=("0.33.0",),
 )
