@@ -22,6 +22,7 @@ from fp8scope.export.model import Model
 EXCLUSIONS = {"ignore", "exclude_modules", "ignored_layers", "modules_to_not_convert"}
 CLASSES = {"linear", "linearbase", "columnparallellinear", "rowparallellinear"}
 _PREFIXES = re.compile(r"^((model|language_model|transformer|decoder)\.)+")
+_BESIDE = re.compile(r"(^|\.)(vision|visual|audio|image|multi_modal|mm_)\w*\.")
 _GLOB = re.compile(r"[*?\[]")
 _QUANTIZER = re.compile(r"(?<=\w)[._](weight|input|output)_quantizers?(\.\d+)?$")  # ModelOpt's
 
@@ -30,8 +31,8 @@ def intended(model: Model, reading: Reading, bare: Reading) -> Model:
     """`model` with what the lists of `reading` seem to ask for.
 
     bare: the same without its lists of exclusions. Modules that no entry means get what most of
-    those run in there; heads and routers, which consumers treat by rules of their own, whatever
-    they run in.
+    those run in there; heads, routers and what is beside the language model, which consumers treat
+    by rules of their own, whatever they run in.
     """
     meant = _meant(model, reading)
     usual: Counter[Treatment] = Counter()
@@ -40,7 +41,7 @@ def intended(model: Model, reading: Reading, bare: Reading) -> Model:
         treatment = bare.outcome(layer).treatment
         unnamed = [module for module in layer.modules if module.name not in meant]
         if treatment is not None:
-            usual[treatment] += sum(module.kind in {"linear", "expert"} for module in unnamed)
+            usual[treatment] += sum(map(_is_usual, unnamed))
     for layer in reading.layers:
         treatment = reading.outcome(layer).treatment
         runs.update((module.name, treatment) for module in layer.modules)
@@ -49,9 +50,13 @@ def intended(model: Model, reading: Reading, bare: Reading) -> Model:
     def choose(module: Module) -> Treatment | None:
         if module.name in meant:
             return meant[module.name]
-        return default if module.kind in {"linear", "expert"} else runs.get(module.name)
+        return default if _is_usual(module) else runs.get(module.name)
 
     return model.with_wanted(choose)
+
+
+def _is_usual(module: Module) -> bool:
+    return module.kind in {"linear", "expert"} and not _BESIDE.search(module.name)
 
 
 def without_exclusions(config: Config) -> Config:
@@ -98,7 +103,8 @@ def _meant(model: Model, reading: Reading) -> dict[str, Treatment]:
     found: dict[str, Treatment] = {}
     for pattern in sorted(reading.patterns, key=_rank):
         if pattern.text.lower() in CLASSES:  # only the consumer knows which those are
-            meant = [m for m in model.modules if reading.hits(pattern, layers.get(m.name, m.name))]
+            usual = filter(_is_usual, model.modules)
+            meant = [m for m in usual if reading.hits(pattern, layers.get(m.name, m.name))]
         else:
             meant = named.get(pattern.text) or list(_meant_by(pattern.text, named))
         for module in meant:

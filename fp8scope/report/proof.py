@@ -108,7 +108,7 @@ def _table(rows: Sequence[Row], most: int) -> Table:
         table.add_column(name, overflow="fold")
     for row in rows[:most]:
         wanted = WORDS[row.wanted] if row.wanted else "not said"
-        runs = WORDS[row.outcome.treatment] if row.outcome.treatment else "it refuses to load"
+        runs = WORDS[row.outcome.treatment] if row.outcome.treatment else "it fails"
         style = "bold red" if row.differs else ""
         table.add_row(literal(short_name(row.layer.name, prefix)), wanted, runs, style=style)
     if len(rows) > most:
