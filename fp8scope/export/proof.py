@@ -136,7 +136,7 @@ class _Faults:
         """What is said of many layers in the same words is one fault."""
         alike: dict[tuple[str, str], list[Row]] = {}
         for row in self._rows:
-            if row.outcome.treatment is None:
+            if row.outcome.treatment is None and row.layer.name not in self._explained:
                 partly = self._partly_named(row.layer)
                 words = row.outcome.error.replace(row.layer.name, "a layer")
                 alike.setdefault((words, partly), []).append(row)
@@ -149,6 +149,8 @@ class _Faults:
 
     def _partly_named(self, layer: Layer) -> str:
         """Of a fused layer, which of its parts are named, where some but not all are."""
+        if layer.kind == "experts":
+            return ""  # hundreds, and the consumer's own words say which it asks for
         named = [
             shard
             for shard in layer.shards
