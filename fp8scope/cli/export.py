@@ -11,6 +11,7 @@ import click
 from fp8scope.cli.documents import chosen_form, whole, write_form
 from fp8scope.cli.interrupts import Interrupts
 from fp8scope.cli.show import print_json, say
+from fp8scope.errors import BadInput
 
 if TYPE_CHECKING:
     from fp8scope.export.consumer import Document
@@ -49,6 +50,8 @@ def command(
     from fp8scope.artefacts.plan_file import read_plan
     from fp8scope.export.checking import export_plan
 
+    if output is not None and output.exists() and plan.exists() and output.samefile(plan):
+        raise BadInput(f"{output} is the plan to export", "give another -o")
     document = export_plan(read_plan(plan), consumer)
     chosen = chosen_form(document, form, output)
     if output is not None:

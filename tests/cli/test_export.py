@@ -179,3 +179,50 @@ def test_a_plan_that_a_consumer_has_no_words_for(fp8scope: Fp8scope, plan: Path)
     ran = fp8scope("check", plan, "--for", "torchao")
     assert ran.code == 2
     assert "torchao can be told of this plan in no form" in ran.refusal
+
+
+def test_export_does_not_overwrite_the_plan(fp8scope: Fp8scope, plan: Path) -> None:
+    before = plan.read_bytes()
+    ran = fp8scope("export", plan, "--to", "list", "-o", plan, "--force")
+    assert ran.code == 2
+    assert "is the plan to export" in ran.refusal
+    assert plan.read_bytes() == before
+
+
+def test_modelopts_metadata_in_transformers_never_holds(
+    fp8scope: Fp8scope, folder: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "c.json"
+    config.write_text(json.dumps({"quant_method": "modelopt", "quant_algo": "FP8", "ignore": []}))
+    ran = fp8scope("check", config, "--for", "transformers", "--model", folder)
+    assert ran.code == 1
+    assert "15 of 15 layers will not run as the list seems to mean" in ran.refusal
+    assert "it loads FP8 values without scales" in " ".join(ran.out.split())
+
+
+def test_a_vision_tower_does_not_say_what_the_decoder_should_be(
+    fp8scope: Fp8scope, tmp_path: Path
+) -> None:
+    models.build_gemma3_multimodal().save_pretrained(tmp_path / "model")
+    config = tmp_path / "c.json"
+    flat = {"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_head"]}
+    config.write_text(json.dumps(flat))
+    ran = fp8scope("check", config, "--for", "vllm", "--model", tmp_path / "model")
+    assert ran.code == 0
+    assert "8 in FP8 per tensor, static" in " ".join(ran.out.split())
+
+
+def test_a_class_of_modules_does_not_mean_routers(fp8scope: Fp8scope, tmp_path: Path) -> None:
+    models.build("mixtral").save_pretrained(tmp_path / "model")
+    config = tmp_path / "c.json"
+    fp8 = {"num_bits": 8, "type": "float"}
+    group = {
+        "targets": ["Linear"],
+        "weights": {**fp8, "strategy": "channel"},
+        "input_activations": {**fp8, "strategy": "token", "dynamic": True},
+    }
+    data = {"config_groups": {"group_0": group}, "format": "float-quantized", "ignore": ["lm_head"]}
+    config.write_text(json.dumps(data))
+    ran = fp8scope("check", config, "--for", "vllm", "--model", tmp_path / "model")
+    assert ran.code == 0
+    assert "6 in FP8 per token, 3 in BF16" in " ".join(ran.out.split())
