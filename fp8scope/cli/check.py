@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +14,12 @@ from fp8scope.cli.interrupts import Interrupts
 from fp8scope.cli.show import console, print_json, say
 from fp8scope.cli.subject import DEMO
 from fp8scope.errors import GateFailed
+from fp8scope.export.registry import names
+
+_CONSUMERS = f"Who is to read it, of {', '.join(names())}; not all read."
+
+if TYPE_CHECKING:
+    from fp8scope.export.checking import Checked
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class _Arguments:
 
 @click.command(name="check", short_help="What an engine will really do with an exclusion list.")
 @click.argument("subject", type=click.Path(path_type=Path))
-@click.option("--for", "consumer", metavar="CONSUMER", required=True, help="Who is to read it.")
+@click.option("--for", "consumer", metavar="CONSUMER", required=True, help=_CONSUMERS)
 @click.option("--version", "version", help="The consumer's version; else the newest known.")
 @click.option(
     "--model",
@@ -50,9 +58,6 @@ def command(interrupts: Interrupts, /, **options: object) -> None:
     fp8scope check plan.json --for vllm
     fp8scope check ./Llama-3.1-8B-FP8 --for trtllm
     fp8scope check hf_quant_config.json --for sglang --model ./Llama-3.1-8B -o mended.json
-
-    CONSUMER is one of compressed-tensors, llm-compressor, modelopt, sglang, torchao,
-    transformer-engine, transformers, trtllm, vllm.
     """
     from fp8scope.demo.files import DEMO_MODEL
     from fp8scope.export.checking import check
@@ -62,6 +67,7 @@ def command(interrupts: Interrupts, /, **options: object) -> None:
     if asked.output is not None:
         claim_free(asked.output, interrupts, force=asked.force)
     model = str(DEMO_MODEL) if asked.model == DEMO else asked.model
+    warnings.simplefilter("ignore", FutureWarning)  # of expressions that others wrote
     checked = check(
         asked.subject, asked.consumer, version=asked.version, model=model, form=asked.form
     )
@@ -76,6 +82,10 @@ def command(interrupts: Interrupts, /, **options: object) -> None:
         if asked.output is not None:
             say("nothing is to be mended, so nothing was written")
         return
-    offered = checked.corrected is not None and asked.output is None
-    remedy = "-o FILE writes what works" if offered else "see above"
-    raise GateFailed(f"{checked.consumer}: {check_sentence(checked)}".rstrip("."), remedy)
+    raise GateFailed(check_sentence(checked).rstrip("."), _remedy(checked, asked.output))
+
+
+def _remedy(checked: Checked, output: Path | None) -> str:
+    if checked.corrected is None:
+        return "see above"
+    return "-o FILE writes what works" if output is None else f"{output} holds what works"

@@ -11,14 +11,19 @@ import click
 from fp8scope.cli.documents import chosen_form, claim_free, whole, write_form
 from fp8scope.cli.interrupts import Interrupts
 from fp8scope.cli.show import print_json, say
+from fp8scope.errors import BadInput
+from fp8scope.export.registry import names
 
 if TYPE_CHECKING:
     from fp8scope.export.consumer import Document
 
 
+_CONSUMERS = f"Whom it is for: {', '.join(names())}."
+
+
 @click.command(name="export", short_help="A plan as an exclusion list that an engine obeys.")
 @click.argument("plan", type=click.Path(path_type=Path))
-@click.option("--to", "consumer", metavar="CONSUMER", required=True, help="Whom it is for.")
+@click.option("--to", "consumer", metavar="CONSUMER", required=True, help=_CONSUMERS)
 @click.option("--form", default="", help="Which of the consumer's forms; else by -o, or the first.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write it here.")
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
@@ -42,15 +47,15 @@ def command(
     fp8scope export plan.json --to modelopt -o recipe.yaml
     fp8scope export plan.json --to list
 
-    CONSUMER is one of compressed-tensors, hf-quant-config, list, llm-compressor, modelopt, sglang,
-    torchao, transformer-engine, transformers, trtllm, vllm. What it cannot express is refused, with
-    the nearest that it can.
+    What CONSUMER cannot express is refused, with the nearest that it can.
     """
     from fp8scope.artefacts.plan_file import read_plan
     from fp8scope.export.checking import export_plan
 
     read = read_plan(plan)
     if output is not None:
+        if output.exists() and output.samefile(plan):
+            raise BadInput(f"{output} is the plan to export", "give another -o")
         claim_free(output, interrupts, force=force)
     document = export_plan(read, consumer)
     chosen = chosen_form(document, form, output)

@@ -13,7 +13,7 @@ from fp8scope.export.faults import Fault
 from fp8scope.export.intent import intended, without_exclusions
 from fp8scope.export.mending import as_document, relisted
 from fp8scope.export.model import Model, planned_model
-from fp8scope.export.neglected import cache_faults, cache_of, neglected
+from fp8scope.export.neglected import cache_faults, cache_of, idle_faults, neglected
 from fp8scope.export.proof import Proof, prove
 from fp8scope.export.registry import all_consumers, consumer, names
 from fp8scope.export.subject import Subject, read_subject
@@ -148,8 +148,8 @@ def _proof(reader: Consumer, config: Config, model: Model, version: str) -> Proo
     """Of the lists, and of what else the config says. Raises CannotRead."""
     reading = _read(reader, config, model, version)
     proof = prove(reading)
-    beside = (*neglected(config, reading, proof.rows), *cache_faults(config, model))
-    return replace(proof, faults=(*proof.faults, *beside))
+    found = (*proof.faults, *neglected(config, reading), *cache_faults(config, model))
+    return replace(proof, faults=found or tuple(idle_faults(config, reading, proof.rows)))
 
 
 def _first(proof: Proof) -> str:
@@ -172,8 +172,8 @@ def _written(writer: Consumer, model: Model) -> Document:
 
 def _read(reader: Consumer, config: Config, model: Model, version: str) -> Reading:
     if config.form not in reader.reads:
-        what = f"{config.source}: {reader.name} does not read {config.form}"
-        raise CannotRead(what, f"it reads {', '.join(reader.reads)}")
+        what = f"{config.source}: how {reader.name} reads {config.form} is not known here"
+        raise CannotRead(what, f"known are {', '.join(reader.reads)}")
     return reader.reads[config.form](config, model, version)
 
 

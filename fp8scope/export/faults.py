@@ -194,7 +194,8 @@ class _Faults:
 
     def _is_dead(self, pattern: Pattern) -> bool:
         own = pattern.text in self._names and self._reading.hits(pattern, pattern.text)
-        return not (own or self._hit_by(pattern, self._names) or self._is_spare(pattern))
+        # the last is slow: every name, for each of what may be thousands of entries
+        return not (own or self._is_spare(pattern) or self._hit_by(pattern, self._names))
 
     def _too_much(self) -> Iterator[Fault]:
         """Entries that reach layers which should run in something else."""
@@ -213,14 +214,11 @@ class _Faults:
 
     def _is_spare(self, pattern: Pattern) -> bool:
         """An exact name for other consumers, of what runs as the entry asks all the same."""
-        parent = pattern.text.rpartition(".")[0]
-        named = {pattern.text, *parts(pattern.text)}
-        expert = f"{parent}." if ".experts." in f"{parent}." else None
-        runs = {
-            treatment
-            for name, treatment in self._treatments.items()
-            if name in named or (expert is not None and name.startswith(expert))
-        }
+        named = (pattern.text, *parts(pattern.text))
+        runs = {self._treatments[name] for name in named if name in self._treatments}
+        expert = f"{pattern.text.rpartition('.')[0]}."
+        if not runs and ".experts." in expert:
+            runs = {runs_in for n, runs_in in self._treatments.items() if n.startswith(expert)}
         return runs == {pattern.says}
 
     @cached_property

@@ -27,6 +27,7 @@ _PREFIXES_OF_EXPRESSION = re.compile(
     r"^\^?((model|language_model|transformer|decoder)\\?\.)+(?=\w)"
 )
 _EXPRESSION = re.compile(r"\\\.|^\^|\$$|\.\*.")  # what no name and no glob has
+_BESIDE = re.compile(r"(^|\.)(vision|visual|audio|image|multi_modal|mm_)\w*\.")
 _GLOB = re.compile(r"[*?\[]")
 # ModelOpt's: `….down_proj.weight_quantizer`, `*self_attn*input_quantizer*`
 _QUANTIZER = re.compile(r"((?<=\w)[._]|\*)(weight|input|output)_quantizers?(\.\d+)?\*?$")
@@ -36,8 +37,8 @@ def intended(model: Model, reading: Reading, bare: Reading) -> Model:
     """`model` with what the lists of `reading` seem to ask for.
 
     bare: the same without its lists of exclusions. Modules that no entry means get what most of
-    those run in there; heads and routers, which consumers treat by rules of their own, whatever
-    they run in.
+    those run in there; heads, routers and what is beside the language model, which consumers treat
+    by rules of their own, whatever they run in.
     """
     meant = _meant(model, reading)
     usual: Counter[Treatment] = Counter()
@@ -46,7 +47,7 @@ def intended(model: Model, reading: Reading, bare: Reading) -> Model:
         treatment = bare.outcome(layer).treatment
         unnamed = [module for module in layer.modules if module.name not in meant]
         if treatment is not None:
-            usual[treatment] += sum(module.kind in {"linear", "expert"} for module in unnamed)
+            usual[treatment] += sum(map(_is_usual, unnamed))
     for layer in reading.layers:
         treatment = reading.outcome(layer).treatment
         runs.update((module.name, treatment) for module in layer.modules)
@@ -55,9 +56,13 @@ def intended(model: Model, reading: Reading, bare: Reading) -> Model:
     def choose(module: Module) -> Treatment | None:
         if module.name in meant:
             return meant[module.name]
-        return default if module.kind in {"linear", "expert"} else runs.get(module.name)
+        return default if _is_usual(module) else runs.get(module.name)
 
     return model.with_wanted(choose)
+
+
+def _is_usual(module: Module) -> bool:
+    return module.kind in {"linear", "expert"} and not _BESIDE.search(module.name)
 
 
 def without_exclusions(config: Config) -> Config:
@@ -118,8 +123,9 @@ def _of_class(
     pattern: Pattern, model: Model, reading: Reading, layers: Mapping[str, str]
 ) -> list[Module]:
     """What the consumer takes for modules of the class; all linears where it knows no classes."""
-    hit = [m for m in model.modules if reading.hits(pattern, layers.get(m.name, m.name))]
-    return hit or [module for module in model.modules if module.kind in {"linear", "expert"}]
+    usual = list(filter(_is_usual, model.modules))
+    hit = [m for m in usual if reading.hits(pattern, layers.get(m.name, m.name))]
+    return hit or usual
 
 
 def _meant_by(text: str, named: Mapping[str, Sequence[Module]]) -> Iterator[Module]:

@@ -18,7 +18,7 @@ from fp8scope.export.model import KVCache, Model
 _WORDS = {"bf16": "BF16", "fp8": "FP8"}
 
 
-def neglected(config: Config, reading: Reading, rows: tuple[Row, ...]) -> Iterator[Fault]:
+def neglected(config: Config, reading: Reading) -> Iterator[Fault]:
     """Faults of what `reading` made of `config`, beside those of its lists."""
     read = {pattern.text for pattern in reading.patterns}
     for key, value in _pairs(config.data):
@@ -28,6 +28,10 @@ def neglected(config: Config, reading: Reading, rows: tuple[Row, ...]) -> Iterat
                 yield Fault("nothing", f"{key} is not read here, so what it names is not excluded")
         elif _is_list(value) and (close := get_close_matches(key, EXCLUSIONS, 1, cutoff=0.85)):
             yield Fault("nothing", f"{key} is read by nobody; there is {close[0]}")
+
+
+def idle_faults(config: Config, reading: Reading, rows: tuple[Row, ...]) -> Iterator[Fault]:
+    """One where nothing is quantized, though the config is there for it."""
     treatments = {row.outcome.treatment for row in rows}
     if treatments == {"bf16"} and _asks_for_fp8(config, reading):
         yield Fault("different", "nothing is quantized: every layer stays in BF16")

@@ -1,14 +1,17 @@
-"""Consumers by name: a file in `consumers/` each, imported when asked for."""
+"""Consumers by name: a file in `consumers/` each, imported when asked for, not for their names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fp8scope.errors import BadInput
 from fp8scope.export import consumers
-from fp8scope.export.consumer import Consumer
+
+if TYPE_CHECKING:
+    from fp8scope.export.consumer import Consumer
 
 ALIASES = {
     "hf": "transformers",

@@ -97,10 +97,19 @@ _FORMS: dict[str, Callable[[dict[str, Any]], bool]] = {
 
 
 def _keys(data: Any) -> set[str]:
-    """Every key, at any depth."""
-    if isinstance(data, dict):
-        return set(map(str, data)).union(*map(_keys, data.values()))
-    return set().union(*map(_keys, data)) if isinstance(data, list) else set()
+    """Every key, at any depth; an alias of YAML, which may hold itself, is looked into once."""
+    keys: set[str] = set()
+    seen: set[int] = set()
+    left = [data]
+    while left:
+        part = left.pop()
+        if not isinstance(part, dict | list) or id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, dict):
+            keys.update(map(str, part))
+        left += part.values() if isinstance(part, dict) else part
+    return keys
 
 
 def _checkpoint(folder: Path, model: str | None) -> Subject:
@@ -143,7 +152,7 @@ def _modules(home: str, *, trust_tensors: bool) -> tuple[Model, str]:
         raise BadInput(f"there is no {home}", "give a folder, a plan or a hub id with --model")
     found = Model(
         name=path.name or home,
-        architecture=next(iter(config.get("architectures") or ()), ""),
+        architecture=_architecture(config),
         model_type=str(config.get("model_type", "")),
         modules=linears(inventory, config),
         kv_cache="fp8" if any(name.endswith(".k_scale") for name in inventory.shapes()) else "bf16",
@@ -153,6 +162,12 @@ def _modules(home: str, *, trust_tensors: bool) -> tuple[Model, str]:
     if not trust_tensors:
         return found.with_wanted(lambda _: None), ""
     return found, f"the tensors of {home} say"
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    """The first that is named; "" where none is."""
+    listed = config.get("architectures")
+    return str(listed[0]) if isinstance(listed, list) and listed else ""
 
 
 def _has_weights(folder: Path) -> bool:

@@ -111,7 +111,7 @@ def _table(rows: Sequence[Row], most: int) -> Table:
     for row in rows[:most]:
         words = dict.fromkeys(WORDS[m.wanted] for m in row.layer.modules if m.wanted)
         wanted = " and ".join(words) or "not said"
-        runs = WORDS[row.outcome.treatment] if row.outcome.treatment else "it refuses to load"
+        runs = WORDS[row.outcome.treatment] if row.outcome.treatment else "it fails"
         style = "bold red" if row.differs else ""
         table.add_row(literal(row.layer.name), wanted, runs, style=style)
     if len(rows) > most:

@@ -90,10 +90,13 @@ def test_a_plan_that_holds(fp8scope: Fp8scope, plan: Path, monkeypatch: pytest.M
     monkeypatch.setenv("COLUMNS", "120")
     ran = fp8scope("check", plan, "--for", "vllm", "--all")
     assert (ran.code, ran.err) == (0, "")
-    assert "vllm 0.33.0 reading made from the plan (hf-quant-config)" in ran.out
-    assert "All 9 layers will run as plan.json says: 7 in FP8 per tensor, static, 2 in" in ran.out
+    assert "vllm 0.33.0, given what export --to hf-quant-config writes" in ran.out
+    assert (
+        "All 9 layers of vllm will run as plan.json says: 7 in FP8 per tensor, static, 2 in"
+        in ran.out
+    )
     rows = [line.split() for line in ran.out.splitlines()]
-    assert ["layers.0.mlp.down_proj", "BF16", "BF16"] in rows
+    assert [DOWN0, "BF16", "BF16"] in rows
 
 
 def test_a_list_that_reaches_too_far(
@@ -112,7 +115,10 @@ def test_a_list_that_reaches_too_far(
         "exclude_modules “mlp.gate” also matches model.layers.0.mlp.gate_up_proj, "
         "model.layers.1.mlp.gate_up_proj, which should be FP8 per tensor, static"
     ) in ran.out
-    assert "vllm: 2 of 9 layers will not run as the list seems to mean" in ran.refusal
+    assert (
+        "2 of the 9 layers of vllm will not run as the list seems to mean, fused layers"
+        in ran.refusal
+    )
     assert json.loads(mended.read_text())["quantization"]["exclude_modules"] == ["lm_head"]
     again = fp8scope("check", mended, "--for", "vllm", "--model", folder)
     assert again.code == 0
@@ -143,7 +149,7 @@ def test_a_checkpoint_whose_list_does_not_describe_its_weights(
     (folder / "config.json").write_text(json.dumps(config))
     ran = fp8scope("check", folder, "--for", "vllm")
     assert ran.code == 1
-    assert "of 9 layers will not run as the tensors of" in ran.refusal
+    assert "9 of the 9 layers of vllm will not run as the tensors of" in ran.refusal
 
 
 def test_two_files_of_metadata_that_disagree(fp8scope: Fp8scope, plan: Path, folder: Path) -> None:
@@ -170,16 +176,17 @@ def test_refusals_of_check(fp8scope: Fp8scope, plan: Path, folder: Path) -> None
     assert "vllm does not read modelopt → one of hf-quant-config" in ran.refusal
     ran = fp8scope("check", folder, "--for", "vllm")
     assert "no quantization_config in config.json" in ran.refusal
-    ran = fp8scope("check", plan, "--for", "vllm", "-o", folder / "x.json")
+    ran = fp8scope("check", folder / "config.json", "--for", "vllm", "--as", "vllm")
     assert ran.code == 2
-    assert "there is nothing to mend" in ran.refusal
+    ran = fp8scope("check", plan, "--for", "vllm", "-o", folder / "x.json")
+    assert (ran.code, ran.err) == (0, "nothing is to be mended, so nothing was written\n")
     assert not (folder / "x.json").exists()
 
 
 def test_a_plan_that_a_consumer_has_no_words_for(fp8scope: Fp8scope, plan: Path) -> None:
     ran = fp8scope("check", plan, "--for", "torchao")
     assert ran.code == 2
-    assert "torchao can be told of this plan in no form" in ran.refusal
+    assert "torchao makes input scales at run time" in ran.refusal
 
 
 def test_the_readme_shows_what_is_printed(
@@ -194,3 +201,52 @@ def test_the_readme_shows_what_is_printed(
     ran = fp8scope(*command.removeprefix("$ fp8scope ").split())
     assert (ran.code, rest) == (1, "…")
     assert [line.rstrip() for line in ran.out.splitlines()[: len(shown)]] == shown
+
+
+def test_export_does_not_overwrite_the_plan(fp8scope: Fp8scope, plan: Path) -> None:
+    before = plan.read_bytes()
+    ran = fp8scope("export", plan, "--to", "list", "-o", plan, "--force")
+    assert ran.code == 2
+    assert "is the plan to export" in ran.refusal
+    assert plan.read_bytes() == before
+
+
+def test_modelopts_metadata_in_transformers_never_holds(
+    fp8scope: Fp8scope, folder: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "c.json"
+    config.write_text(json.dumps({"quant_method": "modelopt", "quant_algo": "FP8", "ignore": []}))
+    ran = fp8scope("check", config, "--for", "transformers", "--model", folder)
+    assert ran.code == 1
+    assert (
+        "15 of the 15 layers of transformers will not run as the list seems to mean" in ran.refusal
+    )
+    assert "it loads FP8 values without scales" in " ".join(ran.out.split())
+
+
+def test_a_vision_tower_does_not_say_what_the_decoder_should_be(
+    fp8scope: Fp8scope, tmp_path: Path
+) -> None:
+    models.build_gemma3_multimodal().save_pretrained(tmp_path / "model")
+    config = tmp_path / "c.json"
+    flat = {"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_head"]}
+    config.write_text(json.dumps(flat))
+    ran = fp8scope("check", config, "--for", "vllm", "--model", tmp_path / "model")
+    assert ran.code == 0
+    assert "8 in FP8 per tensor, static" in " ".join(ran.out.split())
+
+
+def test_a_class_of_modules_does_not_mean_routers(fp8scope: Fp8scope, tmp_path: Path) -> None:
+    models.build("mixtral").save_pretrained(tmp_path / "model")
+    config = tmp_path / "c.json"
+    fp8 = {"num_bits": 8, "type": "float"}
+    group = {
+        "targets": ["Linear"],
+        "weights": {**fp8, "strategy": "channel"},
+        "input_activations": {**fp8, "strategy": "token", "dynamic": True},
+    }
+    data = {"config_groups": {"group_0": group}, "format": "float-quantized", "ignore": ["lm_head"]}
+    config.write_text(json.dumps(data))
+    ran = fp8scope("check", config, "--for", "vllm", "--model", tmp_path / "model")
+    assert ran.code == 0
+    assert "6 in FP8 per token, 3 in BF16" in " ".join(ran.out.split())

@@ -23,7 +23,9 @@ def test_a_checkpoint_whose_list_does_nothing(fp8scope: Fp8scope, tmp_path: Path
     ran = fp8scope("check", folder, "--for", "sglang", "-o", tmp_path / "mended.json")
     assert ran.code == 1
     assert "ignore “*.self_attn.q_proj”, “*.self_attn.k_proj”" in ran.out
-    assert ran.refusal.startswith("fp8scope: sglang: 2 of 9 layers will not run as the tensors of")
+    assert ran.refusal.startswith(
+        "fp8scope: 2 of the 9 layers of sglang will not run as the tensors of"
+    )
     again = fp8scope(
         "check", tmp_path / "mended.json", "--for", "sglang", "--model", folder, "--json"
     )

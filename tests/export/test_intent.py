@@ -28,6 +28,9 @@ TENTH = "model.layers.10.mlp.down_proj"
         (r"re:.*layers\.1\..*down_proj$", [DOWN], [TENTH]),
         ("re:.*down_proj$", [DOWN, TENTH], ["model.layers.1.mlp.up_proj"]),
         ("re:([", [], [DOWN]),
+        ("re:down_proj", [DOWN, TENTH], ["model.layers.1.mlp.up_proj"]),
+        ("re:*.down_proj", [DOWN, TENTH], ["model.layers.1.mlp.up_proj"]),
+        (r"^model\.layers\.1\.mlp\.down_proj$", [DOWN], [TENTH]),
         # prefixes of vision-language models stand in either order, or not at all
         ("re:visual.*", ["visual.blocks.0.attn.qkv", "model.visual.blocks.0.attn.qkv"], [DOWN]),
         (r"re:^model\.visual\..*", ["visual.blocks.0.attn.qkv"], [DOWN]),

@@ -25,7 +25,7 @@ from fp8scope.export.consumer import (
     Reading,
 )
 from fp8scope.export.matchers import sglang_match as match
-from fp8scope.export.matchers.lists import listed
+from fp8scope.export.matchers.lists import algorithm_of, fp8_treatment, listed, quantized_layers
 from fp8scope.export.matchers.sglang_compressed import CompressedReading
 from fp8scope.export.matchers.sglang_names import names
 from fp8scope.export.matchers.sglang_reading import Fp8Reading, ModelOptReading
@@ -51,22 +51,22 @@ class _Whole(ModelOptReading):
 def _read_modelopt(config: Config, model: Model, _version: str) -> Reading:
     flat = config.data.get("quant_algo") is not None
     section = config.data if flat else config.data.get("quantization")
-    if not isinstance(section, Mapping) or section.get("quant_algo") is None:
-        raise CannotRead(
-            f"{config.source} has no quant_algo", "it is either at the top or in `quantization`"
-        )
+    section = section if isinstance(section, Mapping) else {}
+    algorithm = algorithm_of(config, section)
     where = "ignore" if flat else "exclude_modules"
     patterns = [Pattern(where, text, "bf16") for text in listed(config, section, where)]
-    algorithm = section["quant_algo"]
     if algorithm == "FP8":
         return ModelOptReading(model, patterns)
-    return _Whole(model, _without_fp8(algorithm, section, flat=flat))
+    return _Whole(model, _without_fp8(config, algorithm, section, flat=flat))
 
 
-def _without_fp8(algorithm: str, section: Mapping[str, Any], *, flat: bool) -> Outcome:
+def _without_fp8(
+    config: Config, algorithm: str, section: Mapping[str, Any], *, flat: bool
+) -> Outcome:
     if algorithm == "MIXED_PRECISION":
-        layers = (section.get("quantized_layers") or {}).values()
-        if any(str(each.get("quant_algo")).upper() in {"NVFP4", "W4A16_NVFP4"} for each in layers):
+        has_any = section.get("quantized_layers")
+        layers = quantized_layers(config, section).values() if has_any else ()
+        if any(each["quant_algo"].upper() in {"NVFP4", "W4A16_NVFP4"} for each in layers):
             return Outcome("other")
         return Outcome(
             None, "SGLang takes MIXED_PRECISION without NVFP4 for W4AFP8 and cannot load it"
@@ -86,15 +86,7 @@ def _read_compressed(config: Config, model: Model, _version: str) -> Reading:
 
 def _read_fp8(config: Config, model: Model, _version: str) -> Reading:
     data = config.data
-    inputs, block = data.get("activation_scheme"), data.get("weight_block_size")
-    if inputs not in {"static", "dynamic"} or (block is not None and inputs != "dynamic"):
-        raise CannotRead(
-            f"activation_scheme {inputs!r} of {config.source} is not one that SGLang reads",
-            "static or dynamic, and dynamic with weight_block_size",
-        )
-    treatment: Treatment = "fp8_tensor" if inputs == "static" else "fp8_tensor_dynamic"
-    if block is not None:
-        treatment = "fp8_block" if list(block) == [128, 128] else "other"
+    treatment = fp8_treatment(config, "SGLang")
     where = "ignored_layers" if "ignored_layers" in data else "modules_to_not_convert"
     patterns = [Pattern(where, text, "bf16") for text in listed(config, data, where)]
     return Fp8Reading(model, patterns, (treatment, treatment), serialized=True)

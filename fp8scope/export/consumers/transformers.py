@@ -183,22 +183,24 @@ def read(config: Config, model: Model, version: str) -> Reading:
 def read_unknown(config: Config, model: Model, version: str) -> Reading:
     """ModelOpt's metadata, which transformers warns of once and then ignores."""
     del config, version
-    note = "transformers does not know quant_method modelopt: it loads FP8 values without scales"
-    return _Ignored(model, note)
+    return _Ignored(model)
 
 
 class _Ignored(Reading):
-    def __init__(self, model: Model, note: str) -> None:
+    def __init__(self, model: Model) -> None:
         self.layers = transformers_layers.module_layers(model)
         self.patterns = ()
-        self._note = note
 
     def hits(self, pattern: Pattern, name: str) -> bool:
         return False
 
     def outcome(self, layer: Layer) -> Outcome:
-        kept = all(module.wanted == "bf16" for module in layer.modules)
-        return Outcome("bf16") if kept else Outcome("other", note=self._note)
+        if all(module.wanted == "bf16" for module in layer.modules):
+            return Outcome("bf16")
+        what = (
+            "transformers does not know quant_method modelopt: it loads FP8 values without scales"
+        )
+        return Outcome(None, what)
 
 
 def _entries(data: Mapping[str, Any], source: str) -> tuple[str, list[str] | None]:
@@ -215,7 +217,10 @@ def _entries(data: Mapping[str, Any], source: str) -> tuple[str, list[str] | Non
 def _scheme(data: Mapping[str, Any], source: str) -> _Scheme:
     method = data.get("quant_method", "fp8")
     if method == "fbgemm_fp8":
-        bound = float(data.get("activation_scale_ub", 1200.0))
+        bound = data.get("activation_scale_ub", 1200.0)
+        if not isinstance(bound, int | float):
+            what = f"{source}: activation_scale_ub is no number"
+            raise CannotRead(what, "the largest input that is not cut off, such as 1200.0")
         note = "" if bound >= NO_BOUND else f"inputs are cut off at ±{bound:g}"
         return _Scheme("fp8_token", note, fbgemm=True)
     if method != "fp8":
@@ -227,7 +232,7 @@ def _scheme(data: Mapping[str, Any], source: str) -> _Scheme:
     block = data.get("weight_block_size", BLOCK)
     if block is None:
         return _Scheme("fp8_tensor" if static else "fp8_tensor_dynamic")
-    if static or list(block) != BLOCK:
+    if static or block != BLOCK:
         return _Scheme("other", "blocks of weights with static input scales, or of another size")
     note = "scales are powers of two" if data.get("scale_fmt") == "ue8m0" else ""
     return _Scheme("fp8_block", note)

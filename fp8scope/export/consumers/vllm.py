@@ -24,7 +24,7 @@ from fp8scope.export.consumer import (
     Pattern,
     Reading,
 )
-from fp8scope.export.matchers.lists import listed
+from fp8scope.export.matchers.lists import algorithm_of, fp8_treatment, listed, quantized_layers
 from fp8scope.export.matchers.vllm_compressed import CompressedReading
 from fp8scope.export.matchers.vllm_names import names
 from fp8scope.export.matchers.vllm_online import SHORTHAND_OF, OnlineReading
@@ -44,11 +44,7 @@ _ALGORITHMS = (*metadata.ALGORITHMS, "NVFP4", "W4A16_NVFP4", "MXFP8", "MIXED_PRE
 def _read_modelopt(config: Config, model: Model, _version: str) -> Reading:
     data = config.data
     section = data.get("quantization", data)
-    if not isinstance(section, Mapping) or not section.get("quant_algo"):
-        raise CannotRead(
-            f"{config.source} has no quant_algo", "it is either at the top or in `quantization`"
-        )
-    algorithm = str(section["quant_algo"]).upper()
+    algorithm = algorithm_of(config, section if isinstance(section, Mapping) else {}).upper()
     if algorithm not in _ALGORITHMS:
         raise CannotRead(
             f"vLLM does not know the quant_algo {algorithm} of {config.source}",
@@ -66,15 +62,7 @@ def _read_modelopt(config: Config, model: Model, _version: str) -> Reading:
 
 
 def _quantized(config: Config, section: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-    quantized = section.get("quantized_layers")
-    if not isinstance(quantized, Mapping) or not quantized:
-        raise CannotRead(
-            f"{config.source} is MIXED_PRECISION without quantized_layers",
-            "name each quantized layer there, with its quant_algo",
-        )
-    for name, said in quantized.items():
-        if not isinstance(said, Mapping) or "quant_algo" not in said:
-            raise CannotRead(f"{name} in {config.source} has no quant_algo", "give it one")
+    quantized = quantized_layers(config, section)
     blocks = [q for q in quantized.values() if str(q["quant_algo"]).upper() in BLOCK_FP8]
     if len({q.get("group_size", 128) for q in blocks}) > 1:
         raise CannotRead(
@@ -89,15 +77,7 @@ def _read_compressed(config: Config, model: Model, _version: str) -> Reading:
 
 def _read_fp8(config: Config, model: Model, _version: str) -> Reading:
     data = config.data
-    inputs, block = data.get("activation_scheme"), data.get("weight_block_size")
-    if inputs not in {"static", "dynamic"} or (block is not None and inputs != "dynamic"):
-        raise CannotRead(
-            f"activation_scheme {inputs!r} of {config.source} is not one that vLLM reads",
-            "static or dynamic, and dynamic with weight_block_size",
-        )
-    treatment: Treatment = "fp8_tensor" if inputs == "static" else "fp8_tensor_dynamic"
-    if block is not None:
-        treatment = "fp8_block" if list(block) == [128, 128] else "other"
+    treatment = fp8_treatment(config, "vLLM")
     where = "ignored_layers" if data.get("ignored_layers") else "modules_to_not_convert"
     patterns = [Pattern(where, text, "bf16") for text in listed(config, data, where)]
     experts: Treatment = "other" if data.get("store_dtype") == "mxfp4" else treatment

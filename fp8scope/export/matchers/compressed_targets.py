@@ -186,6 +186,9 @@ def _asked(found: Mapping[str, Any], where: str, source: str) -> Treatment:
         arguments = found.get(side)
         if arguments is not None and not isinstance(arguments, Mapping):
             raise CannotRead(f"{source}: `{side}` of {where} is no mapping", "mend it")
+        if arguments is not None and not isinstance(arguments.get("group_size"), int | None):
+            what = f"{source}: group_size of `{side}` of {where} is no whole number"
+            raise CannotRead(what, "write 128, or leave it out")
         if arguments is not None and (problem := _problem(arguments, side)):
             raise CannotRead(f"{source}: `{side}` of {where}: {problem}", "the library refuses it")
         sides[side] = arguments

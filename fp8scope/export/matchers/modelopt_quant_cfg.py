@@ -147,8 +147,12 @@ def _entry(raw: Mapping[str, Any], where: str) -> Entry:
             raise CannotRead(f"{where}: `cfg` is empty", "leave it out, or say num_bits")
         cfg = None
     for attributes in each:
-        if not isinstance(attributes, Mapping) or (attributes.keys() - ATTRIBUTES):
-            what = f"{where}: `cfg` has no {', '.join(map(str, set(attributes) - ATTRIBUTES))}"
+        if not isinstance(attributes, Mapping):
+            raise CannotRead(f"{where}: `cfg` is no mapping", "such as {num_bits: e4m3}")
+        if not isinstance(attributes.get("block_sizes"), Mapping | None):
+            raise CannotRead(f"{where}: `block_sizes` is no mapping", "such as {-1: 128, -2: 128}")
+        if unknown := attributes.keys() - ATTRIBUTES:
+            what = f"{where}: `cfg` has no {', '.join(map(str, unknown))}"
             raise CannotRead(what, "check its spelling")
     if parent is not None and parent not in PARENTS and not str(parent).startswith("hf."):
         raise CannotRead(f"{where}: ModelOpt knows no parent_class {parent}", "such as nn.Linear")
@@ -162,9 +166,11 @@ def word(cfg: Any) -> str:
     bits, axis, blocks = cfg.get("num_bits", 8), cfg.get("axis"), cfg.get("block_sizes") or {}
     if not isinstance(bits, list | tuple) or tuple(bits) != E4M3 or "scale_bits" in blocks:
         return "another format"
-    dynamic = "dynamic" in {cfg.get("type"), blocks.get("type")}
+    dynamic = "dynamic" in (cfg.get("type"), blocks.get("type"))
     sizes = {str(key): size for key, size in blocks.items() if key != "type"}
     if sizes:
+        if not all(isinstance(size, int | None) for size in sizes.values()):
+            return "another format"
         return _BLOCKS.get((tuple(sorted(sizes.items())), dynamic), "another format")
     if axis is None:
         return "tensor, dynamic" if dynamic else "tensor"

@@ -9,6 +9,8 @@ from typing import Any
 from fp8scope.export import metadata
 from fp8scope.export.consumer import CannotRead, Config, Layer, Outcome, Pattern
 from fp8scope.export.matchers import sglang_match as match
+from fp8scope.export.matchers.groups import groups
+from fp8scope.export.matchers.lists import listed
 from fp8scope.export.matchers.sglang_reading import BF16, SGLangReading
 from fp8scope.export.model import Model
 
@@ -41,11 +43,12 @@ class CompressedReading(SGLangReading):
     def __init__(self, config: Config, model: Model) -> None:
         """Raises CannotRead where a group has no targets or no weights."""
         self.targets: dict[str, _Scheme] = {}
-        patterns = [Pattern("ignore", text, "bf16") for text in config.data.get("ignore") or []]
-        for name, group in (config.data.get("config_groups") or {}).items():
+        excluded = listed(config, config.data, "ignore")
+        patterns = [Pattern("ignore", text, "bf16") for text in excluded]
+        for name, group, targets in groups(config):
             scheme = _scheme(config, name, group)
             says = metadata.scheme(scheme.weights, scheme.inputs)
-            for target in group["targets"]:
+            for target in targets:
                 patterns.append(Pattern(f"config_groups.{name}.targets", target, says))
                 self.targets[target] = scheme
         self.architecture = model.architecture
@@ -138,8 +141,8 @@ class CompressedReading(SGLangReading):
 
 
 def _scheme(config: Config, name: str, group: Mapping[str, Any]) -> _Scheme:
-    weights, targets = group.get("weights"), group.get("targets")
-    if not isinstance(weights, Mapping) or not isinstance(targets, list):
+    weights = group.get("weights")
+    if weights is None or group.get("targets") is None:
         raise CannotRead(
             f"group {name} of {config.source} has no weights or no list of targets",
             "SGLang needs both in every group",

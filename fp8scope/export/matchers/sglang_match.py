@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 Fused = Mapping[str, Sequence[str]]
 
@@ -19,6 +20,7 @@ FALLBACK: Fused = {
 }
 # an entry of an exclusion list that ends in one of these is looked for inside a layer's last name
 _INSIDE = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")
+_PLAIN = re.compile(r"[\w.-]*")
 
 
 class Split(Exception):
@@ -101,14 +103,44 @@ def is_excluded(name: str, entries: Sequence[str]) -> bool:
     names = [name]
     if name.startswith("language_model."):
         names.append(name.removeprefix("language_model."))
-    for entry in entries:
-        pattern = re.compile(entry.replace(".", r"\.").replace("*", ".*"))
-        if any(pattern.fullmatch(text) for each in names for text in (each, *each.split("."))):
-            return True
-        tail = entry.rsplit(".", maxsplit=1)[-1]
-        if tail in _INSIDE and any(tail in each.rsplit(".", maxsplit=1)[-1] for each in names):
-            return True
+    listed = tuple(entries)
+    broken = _first_broken(listed)
+    plain, expressions, inside = _prepared(listed[:broken])
+    texts = {text for each in names for text in (each, *each.split("."))}
+    if not plain.isdisjoint(texts):
+        return True
+    if any(pattern.fullmatch(text) for pattern in expressions for text in texts):
+        return True
+    if any(tail in each.rsplit(".", maxsplit=1)[-1] for tail in inside for each in names):
+        return True
+    if broken is not None:  # SGLang gets there where no entry before it matches
+        _expression(listed[broken])
     return False
+
+
+def _expression(entry: str) -> re.Pattern[str]:
+    return re.compile(entry.replace(".", r"\.").replace("*", ".*"))
+
+
+@lru_cache(maxsize=256)
+def _first_broken(entries: tuple[str, ...]) -> int | None:
+    for number, entry in enumerate(entries):
+        try:
+            _PLAIN.fullmatch(entry) or _expression(entry)
+        except re.error:
+            return number
+    return None
+
+
+@lru_cache(maxsize=256)
+def _prepared(
+    entries: tuple[str, ...],
+) -> tuple[frozenset[str], tuple[re.Pattern[str], ...], frozenset[str]]:
+    """Entries that match themselves alone, those that are expressions, and the odd ends."""
+    plain = frozenset(entry for entry in entries if _PLAIN.fullmatch(entry))
+    expressions = (_expression(entry) for entry in entries if entry not in plain)
+    tails = frozenset(entry.rsplit(".", maxsplit=1)[-1] for entry in entries)
+    return plain, tuple(expressions), tails.intersection(_INSIDE)
 
 
 def normalised(entries: Iterable[str]) -> list[str]:

@@ -101,10 +101,16 @@ def section(name: str, data: Any, source: str) -> Section | None:
     known = ("layer_types", "exact_layer_names", "layer_numbers", "layer_name_regex_pattern")
     if not isinstance(layers, dict) or not any(layers.get(key) is not None for key in known):
         raise CannotRead(f"{where} does not say which layers", f"layers: with one of {known}")
+    if not isinstance(layers.get("layer_name_regex_pattern"), str | None):
+        raise CannotRead(f"{where}: layer_name_regex_pattern is no text", "one expression")
     features = data.get("transformer_engine") or {}
-    for feature in features:
+    if not isinstance(features, dict):
+        raise CannotRead(f"{where}: transformer_engine is no mapping", "of features")
+    for feature, said in features.items():
         if feature not in DISABLE | DISABLE_GEMM | CHANGE | WATCH:
             raise CannotRead(f"{where}: there is no feature {feature}", "mend its name")
+        if not isinstance(said, dict | None):
+            raise CannotRead(f"{where}: {feature} is no mapping", "{enabled: True}")
     if isinstance(layers.get("layer_numbers"), int):
         raise CannotRead(f"{where}: layer_numbers is a number", "write a list, or all")
     return Section(name, layers, features, acts=bool(set(data) - {"enabled", "layers"}))

@@ -50,6 +50,9 @@ def read(config: Config, model: Model, version: str) -> Reading:
         what = f"{config.source}: quant_type is not an object with “default” alone"
         raise CannotRead(what, "write it with TorchAoConfig, from a config object of torchao")
     listed = data.get("modules_to_not_convert")
+    if not isinstance(listed, list | None) or not all(isinstance(e, str) for e in listed or ()):
+        what = f"{config.source}: modules_to_not_convert is no list of names"
+        raise CannotRead(what, "a list of strings, or null")
     if listed is None:
         listed = [module.runtime for module in model.modules if module.kind == "lm_head"]
     configs = _configs(kinds["default"], config.source)
@@ -59,9 +62,10 @@ def read(config: Config, model: Model, version: str) -> Reading:
 def _configs(data: Any, source: str) -> dict[str, Treatment]:
     if not isinstance(data, dict):
         raise CannotRead(f"{source}: quant_type holds no config", "check the file")
-    if data.get("_type") in {"FqnToConfig", "ModuleFqnToConfig"}:
-        inside = data.get("_data") or {}
-        data = inside.get("fqn_to_config") or inside.get("module_fqn_to_config") or {}
+    if data.get("_type") in ("FqnToConfig", "ModuleFqnToConfig"):
+        inside = _object(data.get("_data"), source)
+        data = inside.get("fqn_to_config") or inside.get("module_fqn_to_config")
+        data = _object(data, source)
     elif "_type" in data:
         data = {"_default": data}
     for name, words in data.items():
@@ -70,11 +74,21 @@ def _configs(data: Any, source: str) -> dict[str, Treatment]:
     return {name: _treatment(words) for name, words in data.items()}
 
 
+def _object(data: Any, source: str) -> dict[str, Any]:
+    if not isinstance(data or {}, dict):
+        raise CannotRead(f"{source}: quant_type holds {data!r} for a mapping", "check the file")
+    return data or {}
+
+
+def _is_granularity(each: Any) -> bool:
+    return isinstance(each, dict) and isinstance(each.get("_data", {}), dict)
+
+
 def _treatment(words: Mapping[str, Any] | None) -> Treatment:
     if words is None:
         return "bf16"
     fields = words.get("_data", words)
-    if words.get("_type", words.get("type")) != FLOAT8:
+    if words.get("_type", words.get("type")) != FLOAT8 or not isinstance(fields, Mapping):
         return "other"
     given = fields.get("granularity")
     asked: dict[str, Treatment] = {word: key for key, word in GRANULARITY.items()}
@@ -83,11 +97,19 @@ def _treatment(words: Mapping[str, Any] | None) -> Treatment:
         return "fp8_tensor_dynamic"
     if isinstance(given, str):
         return asked.get(given, plain.get(given, "other"))
-    kinds = [each.get("_data", {}) | {"kind": each.get("_type")} for each in given]
-    for treatment, known in JSON_GRANULARITY.items():
-        if kinds == [each["_data"] | {"kind": each["_type"]} for each in known]:
-            return treatment
-    return "other"
+    return _per_config(given) if isinstance(given, list) else "other"
+
+
+def _per_config(granularities: list[Any]) -> Treatment:
+    if not all(_is_granularity(each) for each in granularities):
+        return "other"
+    kinds = [each.get("_data", {}) | {"kind": each.get("_type")} for each in granularities]
+    alike = (
+        treatment
+        for treatment, known in JSON_GRANULARITY.items()
+        if kinds == [each["_data"] | {"kind": each["_type"]} for each in known]
+    )
+    return next(alike, "other")
 
 
 class _Reading(Reading):

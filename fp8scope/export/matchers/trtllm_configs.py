@@ -8,7 +8,8 @@ from typing import Any
 
 from fp8scope.export.consumer import CannotRead, Config, Pattern, Reading
 from fp8scope.export.matchers import trtllm_match as match
-from fp8scope.export.matchers.lists import listed
+from fp8scope.export.matchers.groups import groups
+from fp8scope.export.matchers.lists import algorithm_of, listed, quantized_layers
 from fp8scope.export.matchers.trtllm_reading import Quantization, TensorRTReading, backend_name
 from fp8scope.export.model import Model, Treatment
 
@@ -36,18 +37,23 @@ def read_modelopt(config: Config, model: Model, version: str) -> Reading:
         refused = f"TensorRT-LLM {version} reads only the form with `quantization` around it"
         return TensorRTReading(model, (), Quantization(None, error=refused), version)
     marked = str(data.get("quant_method", "")).lower().startswith("modelopt")
-    if nested is None and not marked and (data.get("producer") or {}).get("name") != "modelopt":
+    if nested is None and not marked and _producer(data) != "modelopt":
         refused = "neither `quantization` nor quant_method or producer says ModelOpt"
         return TensorRTReading(model, (), Quantization(None, error=refused), version)
     section, where = (data, "ignore") if nested is None else (nested, "exclude_modules")
-    if section.get("quant_algo") is None:
-        raise CannotRead(f"{config.source} has no quant_algo", "TensorRT-LLM asks for one")
     return _reading(config, model, version, section, where)
+
+
+def _producer(data: Mapping[str, Any]) -> Any:
+    said = data.get("producer")
+    return said.get("name") if isinstance(said, Mapping) else None
 
 
 def read_own(config: Config, model: Model, version: str) -> Reading:
     """Arguments of the LLM API, as if the checkpoint said the same. Raises CannotRead."""
     section = config.data.get("quant_config") or {}
+    if not isinstance(section, Mapping):
+        raise CannotRead(f"quant_config of {config.source} is no object", "write it as one")
     if section.get("quant_algo") is None:
         return TensorRTReading(model, (), Quantization("bf16"), version)
     return _reading(config, model, version, section, "exclude_modules")
@@ -58,25 +64,21 @@ def _reading(
 ) -> Reading:
     entries = listed(config, section, where)
     patterns = [Pattern(where, text, "bf16") for text in entries]
-    name = section["quant_algo"]
+    name = algorithm_of(config, section)
     if name != "MIXED_PRECISION":
         treatment = _algorithm(name)
         error = "" if treatment else f"TensorRT-LLM has no algorithm {name}"
         return TensorRTReading(
             model, patterns, Quantization(treatment, entries, None, error), version
         )
-    by_key = section.get("quantized_layers")
-    if not isinstance(by_key, Mapping):
-        raise CannotRead(
-            f"{config.source} is MIXED_PRECISION without quantized_layers", "list every FP8 layer"
-        )
-    known = {key: _algorithm(str(each.get("quant_algo"))) for key, each in by_key.items()}
+    by_key = quantized_layers(config, section)
+    known = {key: _algorithm(str(each["quant_algo"])) for key, each in by_key.items()}
     strange = next((key for key, treatment in known.items() if treatment is None), None)
     error = ""
     if version == match.WHOLE:
         error = f"TensorRT-LLM {version} looks for quantized_layers in quant_cfg.json, not here"
     elif strange is not None:
-        error = f"TensorRT-LLM has no algorithm {by_key[strange].get('quant_algo')} ({strange})"
+        error = f"TensorRT-LLM has no algorithm {by_key[strange]['quant_algo']} ({strange})"
     says = {key: treatment or "other" for key, treatment in known.items()}
     patterns += [Pattern("quantized_layers", key, treatment) for key, treatment in says.items()]
     return TensorRTReading(model, patterns, Quantization(None, entries, says, error), version)
@@ -84,18 +86,18 @@ def _reading(
 
 def read_compressed(config: Config, model: Model, version: str) -> Reading:
     """One group for all, or from 1.3 on several. Raises CannotRead."""
-    groups = config.data.get("config_groups")
-    if not isinstance(groups, Mapping) or not groups:
+    found = {name: group for name, group, _ in groups(config)}
+    if not found:
         raise CannotRead(f"{config.source} has no config_groups", "TensorRT-LLM asks for one")
     first_only = version != match.SUBTREES
-    if first_only and "group_0" not in groups:
+    if first_only and "group_0" not in found:
         raise CannotRead(
             f"{config.source} has no group_0", f"TensorRT-LLM {version} reads no other"
         )
     patterns = [Pattern("ignore", text, "bf16") for text in listed(config, config.data, "ignore")]
-    if len(groups) > 1 and not first_only:
+    if len(found) > 1 and not first_only:
         return _read_groups(config, model, version, patterns)
-    group = groups["group_0"] if first_only else next(iter(groups.values()))
+    group = found["group_0"] if first_only else next(iter(found.values()))
     if version != match.WHOLE:
         more = listed(config, config.data, "modules_to_not_convert")
         patterns += [Pattern("modules_to_not_convert", text, "bf16") for text in more]
@@ -108,22 +110,22 @@ def _read_groups(config: Config, model: Model, version: str, patterns: list[Patt
     """Several groups are MIXED_PRECISION over the names in the files; exact targets come first."""
     made: dict[str, Treatment] = {}
     error = ""
-    for name, group in config.data["config_groups"].items():
+    for name, group, named in groups(config):
         treatment, refused = _group(group)
         error = error or refused
-        for target in group.get("targets") or ():
+        for target in named:
             made[target] = treatment or "other"
             patterns.append(Pattern(f"config_groups.{name}.targets", target, made[target]))
-    ignored = [pattern.text for pattern in patterns if pattern.where == "ignore"]
-    targets = sorted(made, key=lambda target: ("re:" in target, target))
+    ignored = match.Targets(p.text for p in patterns if p.where == "ignore")
+    targets = match.Targets(made)
     names = [module.name for module in model.modules]
     try:
-        idle = [t for t in targets if not any(match.is_target(name, t) for name in names)]
+        found = {name: targets.first(name) for name in names}
+        idle = targets.idle(names)
         by_key = {
             backend_name(name): made[target]
-            for name in names
-            if not any(match.is_target(name, entry) for entry in ignored)
-            if (target := next((t for t in targets if match.is_target(name, t)), None))
+            for name, target in found.items()
+            if target is not None and ignored.first(name) is None
         }
     except re.error as broken:
         raise CannotRead(

@@ -84,7 +84,7 @@ class TensorRTReading(Reading):
         if pattern.where == "quantized_layers":
             if layer is None or layer.name != name:
                 return pattern.text == name
-            return match.takes(layer, pattern.text)
+            return match.key_of(layer, (pattern.text,)) is not None
         names = match.candidates(layer) if layer is not None and layer.name == name else (name,)
         try:
             return any(match.is_excluded(n, [pattern.text], self.version) for n in names)
@@ -107,7 +107,7 @@ def _by_key(layer: Layer, by_key: Mapping[str, Treatment]) -> tuple[Treatment, s
     """The first key that the layer takes, and what that does to its other parts."""
     is_whole = len(layer.modules) == 1
     parts = [layer.name] if is_whole else layer.shards or [each.name for each in layer.modules]
-    key = next((key for key in by_key if match.takes(layer, key)), None)
+    key = match.key_of(layer, by_key)
     if key is None:
         asked = layer.shards[0] if layer.shards else layer.name
         idle = any(part in by_key for part in parts)

@@ -9,6 +9,8 @@ from typing import Any
 from fp8scope.export import metadata
 from fp8scope.export.consumer import CannotRead, Config, Layer, Outcome, Pattern
 from fp8scope.export.matchers import vllm_match as match
+from fp8scope.export.matchers.groups import groups
+from fp8scope.export.matchers.lists import listed
 from fp8scope.export.matchers.vllm_reading import BF16, BLOCK, VLLMReading, block_error
 from fp8scope.export.model import Model, Treatment
 
@@ -44,9 +46,10 @@ class CompressedReading(VLLMReading):
     def __init__(self, config: Config, model: Model) -> None:
         """Raises CannotRead where a group has no targets or no weights."""
         said: dict[str, _Scheme] = {}
-        patterns = [Pattern("ignore", text, "bf16") for text in config.data.get("ignore") or []]
-        for name, group in (config.data.get("config_groups") or {}).items():
-            scheme, targets = _scheme(config, name, group)
+        ignored = listed(config, config.data, "ignore")
+        patterns = [Pattern("ignore", text, "bf16") for text in ignored]
+        for name, group, targets in groups(config):
+            scheme = _scheme(config, name, group)
             if len(targets) == 1 and targets[0].endswith("Attention"):
                 continue
             for target in targets:
@@ -130,15 +133,15 @@ def _projections(architecture: str) -> tuple[str, ...]:
     return next(own, ("gate_proj", "up_proj", "down_proj"))
 
 
-def _scheme(config: Config, name: str, group: Mapping[str, Any]) -> tuple[_Scheme, list[str]]:
-    weights, targets = group.get("weights"), group.get("targets")
-    if not isinstance(weights, Mapping) or not isinstance(targets, list):
+def _scheme(config: Config, name: str, group: Mapping[str, Any]) -> _Scheme:
+    weights = group.get("weights")
+    if weights is None or group.get("targets") is None:
         raise CannotRead(
             f"group {name} of {config.source} has no weights or no list of targets",
             "vLLM needs both in every group",
         )
     layout = group.get("format") or config.data.get("format")
-    return _Scheme(weights, group.get("input_activations") or None, layout), targets
+    return _Scheme(weights, group.get("input_activations") or None, layout)
 
 
 def _class_of(layer: Layer) -> str:
