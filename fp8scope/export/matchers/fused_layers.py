@@ -19,6 +19,20 @@ def parts(name: str) -> tuple[str, ...]:
     return tuple(f"{parent}.{part}" if parent else part for part in USUAL.get(last, ()))
 
 
+# classes of linears that vLLM and SGLang both have, by the last part of a name
+_CLASSES = {
+    "qkv_proj": "QKVParallelLinear",
+    "gate_up_proj": "MergedColumnParallelLinear",
+    "o_proj": "RowParallelLinear",
+    "down_proj": "RowParallelLinear",
+}
+
+
+def linear_class(layer: Layer) -> str:
+    """The class that a serving engine builds a linear of."""
+    return _CLASSES.get(layer.name.rsplit(".", 1)[-1], "ColumnParallelLinear")
+
+
 def fused_layers(
     modules: Sequence[Module],
     rename: Callable[[str], str],

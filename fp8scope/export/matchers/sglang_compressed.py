@@ -9,6 +9,7 @@ from typing import Any
 from fp8scope.export import metadata
 from fp8scope.export.consumer import CannotRead, Config, Layer, Outcome, Pattern
 from fp8scope.export.matchers import sglang_match as match
+from fp8scope.export.matchers.fused_layers import linear_class
 from fp8scope.export.matchers.groups import groups
 from fp8scope.export.matchers.lists import listed
 from fp8scope.export.matchers.sglang_reading import BF16, SGLangReading
@@ -23,12 +24,6 @@ _ACTIVATIONS = {
     "pack-quantized",
 }
 _EXPERT_SHARDS = ("gate_proj", "up_proj", "down_proj")
-_CLASSES = {
-    "qkv_proj": "QKVParallelLinear",
-    "gate_up_proj": "MergedColumnParallelLinear",
-    "o_proj": "RowParallelLinear",
-    "down_proj": "RowParallelLinear",
-}
 
 
 @dataclass(frozen=True)
@@ -161,7 +156,7 @@ def _class_of(layer: Layer) -> str:
         return "ParallelLMHead"
     if layer.kind == "experts":
         return "FusedMoE"
-    return _CLASSES.get(layer.name.rsplit(".", 1)[-1], "ColumnParallelLinear")
+    return linear_class(layer)
 
 
 def _unmatched(name: str) -> str:

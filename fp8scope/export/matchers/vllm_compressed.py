@@ -9,6 +9,7 @@ from typing import Any
 from fp8scope.export import metadata
 from fp8scope.export.consumer import CannotRead, Config, Layer, Outcome, Pattern
 from fp8scope.export.matchers import vllm_match as match
+from fp8scope.export.matchers.fused_layers import linear_class
 from fp8scope.export.matchers.groups import groups
 from fp8scope.export.matchers.lists import listed
 from fp8scope.export.matchers.vllm_reading import BF16, BLOCK, VLLMReading, block_error
@@ -24,12 +25,6 @@ _EXPERT_SHARDS = {
     "Lfm2Moe": ("w1", "w3", "w2"),
     "DeepseekV4": ("w1", "w3", "w2"),
     "NemotronH": ("up_proj", "None", "down_proj"),  # it has no gate, and asks for one
-}
-_CLASSES = {
-    "qkv_proj": "QKVParallelLinear",
-    "gate_up_proj": "MergedColumnParallelLinear",
-    "o_proj": "RowParallelLinear",
-    "down_proj": "RowParallelLinear",
 }
 
 
@@ -151,7 +146,7 @@ def _class_of(layer: Layer) -> str:
         return "RoutedExperts"
     if layer.modules[0].kind == "router":
         return "GateLinear"
-    return _CLASSES.get(layer.name.rsplit(".", 1)[-1], "ColumnParallelLinear")
+    return linear_class(layer)
 
 
 def _linear(layer: Layer, scheme: _Scheme) -> Outcome:
