@@ -1,15 +1,17 @@
 """What a config says and its consumer passes over, and what it says of the KV cache.
 
-These faults lie outside of the lists that a `Reading` has: keys that nobody reads, a list where
-this consumer does not look, and a config under which nothing is quantized at all.
+These faults lie outside of what a `Reading` answers for: entries that are no expression, keys that
+nobody reads, a list where this consumer does not look, and a config that quantizes nothing.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from fp8scope.core.selection import REGEX
 from fp8scope.export.consumer import Config, Reading
 from fp8scope.export.faults import Fault, Row
 from fp8scope.export.intent import EXCLUSIONS
@@ -20,6 +22,10 @@ _WORDS = {"bf16": "BF16", "fp8": "FP8"}
 
 def neglected(config: Config, reading: Reading) -> Iterator[Fault]:
     """Faults of what `reading` made of `config`, beside those of its lists."""
+    for pattern in reading.patterns:
+        if wrong := _wrong_expression(pattern.text):
+            said = f"{pattern.where} “{pattern.text}” is no regular expression ({wrong})"
+            yield Fault("refused", said, (), (pattern,))
     read = {pattern.text for pattern in reading.patterns}
     for key, value in _pairs(config.data):
         if key in EXCLUSIONS:
@@ -61,6 +67,16 @@ def cache_of(config: Config) -> KVCache | None:
             entries = [each for each in _flat(data.get("quant_cfg")) if "bmm_quantizer" in each[0]]
             return _fp8(bool(entries) and entries[-1][1])
     return None
+
+
+def _wrong_expression(text: str) -> str:
+    """What is wrong with an entry that begins with `re:`; empty where nothing is."""
+    if text.startswith(REGEX):
+        try:
+            re.compile(text.removeprefix(REGEX))
+        except re.error as error:
+            return str(error)
+    return ""
 
 
 def _fp8(said: object) -> KVCache:

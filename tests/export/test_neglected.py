@@ -47,6 +47,14 @@ def test_a_key_that_this_consumer_passes_over(tmp_path: Path) -> None:
     assert _said(_check(tmp_path, flat, "vllm")) == []
 
 
+def test_an_entry_that_is_no_expression(tmp_path: Path) -> None:
+    data = {"linear": "fp8_per_channel", "ignore": ["re:*.down_proj"]}
+    said = _said(_check(tmp_path, data, "vllm"))
+    assert (
+        "ignore “re:*.down_proj” is no regular expression (nothing to repeat at position 0)" in said
+    )
+
+
 def test_a_recipe_that_is_read_as_nothing(tmp_path: Path) -> None:
     modifier = {"targets": "Linear", "scheme": "FP8", "ignore": ["lm_head"]}
     without_stage = {"QuantizationModifier": modifier}
