@@ -42,6 +42,7 @@ def fp8scope(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
     Where the command would end the process in a signal handler, it exits as any other.
     """
     monkeypatch.setattr("os._exit", sys.exit)
+    monkeypatch.setenv("COLUMNS", "120")  # what there is without a terminal
 
     def run(*words: object) -> Ran:
         monkeypatch.setattr(sys, "argv", ["fp8scope", *map(str, words)])
