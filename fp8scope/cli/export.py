@@ -62,9 +62,12 @@ def command(
     if output is not None:
         write_form(chosen, output)
     if as_json:
+        from fp8scope.export.registry import consumer as known
         from fp8scope.report.proof import document_json
 
-        print_json({"consumer": consumer, **document_json(document)})
+        found = known(consumer)
+        named = {"consumer": found.name, "about": found.about}
+        print_json({**named, **document_json(document)})
     elif output is None:
         sys.stdout.write(whole(chosen))
     _explain(document, smooths=bool(read.folds))

@@ -70,6 +70,7 @@ def test_export_as_json_has_every_form(fp8scope: Fp8scope, plan: Path) -> None:
     ran = fp8scope("export", plan, "--to", "list", "--json")
     data = json.loads(ran.out)
     assert (data["consumer"], data["kind"]) == ("list", "list")
+    assert data["about"]
     assert data["forms"]["text"]["text"].splitlines()[-2:] == [DOWN0, "lm_head"]
 
 
