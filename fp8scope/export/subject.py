@@ -26,6 +26,7 @@ from fp8scope.export.model import Model, planned_model
 CONFIG = "config.json"
 METADATA = "hf_quant_config.json"
 PLAN = "plan.json"
+MOST_VALUES = 2_000_000
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -58,7 +59,9 @@ def read_subject(path: Path, model: str | None) -> Subject:
         what = f"{path} is a config, which does not say what modules the model has"
         raise BadInput(what, "give the model's folder or its plan with --model")
     quantization = data.get("quantization_config", data) if isinstance(data, dict) else data
-    config = Config(recognised(quantization, path), quantization, str(path))
+    form = recognised(quantization, path)
+    _refuse_endless(quantization, path)
+    config = Config(form, quantization, str(path))
     describes_weights = model is None and path.name in {CONFIG, METADATA}
     known, says = _modules(home, trust_tensors=describes_weights)
     return Subject(known, {path.name: config}, says)
@@ -94,6 +97,21 @@ _FORMS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "trtllm": lambda d: "quant_config" in d or "kv_cache_config" in d,
     "vllm": lambda d: bool({"targets", "linear", "moe"} & set(d)),
 }
+
+
+def _refuse_endless(data: Any, path: Path) -> None:
+    """Raises CannotRead for aliases of YAML that hold themselves or unfold to millions of values:
+    whatever reads a config walks through all of it.
+    """
+    left, count = [data], 0
+    while left:
+        part = left.pop()
+        count += 1
+        if count > MOST_VALUES:
+            what = f"{path} unfolds to over {MOST_VALUES:,} values by its aliases"
+            raise CannotRead(what, "write out what they stand for")
+        if isinstance(part, dict | list):
+            left += part.values() if isinstance(part, dict) else part
 
 
 def _keys(data: Any) -> set[str]:

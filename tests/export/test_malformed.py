@@ -145,3 +145,15 @@ def test_an_alias_that_holds_itself(plan: Path, tmp_path: Path) -> None:
     path.write_text("a: &a [*a]\n")
     with pytest.raises(BadInput, match="holds no quantization config"):
         check(path, "vllm", model=str(plan))
+
+
+@pytest.mark.parametrize("tens", [0, 9])
+def test_aliases_without_end(tens: int, plan: Path, tmp_path: Path) -> None:
+    """A list in itself, or a billion names in ten lines."""
+    lines = ["quant_stage: {a_modifiers: {QuantizationModifier: {ignore: [lm_head]}}}"]
+    lines += ["a0: &a0 [*a0]" if tens == 0 else "a0: &a0 [x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, tens + 1)]
+    path = tmp_path / "recipe.yaml"
+    path.write_text("\n".join(lines))
+    with pytest.raises(BadInput, match="unfolds to over 2,000,000 values by its aliases"):
+        check(path, "llm-compressor", model=str(plan))
