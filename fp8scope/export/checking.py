@@ -53,7 +53,7 @@ def check(
     """What consumer `by` will do with a plan, a checkpoint or a config at `path`.
 
     model: of a config, the folder, the plan or the hub id that has the modules. form: of a plan, in
-    which it is handed over; "" for the first that can express it. Raises BadInput.
+    which it is handed over; "" for the first that is proven to work. Raises BadInput.
     """
     reader = _reader(by)
     version = _known_version(reader, version)
@@ -75,7 +75,7 @@ def _check_plan(subject: Subject, reader: Consumer, version: str, form: str) -> 
         try:
             document = _written(consumer(each), subject.model)
         except CannotExpress as refusal:
-            if [each] == [*reader.reads]:
+            if len(reader.reads) == 1:
                 raise
             refusals.append(f"{each}: {refusal}")
             continue

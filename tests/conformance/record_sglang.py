@@ -23,6 +23,7 @@ from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
+from tests.conformance.recording import answer, seeded
 from tests.conformance.sglang_models import declared
 
 QUANTIZATION = "sglang/srt/layers/quantization"
@@ -78,18 +79,6 @@ def method(source: str, of: str, name: str) -> Callable[..., Any]:
     exec(compile(module, "sglang", "exec"), scope)  # noqa: S102
     found: Callable[..., Any] = scope[name]
     return found
-
-
-def answer(call: Callable[..., Any], *arguments: Any) -> Any:
-    """What the call returns, or the name of what it raises."""
-    try:
-        return call(*arguments)
-    except (ValueError, re.error) as error:
-        return f"raises {type(error).__name__}"
-
-
-def seeded(seed: int) -> random.Random:
-    return random.Random(seed)  # noqa: S311
 
 
 def module_names() -> list[str]:

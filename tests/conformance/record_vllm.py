@@ -38,6 +38,7 @@ from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
+from tests.conformance.recording import answer, seeded
 from tests.conformance.vllm_models import PLACES, declared
 
 LAYERS = "vllm/model_executor/layers/quantization"
@@ -94,18 +95,6 @@ def _run(nodes: list[ast.stmt], given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _name(node: ast.stmt) -> str:
     return node.name if isinstance(node, ast.FunctionDef | ast.ClassDef) else ""
-
-
-def answer(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    """What the call returns, or the name of what it raises."""
-    try:
-        return call(*arguments, **named)
-    except (ValueError, re.error) as error:
-        return f"raises {type(error).__name__}"
-
-
-def seeded(seed: int) -> random.Random:
-    return random.Random(seed)  # noqa: S311
 
 
 def module_names() -> list[str]:

@@ -153,13 +153,14 @@ def _quantizers(model: Model, layer: Layer) -> _Quantizers | None:
         transposed or transformers_layers.is_linear_class(model, first)
     ):
         return None
-    return _linear(name, {"nn.Linear"})  # as which ModelOpt takes a Conv1D too
+    return _linear(name)
 
 
-def _linear(name: str, parents: Iterable[str]) -> _Quantizers:
+def _linear(name: str) -> _Quantizers:
+    """Of an nn.Linear, as which ModelOpt takes a Conv1D too."""
     kinds = (f"{name}.{kind}_quantizer" for kind in ("weight", "input", "output"))
     weight, inputs, output = kinds
-    return _Quantizers((weight,), inputs, output, frozenset(parents))
+    return _Quantizers((weight,), inputs, output, frozenset({"nn.Linear"}))
 
 
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
@@ -201,7 +202,7 @@ class _Quantizing(Reading):
         self.patterns = tuple(self._of)
 
     def hits(self, pattern: Pattern, name: str) -> bool:
-        quantizers = self._quantizers.get(name, _linear(name, {"nn.Linear"}))
+        quantizers = self._quantizers.get(name, _linear(name))
         return quantizers is not None and _reaches(self._of[pattern], quantizers)
 
     def outcome(self, layer: Layer) -> Outcome:

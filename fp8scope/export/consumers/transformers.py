@@ -1,8 +1,8 @@
 """Transformers itself: FineGrainedFP8Config and FbgemmFp8Config, each with a list of what to skip.
 
 The list, `modules_to_not_convert`, replaces the usual exceptions, so lm_head is in it. Its entries
-are regular expressions and endings (`runtime.skips`). Experts are skipped as a whole, by the name
-of their module; a name of one expert, as files have it, skips nothing.
+are regular expressions and endings (`transformers_layers.skips`). Experts are skipped as a whole,
+by the name of their module; a name of one expert, as files have it, skips nothing.
 """
 
 from __future__ import annotations
