@@ -1,8 +1,14 @@
-"""One linear of a checkpoint, and the ways in which an engine can run it."""
+"""The linears of a model as they lie in the files, and the ways in which an engine can run each.
+
+Three name spaces meet here. Transformers' modules (`…mlp.experts.gate_up_proj`) are what a plan and
+a recipe name; the files' (`…block_sparse_moe.experts.3.w1`) are what the metadata of a checkpoint
+names; an engine's own (`…self_attn.qkv_proj`) are made from those by the consumer that has them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Treatment = Literal[
@@ -14,6 +20,7 @@ Treatment = Literal[
     "other",  # quantized in a way that no plan asks for
 ]
 Kind = Literal["linear", "expert", "router", "lm_head"]
+KVCache = Literal["bf16", "fp8", "mixed"]
 
 WORDS: dict[Treatment, str] = {
     "fp8_tensor": "FP8 per tensor, static",
@@ -42,3 +49,31 @@ class Module:
     out_features: int
     in_features: int
     wanted: Treatment | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """The linears of a model, in module order, and what applies to all of it.
+
+    `architecture` is the class in config.json (`LlamaForCausalLM`). `folded`: smoothing must be
+    folded into the weights before anything is quantized.
+    """
+
+    name: str
+    architecture: str
+    model_type: str
+    modules: tuple[Module, ...]
+    kv_cache: KVCache = "bf16"
+    folded: bool = False
+
+    def wanted(self) -> set[Treatment]:
+        """Every treatment that some module should get."""
+        return {module.wanted for module in self.modules if module.wanted is not None}
+
+    def in_treatment(self, treatment: Treatment) -> list[Module]:
+        """The modules that should get it, in module order."""
+        return [module for module in self.modules if module.wanted == treatment]
+
+    def with_wanted(self, choose: Callable[[Module], Treatment | None]) -> Model:
+        """The same modules, with `choose(module)` as what they should run in."""
+        return replace(self, modules=tuple(replace(m, wanted=choose(m)) for m in self.modules))

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fp8scope.artefacts.plan import Plan
+from fp8scope.checkpoint.planned import planned_model
+from fp8scope.core.modules import Model
 from fp8scope.errors import BadInput
 from fp8scope.export.consumer import CannotExpress, CannotRead, Config, Consumer, Document, Reading
 from fp8scope.export.faults import Fault
 from fp8scope.export.intent import intended, without_exclusions
 from fp8scope.export.mending import as_document, relisted
-from fp8scope.export.model import Model, planned_model
 from fp8scope.export.neglected import cache_faults, cache_of, idle_faults, neglected
 from fp8scope.export.proof import Proof, prove
 from fp8scope.export.registry import all_consumers, consumer, names

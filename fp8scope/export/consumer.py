@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fp8scope.core.modules import Model, Module, Treatment
 from fp8scope.errors import BadInput
-from fp8scope.export.model import Model, Module, Treatment
 
 DocumentKind = Literal["recipe", "metadata", "online config", "list"]
 SAYS: dict[DocumentKind, str] = {

@@ -15,10 +15,9 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from fp8scope.core.modules import Module, Treatment
+from fp8scope.core.modules import Model, Module, Treatment
 from fp8scope.export.consumer import Config, Pattern, Reading
 from fp8scope.export.matchers.fused_layers import parts
-from fp8scope.export.model import Model
 
 EXCLUSIONS = {"ignore", "exclude_modules", "ignored_layers", "modules_to_not_convert"}
 CLASSES = {"linear", "linearbase", "columnparallellinear", "rowparallellinear"}

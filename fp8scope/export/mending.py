@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
+from fp8scope.core.modules import Model
 from fp8scope.export.consumer import Config, Document, DocumentKind, Form, Reading
 from fp8scope.export.intent import EXCLUSIONS
-from fp8scope.export.model import Model
 
 # where a form without a list would have it
 _KEYS = {

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from fp8scope.core.modules import KVCache, Model
 from fp8scope.core.selection import REGEX
 from fp8scope.export.consumer import Config, Reading
 from fp8scope.export.faults import Fault, Row
 from fp8scope.export.intent import EXCLUSIONS
-from fp8scope.export.model import KVCache, Model
 
 _WORDS = {"bf16": "BF16", "fp8": "FP8"}
 

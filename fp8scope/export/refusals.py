@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from fp8scope.core.modules import WORDS, Model, Module, Treatment
 from fp8scope.export.consumer import CannotExpress
-from fp8scope.export.model import WORDS, Model, Module, Treatment
 
 FINISHED = "build a checkpoint: --to hf-quant-config or --to compressed-tensors"
 

@@ -19,9 +19,10 @@ from fp8scope.artefacts.plan_file import read_plan
 from fp8scope.checkpoint.hub import read_remote
 from fp8scope.checkpoint.inventory import INDEX, SINGLE, read_inventory
 from fp8scope.checkpoint.linears import linears
+from fp8scope.checkpoint.planned import planned_model
+from fp8scope.core.modules import Model
 from fp8scope.errors import BadInput, one_line
 from fp8scope.export.consumer import CannotRead, Config
-from fp8scope.export.model import Model, planned_model
 
 CONFIG = "config.json"
 METADATA = "hf_quant_config.json"

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from fp8scope.checkpoint.schemes import SCHEMES, scheme
+from fp8scope.core.modules import Model, Treatment
 from fp8scope.export.consumer import CannotRead, Config, Reading
 from fp8scope.export.consumers import compressed_tensors
 from fp8scope.export.matchers import compressed_targets
-from fp8scope.export.metadata import SCHEMES, scheme
-from fp8scope.export.model import Model, Treatment
 from tests import models
 from tests.export import mixes
 from tests.export.shapes import gpt2, llama, mixtral

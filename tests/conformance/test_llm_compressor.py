@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from fp8scope.core.modules import Model, Treatment
 from fp8scope.export.consumer import CannotRead, Config, Reading
 from fp8scope.export.consumers import llm_compressor
-from fp8scope.export.model import Model, Treatment
 from tests.export import mixes
 from tests.export.shapes import mixtral
 

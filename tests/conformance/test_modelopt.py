@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from fp8scope.core.modules import Model, Treatment
 from fp8scope.export.consumer import CannotRead, Config
 from fp8scope.export.consumers import hf_quant_config, modelopt
 from fp8scope.export.matchers.modelopt_quant_cfg import Entry, entries, word
-from fp8scope.export.model import Model, Treatment
 from fp8scope.export.proof import prove
 from tests import models
 from tests.export import mixes

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from fp8scope.checkpoint.schemes import SCHEMES
+from fp8scope.core.modules import Model
 from fp8scope.export.consumer import CannotRead
 from fp8scope.export.consumers.sglang import CONSUMER
-from fp8scope.export.metadata import SCHEMES
-from fp8scope.export.model import Model
 from fp8scope.export.proof import prove
 from tests.export.engine_shapes import (
     deepseek,

@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from fp8scope.core.modules import Model, Treatment
 from fp8scope.export.consumer import Config
 from fp8scope.export.consumers import torchao as ours
 from fp8scope.export.matchers import transformers_layers
 from fp8scope.export.matchers.torchao_fqn import FLOAT8, read
-from fp8scope.export.model import Model, Treatment
 from tests.export.shapes import DOWN0, llama, mixtral, network, phi3, planned
 
 WORDS: dict[str, Treatment] = {"row": "fp8_token", "tensor": "fp8_tensor_dynamic"}

@@ -13,10 +13,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fp8scope.core.modules import Model, Module, Treatment
 from fp8scope.export.consumer import Config
 from fp8scope.export.consumers import transformers as ours
 from fp8scope.export.matchers import transformers_layers
-from fp8scope.export.model import Model, Module, Treatment
 from tests.export.shapes import DOWN0, gpt2, llama, mixtral, network, phi3, plain, planned
 
 MODELS = {"llama": llama(), "mixtral": mixtral(), "phi3": phi3()}

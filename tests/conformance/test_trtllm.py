@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fp8scope.checkpoint.schemes import SCHEMES
+from fp8scope.core.modules import Model, Treatment
 from fp8scope.export.consumer import CannotRead, Outcome
 from fp8scope.export.consumers.trtllm import CONSUMER
 from fp8scope.export.matchers.trtllm_match import VERSIONS, is_excluded
-from fp8scope.export.metadata import SCHEMES
-from fp8scope.export.model import Model, Treatment
 from tests.export.engine_shapes import llama, mixtral, outcomes, phi3, read, treatments
 
 QKV = "model.layers.1.self_attn.qkv_proj"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from fp8scope.core.modules import Kind, Model, Module
 from fp8scope.export.consumer import Layer
 from fp8scope.export.matchers.vllm_names import Mapper, Names, names
-from fp8scope.export.model import Kind, Model, Module
 from tests.export.engine_shapes import linear, llama, mixtral, phi3
 
 TABLES = Path(__file__).parent / "tables"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from fp8scope.core.modules import Kind, Model, Module, Treatment
 from fp8scope.export.consumer import Config, Consumer, Outcome, Reading
-from fp8scope.export.model import Kind, Model, Module, Treatment
 
 
 def linear(name: str, kind: Kind = "linear") -> Module:

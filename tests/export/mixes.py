@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fp8scope.export.model import Model, Module, Treatment
+from fp8scope.core.modules import Model, Module, Treatment
 from tests.export.shapes import DOWN0, gpt2, llama, mixtral, planned
 
 BY_PART: dict[str, Treatment] = {

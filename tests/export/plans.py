@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fp8scope.artefacts.plan import Plan
-from fp8scope.export.model import Model, Module
+from fp8scope.core.modules import Model, Module
 
 SMALL = Path(__file__).parents[1] / "plan/golden/small.json"
 _NUMBER = re.compile(r"(?<=experts\.)\d+")

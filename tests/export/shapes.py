@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from fp8scope.core.modules import Model, Module, Treatment
 from fp8scope.export.consumer import Config, Document, Form
-from fp8scope.export.model import Model, Module, Treatment
 
 GOLDEN = Path(__file__).parent / "golden"
 DOWN0 = "model.layers.0.mlp.down_proj"

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from fp8scope.checkpoint.schemes import SCHEMES
+from fp8scope.core.modules import Model
 from fp8scope.export.consumer import CannotExpress, CannotRead, Config, Outcome, Reading
 from fp8scope.export.consumers import compressed_tensors
 from fp8scope.export.intent import intended
-from fp8scope.export.metadata import SCHEMES
-from fp8scope.export.model import Model
 from fp8scope.export.proof import prove
 from tests.export.mixes import GPT2, LLAMA, MIXTRAL, MODELS, PLAIN
 from tests.export.shapes import DOWN0, check_golden, config, llama, mixtral, planned

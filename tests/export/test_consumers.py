@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from fp8scope.core.modules import Model, Treatment
 from fp8scope.errors import BadInput
 from fp8scope.export.consumer import CannotExpress, Config, Document
-from fp8scope.export.model import Model, Treatment
 from fp8scope.export.proof import prove
 from fp8scope.export.registry import all_consumers, consumer, names
 from tests.export import shapes

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from fp8scope.checkpoint.schemes import algorithm
+from fp8scope.core.modules import Model, Treatment
 from fp8scope.export.consumer import CannotExpress
 from fp8scope.export.consumers import hf_quant_config
-from fp8scope.export.metadata import algorithm
-from fp8scope.export.model import Model, Treatment
 from tests.export.mixes import LLAMA, MIXTRAL, MODELS
 from tests.export.shapes import DOWN0, check_golden, llama, mixtral, planned
 

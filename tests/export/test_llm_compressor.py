@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from fp8scope.core.modules import Model
 from fp8scope.export.consumer import CannotExpress, CannotRead, Config, Outcome, Reading
 from fp8scope.export.consumers import llm_compressor
-from fp8scope.export.model import Model
 from fp8scope.export.proof import prove
 from tests.export.mixes import GPT2, LLAMA, MODELS, PLAIN
 from tests.export.shapes import DOWN0, check_golden, config, llama, mixtral, planned

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from fp8scope.core.modules import Treatment
 from fp8scope.export.consumer import Config, Document
 from fp8scope.export.consumers import compressed_tensors, hf_quant_config
-from fp8scope.export.model import Treatment
 from fp8scope.export.proof import prove
 from fp8scope.export.registry import consumer
 from tests.export import shapes

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
+from fp8scope.core.modules import Model, Treatment
 from fp8scope.export.consumer import CannotExpress, CannotRead, Config, Outcome, Reading
 from fp8scope.export.consumers import modelopt
 from fp8scope.export.intent import intended
-from fp8scope.export.model import Model, Treatment
 from fp8scope.export.proof import prove
 from tests.export.mixes import GPT2, LLAMA, MIXTRAL, MODELS, PLAIN
 from tests.export.shapes import DOWN0, check_golden, config, llama, mixtral, planned

@@ -11,12 +11,12 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fp8scope.checkpoint.schemes import SCHEMES
+from fp8scope.core.modules import Model, Treatment
 from fp8scope.export.checking import check
 from fp8scope.export.consumer import Consumer
 from fp8scope.export.consumers import sglang, vllm
 from fp8scope.export.faults import Fault
-from fp8scope.export.metadata import SCHEMES
-from fp8scope.export.model import Model, Treatment
 from fp8scope.export.proof import Proof, prove
 from tests.export import plans, shapes
 from tests.export.engine_shapes import llama, read, wanting

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from fp8scope.core.modules import Model, Treatment
 from fp8scope.export.consumer import CannotExpress
 from fp8scope.export.consumers import sglang
 from fp8scope.export.consumers.sglang import CONSUMER, VARIABLE, write
-from fp8scope.export.model import Model, Treatment
 from fp8scope.export.proof import Proof, prove
 from tests.export.engine_shapes import deepseek, llama, mixtral, phi3, read, wanting
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from fp8scope.core.modules import Model
 from fp8scope.export.consumer import CannotExpress, CannotRead, Config, Outcome
 from fp8scope.export.consumers import torchao
 from fp8scope.export.matchers.torchao_fqn import FLOAT8, read
-from fp8scope.export.model import Model
 from fp8scope.export.proof import prove
 from tests.export.shapes import DOWN0, check_golden, config, gpt2, llama, mixtral, phi3, planned
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
+from fp8scope.core.modules import Model
 from fp8scope.export.consumer import CannotExpress, CannotRead, Config, Outcome
 from fp8scope.export.consumers import transformer_engine as te
-from fp8scope.export.model import Model
 from fp8scope.export.proof import prove
 from tests.export.shapes import DOWN0, check_golden, llama, mixtral, phi3, planned
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from fp8scope.core.modules import Model
 from fp8scope.export.consumer import CannotExpress, CannotRead, Config, Document
 from fp8scope.export.consumers import transformers
-from fp8scope.export.model import Model
 from fp8scope.export.proof import Proof, prove
 from tests.export.shapes import (
     DOWN0,

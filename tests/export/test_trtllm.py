@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from fp8scope.core.modules import Model, Treatment
 from fp8scope.export.consumer import CannotExpress
 from fp8scope.export.consumers.trtllm import CONSUMER, write
-from fp8scope.export.model import Model, Treatment
 from fp8scope.export.proof import prove
 from tests.export.engine_shapes import llama, mixtral, phi3, read, wanting
 

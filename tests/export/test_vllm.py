@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
+from fp8scope.core.modules import Model, Module, Treatment
 from fp8scope.export.consumer import CannotExpress
 from fp8scope.export.consumers import compressed_tensors, hf_quant_config, vllm
 from fp8scope.export.consumers.vllm import CONSUMER, write
-from fp8scope.export.model import Model, Module, Treatment
 from fp8scope.export.proof import prove
 from tests.export.engine_shapes import llama, mixtral, phi3, read, wanting
 

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from fp8scope.checkpoint.linears import FUSED
+from fp8scope.checkpoint.schemes import SCHEMES
+from fp8scope.core.modules import Model, Module
 from fp8scope.export.consumer import (
     SAYS,
     Config,
@@ -25,8 +27,6 @@ from fp8scope.export.consumer import (
     Reading,
 )
 from fp8scope.export.matchers import compressed_targets, transformers_layers
-from fp8scope.export.metadata import SCHEMES
-from fp8scope.export.model import Model, Module
 from fp8scope.export.refusals import refuse
 
 CACHE = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False, "symmetric": True}

@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from fp8scope.checkpoint.schemes import ALGORITHM_OF
+from fp8scope.core.modules import Model
 from fp8scope.export.consumer import SAYS, CannotExpress, Consumer, Document, Form
-from fp8scope.export.metadata import ALGORITHM_OF
-from fp8scope.export.model import Model
 from fp8scope.export.refusals import refuse
 
 MIXED = "MIXED_PRECISION"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+from fp8scope.core.modules import Model
 from fp8scope.export.consumer import SAYS, Consumer, Document, Form
-from fp8scope.export.model import Model
 
 
 def write(model: Model) -> Document:

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import yaml
 
+from fp8scope.checkpoint.schemes import SCHEMES
+from fp8scope.core.modules import Model, Module, Treatment
 from fp8scope.export.consumer import (
     SAYS,
     CannotRead,
@@ -27,8 +29,6 @@ from fp8scope.export.consumer import (
 )
 from fp8scope.export.consumers.compressed_tensors import CACHE
 from fp8scope.export.matchers import compressed_targets, transformers_layers
-from fp8scope.export.metadata import SCHEMES
-from fp8scope.export.model import Model, Module, Treatment
 from fp8scope.export.refusals import refuse
 
 _EVERY = {

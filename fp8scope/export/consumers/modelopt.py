@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from fp8scope.core.modules import Model, Module, Treatment
 from fp8scope.export.consumer import (
     SAYS,
     CannotExpress,
@@ -33,7 +34,6 @@ from fp8scope.export.consumer import (
 )
 from fp8scope.export.matchers import transformers_layers
 from fp8scope.export.matchers.modelopt_quant_cfg import E4M3, Entry, entries, together, word
-from fp8scope.export.model import Model, Module, Treatment
 from fp8scope.export.refusals import refuse
 
 TENSOR: dict[str, Any] = {"num_bits": E4M3, "axis": None}

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from fp8scope.core.modules import WORDS, Model, Treatment
 from fp8scope.export.consumer import (
     SAYS,
     CannotExpress,
@@ -29,7 +30,6 @@ from fp8scope.export.matchers.lists import algorithm_of, fp8_treatment, listed, 
 from fp8scope.export.matchers.sglang_compressed import CompressedReading
 from fp8scope.export.matchers.sglang_names import names
 from fp8scope.export.matchers.sglang_reading import Fp8Reading, ModelOptReading
-from fp8scope.export.model import WORDS, Model, Treatment
 from fp8scope.export.refusals import refuse_online
 
 VARIABLE = "SGLANG_FP8_IGNORED_LAYERS"

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from fp8scope.core.modules import WORDS, Model, Treatment
 from fp8scope.export.consumer import SAYS, CannotExpress, Consumer, Document, Form, Layer
 from fp8scope.export.matchers import transformers_layers
 from fp8scope.export.matchers.torchao_fqn import (
@@ -19,7 +20,6 @@ from fp8scope.export.matchers.torchao_fqn import (
     read,
     unsuited,
 )
-from fp8scope.export.model import WORDS, Model, Treatment
 from fp8scope.export.refusals import refuse_online
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from fp8scope.core.modules import WORDS, Model, Treatment
 from fp8scope.export.consumer import (
     SAYS,
     CannotExpress,
@@ -31,7 +32,6 @@ from fp8scope.export.consumer import (
 from fp8scope.export.matchers import transformers_layers
 from fp8scope.export.matchers.te_debug_sections import Section, section
 from fp8scope.export.matchers.te_names import NAMINGS, Unnamed, is_engines, layers
-from fp8scope.export.model import WORDS, Model, Treatment
 from fp8scope.export.refusals import refuse_online
 
 RECIPES: dict[Treatment, str] = {

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from fp8scope.core.modules import WORDS, Model, Module, Treatment
 from fp8scope.export.consumer import (
     SAYS,
     CannotExpress,
@@ -27,7 +28,6 @@ from fp8scope.export.consumer import (
 )
 from fp8scope.export.consumers import compressed_tensors
 from fp8scope.export.matchers import transformers_layers
-from fp8scope.export.model import WORDS, Model, Module, Treatment
 from fp8scope.export.refusals import refuse_online
 
 LIST = "modules_to_not_convert"

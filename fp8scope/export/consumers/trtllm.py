@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 
+from fp8scope.core.modules import WORDS, Model, Treatment
 from fp8scope.export.consumer import SAYS, CannotExpress, Consumer, Document, Form, Layer
 from fp8scope.export.matchers.trtllm_configs import read_compressed, read_modelopt, read_own
 from fp8scope.export.matchers.trtllm_match import VERSIONS
 from fp8scope.export.matchers.trtllm_reading import layers
-from fp8scope.export.model import WORDS, Model, Treatment
 
 _ALGORITHM_OF: dict[Treatment, str] = {
     "fp8_tensor": "FP8",

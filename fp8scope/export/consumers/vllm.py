@@ -11,7 +11,8 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fp8scope.export import metadata
+from fp8scope.checkpoint import schemes
+from fp8scope.core.modules import WORDS, Model, Treatment
 from fp8scope.export.consumer import (
     SAYS,
     CannotExpress,
@@ -34,11 +35,10 @@ from fp8scope.export.matchers.vllm_reading import (
     MixedReading,
     ModelOptReading,
 )
-from fp8scope.export.model import WORDS, Model, Treatment
 from fp8scope.export.refusals import FINISHED, refuse_online
 
 _LONGEST = 128 * 1024 - 1  # bytes of one argument of a command on Linux
-_ALGORITHMS = (*metadata.ALGORITHMS, "NVFP4", "W4A16_NVFP4", "MXFP8", "MIXED_PRECISION")
+_ALGORITHMS = (*schemes.ALGORITHMS, "NVFP4", "W4A16_NVFP4", "MXFP8", "MIXED_PRECISION")
 
 
 def _read_modelopt(config: Config, model: Model, _version: str) -> Reading:
@@ -56,7 +56,7 @@ def _read_modelopt(config: Config, model: Model, _version: str) -> Reading:
         return ModelOptReading(model, patterns, algorithm)
     quantized = _quantized(config, section)
     for name, said in quantized.items():
-        says = metadata.algorithm(str(said["quant_algo"]))
+        says = schemes.algorithm(str(said["quant_algo"]))
         patterns.append(Pattern("quantized_layers", name, says))
     return MixedReading(model, patterns, quantized)
 

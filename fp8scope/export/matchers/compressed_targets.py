@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
+from fp8scope.checkpoint.schemes import scheme, strategy
+from fp8scope.core.modules import Treatment
 from fp8scope.export.consumer import CannotRead, Pattern
-from fp8scope.export.metadata import scheme, strategy
-from fp8scope.export.model import Treatment
 
 LINEAR = ("Linear", "Module")
 OTHER = ("Module",)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from fp8scope.core.modules import Module
 from fp8scope.export.consumer import Layer
-from fp8scope.export.model import Module
 
 USUAL: Mapping[str, Sequence[str]] = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),

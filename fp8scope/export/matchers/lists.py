@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fp8scope.core.modules import Treatment
 from fp8scope.export.consumer import CannotRead, Config
-from fp8scope.export.model import Treatment
 
 
 def listed(config: Config, section: Mapping[str, Any], where: str) -> list[str]:

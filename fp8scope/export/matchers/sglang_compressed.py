@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fp8scope.export import metadata
+from fp8scope.checkpoint import schemes
+from fp8scope.core.modules import Model
 from fp8scope.export.consumer import CannotRead, Config, Layer, Outcome, Pattern
 from fp8scope.export.matchers import sglang_match as match
 from fp8scope.export.matchers.fused_layers import linear_class
 from fp8scope.export.matchers.groups import groups
 from fp8scope.export.matchers.lists import listed
 from fp8scope.export.matchers.sglang_reading import BF16, SGLangReading
-from fp8scope.export.model import Model
 
 # formats whose `input_activations` are read at all
 _ACTIVATIONS = {
@@ -42,7 +42,7 @@ class CompressedReading(SGLangReading):
         patterns = [Pattern("ignore", text, "bf16") for text in excluded]
         for name, group, targets in groups(config):
             scheme = _scheme(config, name, group)
-            says = metadata.scheme(scheme.weights, scheme.inputs)
+            says = schemes.scheme(scheme.weights, scheme.inputs)
             for target in targets:
                 patterns.append(Pattern(f"config_groups.{name}.targets", target, says))
                 self.targets[target] = scheme
@@ -176,7 +176,7 @@ def _runs(scheme: _Scheme, *, experts: bool = False) -> Outcome:
         owner = "SGLang's experts have" if experts else "SGLang has"
         strategy = weights.get("strategy", "tensor")
         return Outcome(None, f"{owner} no scheme of {strategy} weights and {of_inputs} inputs")
-    return Outcome(metadata.scheme(weights, inputs))
+    return Outcome(schemes.scheme(weights, inputs))
 
 
 def _made(weights: Mapping[str, Any], inputs: Mapping[str, Any] | None, *, experts: bool) -> bool:

@@ -13,10 +13,10 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
+from fp8scope.core.modules import Model
 from fp8scope.export.consumer import Layer
 from fp8scope.export.matchers.fused_layers import USUAL, fused_layers
 from fp8scope.export.matchers.sglang_match import Fused, Mapper
-from fp8scope.export.model import Model
 
 # prefixes of names in the files, and those that the class builds the same modules under
 _LANGUAGE_MODEL = {

@@ -7,10 +7,10 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from fp8scope.core.modules import Model, Treatment
 from fp8scope.export.consumer import Layer, Outcome, Pattern, Reading
 from fp8scope.export.matchers import sglang_match as match
 from fp8scope.export.matchers.sglang_names import names
-from fp8scope.export.model import Model, Treatment
 
 BF16 = Outcome("bf16")
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fp8scope.core.modules import Treatment
 from fp8scope.export.consumer import CannotRead
-from fp8scope.export.model import Treatment
 
 DISABLE = {"DisableQuantizationLayer", "DisableFP8Layer"}
 DISABLE_GEMM = {"DisableQuantizationGEMM", "DisableFP8GEMM"}

@@ -10,9 +10,9 @@ import re
 from collections import defaultdict
 from collections.abc import Callable
 
+from fp8scope.core.modules import Model, Module
 from fp8scope.export.consumer import Layer
 from fp8scope.export.matchers import transformers_layers
-from fp8scope.export.model import Model, Module
 
 # what a linear of a block is for, by how it is called in the attention and elsewhere
 _ROLES = {

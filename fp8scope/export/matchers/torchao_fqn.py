@@ -12,9 +12,9 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from fp8scope.core.modules import Model, Treatment
 from fp8scope.export.consumer import CannotRead, Config, Layer, Outcome, Pattern, Reading
 from fp8scope.export.matchers import transformers_layers
-from fp8scope.export.model import Model, Treatment
 
 FLOAT8 = "Float8DynamicActivationFloat8WeightConfig"
 GRANULARITY: dict[Treatment, str] = {

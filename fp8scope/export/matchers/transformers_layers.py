@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Literal
 
+from fp8scope.core.modules import WORDS, Model, Module, Treatment
 from fp8scope.export.consumer import CannotExpress, Layer
-from fp8scope.export.model import WORDS, Model, Module, Treatment
 
 # those whose linears are transformers' Conv1D: W is [in, out], and nn.Linear is not its class
 CONV1D = frozenset({"clvp", "decision_transformer", "gpt2", "imagegpt", "openai-gpt"})

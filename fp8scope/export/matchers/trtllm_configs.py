@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from fp8scope.core.modules import Model, Treatment
 from fp8scope.export.consumer import CannotRead, Config, Pattern, Reading
 from fp8scope.export.matchers import trtllm_match as match
 from fp8scope.export.matchers.groups import groups
 from fp8scope.export.matchers.lists import algorithm_of, listed, quantized_layers
 from fp8scope.export.matchers.trtllm_reading import Quantization, TensorRTReading, backend_name
-from fp8scope.export.model import Model, Treatment
 
 _ALGORITHMS: dict[str, Treatment] = {
     "FP8": "fp8_tensor",

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from fp8scope.core.modules import WORDS, Model, Treatment
 from fp8scope.export.consumer import Layer, Outcome, Pattern, Reading
 from fp8scope.export.matchers import trtllm_match as match
 from fp8scope.export.matchers.fused_layers import fused_layers
-from fp8scope.export.model import WORDS, Model, Treatment
 
 # wrappers of vision-language models hold the decoder as a model of its own
 _WRAPPED = {

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fp8scope.export import metadata
+from fp8scope.checkpoint import schemes
+from fp8scope.core.modules import Model, Treatment
 from fp8scope.export.consumer import CannotRead, Config, Layer, Outcome, Pattern
 from fp8scope.export.matchers import vllm_match as match
 from fp8scope.export.matchers.fused_layers import linear_class
 from fp8scope.export.matchers.groups import groups
 from fp8scope.export.matchers.lists import listed
 from fp8scope.export.matchers.vllm_reading import BF16, BLOCK, VLLMReading, block_error
-from fp8scope.export.model import Model, Treatment
 
 # formats that a scheme of floats is looked for in
 _ACTIVATIONS = {"naive-quantized", "int-quantized", "float-quantized", "nvfp4-pack-quantized"}
@@ -48,7 +48,7 @@ class CompressedReading(VLLMReading):
             if len(targets) == 1 and targets[0].endswith("Attention"):
                 continue
             for target in targets:
-                says = metadata.scheme(scheme.weights, scheme.inputs)
+                says = schemes.scheme(scheme.weights, scheme.inputs)
                 patterns.append(Pattern(f"config_groups.{name}.targets", target, says))
                 said[target] = scheme
         self.projections = _projections(model.architecture)

@@ -13,9 +13,9 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
+from fp8scope.core.modules import Model
 from fp8scope.export.consumer import Layer
 from fp8scope.export.matchers.fused_layers import USUAL, fused_layers
-from fp8scope.export.model import Model
 
 Rules = Mapping[str, str | None]
 

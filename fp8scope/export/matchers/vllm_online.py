@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from fp8scope.core.modules import Model, Treatment
 from fp8scope.export.consumer import CannotRead, Config, Layer, Outcome, Pattern
 from fp8scope.export.matchers import vllm_match as match
 from fp8scope.export.matchers.lists import listed
 from fp8scope.export.matchers.vllm_reading import BF16, VLLMReading
-from fp8scope.export.model import Model, Treatment
 
 # what a shorthand makes of linears and of experts; None where it says nothing of them
 SHORTHANDS: Mapping[str, tuple[Treatment | None, Treatment | None]] = {

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from fp8scope.export import metadata
+from fp8scope.checkpoint import schemes
+from fp8scope.core.modules import Model, Treatment
 from fp8scope.export.consumer import Layer, Outcome, Pattern, Reading
 from fp8scope.export.matchers import vllm_match as match
 from fp8scope.export.matchers.vllm_names import names
-from fp8scope.export.model import Model, Treatment
 
 BF16 = Outcome("bf16")
 BLOCK = 128
@@ -131,7 +131,7 @@ class MixedReading(ModelOptReading):
             return Outcome("other", note=note)
         if layer.kind == "experts":
             return _experts(layer, algorithm, self.block, note)
-        if algorithm not in metadata.ALGORITHMS:
+        if algorithm not in schemes.ALGORITHMS:
             return Outcome("bf16", note=f"vLLM has no {algorithm} linear and loads it as BF16")
         return replace(_linear(layer, algorithm), note=note)
 
@@ -202,7 +202,7 @@ def _linear(layer: Layer, algorithm: str) -> Outcome:
     columns = layer.modules[0].in_features
     if algorithm == "FP8_PB_WO" and columns % BLOCK:
         return Outcome(None, f"FP8_PB_WO needs whole blocks of {BLOCK} inputs, it has {columns}")
-    return Outcome(metadata.algorithm(algorithm))
+    return Outcome(schemes.algorithm(algorithm))
 
 
 def _experts(layer: Layer, algorithm: str, block: int, note: str) -> Outcome:

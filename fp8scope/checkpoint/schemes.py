@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fp8scope.export.model import Treatment
+from fp8scope.core.modules import Treatment
 
 # ModelOpt's `quant_algo`
 ALGORITHMS: dict[str, Treatment] = {

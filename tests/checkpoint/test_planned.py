@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fp8scope.export.model import planned_model
+from fp8scope.checkpoint.planned import planned_model
 from tests.export import plans, shapes
 
 SHAPES = {"llama": shapes.llama, "mixtral": shapes.mixtral, "phi3": shapes.phi3}

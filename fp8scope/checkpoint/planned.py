@@ -1,52 +1,13 @@
-"""What an exclusion list is about: every linear as it lies in the files, and what it should run in.
-
-Three name spaces meet here. Transformers' modules (`…mlp.experts.gate_up_proj`) are what a plan and
-a recipe name; the files' (`…block_sparse_moe.experts.3.w1`) are what the metadata of a checkpoint
-names; an engine's own (`…self_attn.qkv_proj`) are made from those by the consumer that has them.
-"""
+"""A plan by the names of the files: every linear as it lies there, and what it should run in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Iterable, Iterator
 
 from fp8scope.artefacts.plan import Module as PlanModule
 from fp8scope.artefacts.plan import Plan
-from fp8scope.core.modules import WORDS, Kind, Module, Treatment
+from fp8scope.core.modules import Kind, Model, Module, Treatment
 from fp8scope.errors import BadInput
-
-__all__ = ["WORDS", "KVCache", "Kind", "Model", "Module", "Treatment", "planned_model"]
-
-KVCache = Literal["bf16", "fp8", "mixed"]
-
-
-@dataclass(frozen=True)
-class Model:
-    """The linears of a model, in module order, and what applies to all of it.
-
-    `architecture` is the class in config.json (`LlamaForCausalLM`). `folded`: smoothing must be
-    folded into the weights before anything is quantized.
-    """
-
-    name: str
-    architecture: str
-    model_type: str
-    modules: tuple[Module, ...]
-    kv_cache: KVCache = "bf16"
-    folded: bool = False
-
-    def wanted(self) -> set[Treatment]:
-        """Every treatment that some module should get."""
-        return {module.wanted for module in self.modules if module.wanted is not None}
-
-    def in_treatment(self, treatment: Treatment) -> list[Module]:
-        """The modules that should get it, in module order."""
-        return [module for module in self.modules if module.wanted == treatment]
-
-    def with_wanted(self, choose: Callable[[Module], Treatment | None]) -> Model:
-        """The same modules, with `choose(module)` as what they should run in."""
-        return replace(self, modules=tuple(replace(m, wanted=choose(m)) for m in self.modules))
 
 
 def planned_model(plan: Plan) -> Model:
