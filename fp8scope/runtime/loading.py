@@ -41,8 +41,9 @@ class LoadOptions:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to scan. `identity` is what the profile's `model` group holds."""
+    """A model ready to scan, from `folder`. `identity` is what the profile's `model` group holds."""
 
+    folder: Path
     model: nn.Module
     tokenizer: Any
     config: dict[str, Any]
@@ -67,6 +68,7 @@ def load(reference: str, options: LoadOptions) -> LoadedModel:
     model = _load_weights(folder, options, code)
     refuse_nonfinite(model, inventory)
     return LoadedModel(
+        folder,
         model,
         tokenizer,
         config,
