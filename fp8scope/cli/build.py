@@ -74,12 +74,12 @@ class _Arguments:
 @click.pass_obj
 def command(interrupts: Interrupts, /, **options: object) -> None:
     """Build the FP8 checkpoint that PLAN describes: fold its smoothing into the weights, quantize
-    with the plan's scales, and write weights, scales, metadata, tokenizer and plan into a new folder.
-    What was built is examined, and read as engines read it, before it gets its name. No GPU is needed.
+    with the plan's scales, and write weights, scales, metadata, tokenizer and plan into a new
+    folder. It is examined before it gets its name, and read as engines read it. No GPU is needed.
 
     \b
     fp8scope build plan.json -o ./Llama-3.1-8B-FP8
-    fp8scope build plan.json -o ./Llama-3.1-8B-FP8 --format compressed-tensors --model ./Llama-3.1-8B
+    fp8scope build plan.json -o ./L8B-FP8 --format compressed-tensors --model ./Llama-3.1-8B
     """
     from fp8scope.artefacts.plan_file import read_factors, read_plan
 

@@ -41,7 +41,7 @@ class LoadOptions:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to scan, from `folder`. `identity` is what the profile's `model` group holds."""
+    """A model from `folder`, ready to run. `identity` is what a profile's `model` group holds."""
 
     folder: Path
     model: nn.Module
