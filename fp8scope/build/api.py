@@ -31,7 +31,10 @@ from fp8scope.runtime.folders import model_folder
 from fp8scope.runtime.loading import DTYPES, LoadedModel, LoadOptions, load
 
 Format = Literal["modelopt", "compressed-tensors"]
-WRITTEN: dict[Format, str] = {"modelopt": "hf-quant-config", "compressed-tensors": "compressed-tensors"}
+WRITTEN: dict[Format, str] = {
+    "modelopt": "hf-quant-config",
+    "compressed-tensors": "compressed-tensors",
+}
 """The consumer whose words the metadata of a format are."""
 SHARD_BYTES = 5_000_000_000
 
@@ -76,7 +79,9 @@ class Built:
     diagnosis: Diagnosis
 
 
-def build(order: Order, output: Path, *, force: bool = False, events: Events | None = None) -> Built:
+def build(
+    order: Order, output: Path, *, force: bool = False, events: Events | None = None
+) -> Built:
     """Build the checkpoint at `output`, a folder which appears whole or not at all.
 
     Raises OutputExists, CannotExpress (the format has no words for the plan), Stale (not the
@@ -123,9 +128,7 @@ def _loaded(order: Order, output: Path, events: Events) -> tuple[LoadedModel, in
     chosen = LoadOptions(dtype, options.device, options.trust_remote_code, pickles)
     loaded = load(str(home), chosen)
     remedy = f"give {plan.model.name} with --model, or plan this one"
-    check_same_model(
-        loaded.identity, order.reference, plan.model.model_dump(), "the plan", remedy
-    )
+    check_same_model(loaded.identity, order.reference, plan.model.model_dump(), "the plan", remedy)
     return loaded, before
 
 
@@ -147,8 +150,9 @@ def _write(
         from fp8scope.build.compressed import write_compressed
 
         events.step("compressing with compressed-tensors")
-        write_compressed(loaded.model, order.plan, scales, folder, order.shard_bytes)
-        quantization = document.config
+        quantization = write_compressed(
+            loaded.model, order.plan, scales, folder, shard_bytes=order.shard_bytes
+        )
     write_config(loaded.folder, folder, quantization, dtype)
     copy_beside(loaded.folder, folder)
     put_plan(order.plan, order.factors, folder)

@@ -156,9 +156,7 @@ def _check(enabled: Mapping[str, str], wanted: Mapping[str, _Quantizer]) -> None
             raise BadInput(f"ModelOpt quantizes {name}, which the plan does not", WITHOUT)
 
 
-def _set_amax(
-    module: Any, quantizer: _Quantizer, scales: Mapping[str, tuple[Static, ...]]
-) -> None:
+def _set_amax(module: Any, quantizer: _Quantizer, scales: Mapping[str, tuple[Static, ...]]) -> None:
     """In float32: what ModelOpt finds itself is rounded to the model's dtype."""
     if quantizer.kind == "token":
         return

@@ -78,7 +78,9 @@ def in_files(plan: Plan, scales: Mapping[str, tuple[Static, ...]]) -> dict[str, 
     shards = {module.name: max(1, len(module.checkpoint_shards)) for module in plan.modules}
     number: Counter[str] = Counter()
     found = {}
-    for module in planned_model(plan).modules:  # of stacked experts, all shards of one, then the next
+    for module in planned_model(
+        plan
+    ).modules:  # of stacked experts, all shards of one, then the next
         if module.runtime in scales:
             each = scales[module.runtime]
             expert = number[module.runtime] // shards[module.runtime]

@@ -15,7 +15,9 @@ from tests.export import plans, shapes
 
 def build_at(output: Path, text: str, *, force: bool = False) -> None:
     with new_folder(output, force=force) as made:
-        write_plan(plans.plan_of(shapes.planned(shapes.llama(), "fp8_tensor")), {}, _plan(made.path))
+        write_plan(
+            plans.plan_of(shapes.planned(shapes.llama(), "fp8_tensor")), {}, _plan(made.path)
+        )
         (made.path / "model.safetensors").write_text(text)
         made.publish()
 
