@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,16 +21,16 @@ from fp8scope.runtime.loading import model_identity
 from fp8scope.runtime.structure import discover
 from tests import models
 from tests.observe import scans
-from tests.observe.quantized_models import Prepared
+from tests.observe.quantized_models import TRANSPOSED, Prepared, gpt_oss
 from tests.plan import invented
 
-ALL_FP8 = PlanSettings(max_bf16_share=0, candidates=("fp8_tensor",), kv_cache="fp8")
+ALL_FP8 = PlanSettings(max_bf16_share=0, candidates=("fp8_tensor",))
 
 
 @cache
 def prepared(name: str, dtype: torch.dtype = torch.bfloat16, **changes: Any) -> Prepared:
     """A model, scanned, whose structure knows its files; shared: do not change it."""
-    model: Any = models.build(name, **changes)
+    model: Any = gpt_oss() if name == TRANSPOSED else models.build(name, **changes)
     model.to(dtype)
     identity = model_identity("small", model, "", None)
     structure = discover(model, file_shapes(model))
@@ -39,9 +40,10 @@ def prepared(name: str, dtype: torch.dtype = torch.bfloat16, **changes: Any) -> 
 
 @cache
 def all_fp8(name: str, **changes: Any) -> Plan:
-    """Everything per tensor, and the KV cache; lm_head and routers in BF16."""
+    """Everything per tensor, and the KV cache where it is known; lm_head and routers in BF16."""
     profile = invented.with_nats(copy.deepcopy(prepared(name, **changes).profile), lambda _: 0.001)
-    return make_plan(profile, ALL_FP8)[0]
+    cache: Literal["fp8", "bf16"] = "fp8" if profile.structure.kv_layers else "bf16"
+    return make_plan(profile, replace(ALL_FP8, kv_cache=cache))[0]
 
 
 def mixed(plan: Plan, precisions: Mapping[str, str], *, cache: str = "fp8") -> Plan:
