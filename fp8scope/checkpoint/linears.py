@@ -82,7 +82,8 @@ def stored_as(tensor: TensorEntry, tensors: Mapping[str, TensorEntry]) -> Treatm
         return "fp8_tensor" if static else "fp8_tensor_dynamic"
     if shape in {(rows,), (rows, 1)}:
         return "fp8_token"
-    if shape == (-(-rows // BLOCK), -(-columns // BLOCK)):
+    down, across = -(-rows // BLOCK), -(-columns // BLOCK)
+    if shape in {(down, across), (down, 1, across, 1)}:  # four axes in ModelOpt's own export
         return "fp8_block"
     return "other"
 

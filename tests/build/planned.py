@@ -1,74 +1,124 @@
-"""Small random models with plans of theirs, in any mix of precisions."""
+"""Small models in folders, scanned for real, and plans of them that mix every precision."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from fp8scope.artefacts.plan import Plan
-from fp8scope.build.files import file_shapes
-from fp8scope.observe.applied import Applied
+from fp8scope.artefacts.plan_file import read_factors, read_plan, write_plan
+from fp8scope.core.choices import Choices, Term
+from fp8scope.core.schemes import DEFAULT_CANDIDATES
 from fp8scope.observe.scan import Scan, ScanOptions, Subject
-from fp8scope.plan.make import make_plan
+from fp8scope.observe.sensitivity import SensitivityOptions
+from fp8scope.plan.clusters import Cluster, Rules, clusters
+from fp8scope.plan.make import PlanMaker
+from fp8scope.plan.planner import Choice
+from fp8scope.plan.problem import Way
 from fp8scope.plan.settings import PlanSettings
-from fp8scope.runtime.loading import model_identity
+from fp8scope.profile.record import Profile
+from fp8scope.runtime.loading import LoadOptions, load
 from fp8scope.runtime.structure import discover
+from fp8scope.runtime.text import Calibration, build_calibration, calibration_of_tokens
+from fp8scope.runtime.sources import Source
 from tests import models
-from tests.observe import scans
-from tests.observe.quantized_models import TRANSPOSED, Prepared, gpt_oss
-from tests.plan import invented
+from tests.tokenizers import byte_tokenizer
 
-ALL_FP8 = PlanSettings(max_bf16_share=0, candidates=("fp8_tensor",))
+MIX = ("fp8_smooth", "fp8_token", "fp8_tensor", "bf16")
+LENGTHS = (33, 17, 28, 40, 25, 36)
 
 
-@cache
-def prepared(name: str, dtype: torch.dtype = torch.bfloat16, **changes: Any) -> Prepared:
-    """A model, scanned, whose structure knows its files; shared: do not change it."""
-    model: Any = gpt_oss() if name == TRANSPOSED else models.build(name, **changes)
-    model.to(dtype)
-    identity = model_identity("small", model, "", None)
-    structure = discover(model, file_shapes(model))
-    subject = Subject(model, None, model.config.to_dict(), identity, structure, scans.calibration())
-    return Prepared(model, Scan(subject, ScanOptions("standard", 1, keep_every=1e9)).run())
+@dataclass(frozen=True)
+class Scanned:
+    """A model's folder and its profile; `text` is what the scan has not read."""
+
+    folder: Path
+    profile: Profile
+    text: Calibration
 
 
 @cache
-def all_fp8(name: str, **changes: Any) -> Plan:
-    """Everything per tensor, and the KV cache where it is known; lm_head and routers in BF16."""
-    profile = invented.with_nats(copy.deepcopy(prepared(name, **changes).profile), lambda _: 0.001)
-    cache: Literal["fp8", "bf16"] = "fp8" if profile.structure.kv_layers else "bf16"
-    return make_plan(profile, replace(ALL_FP8, kv_cache=cache))[0]
+def scanned(name: str, dtype: str = "float32") -> Scanned:
+    """A small random model of tests/models.py by name, saved, loaded and scanned. Shared."""
+    folder = Path(mkdtemp(prefix=f"fp8scope-{name}-"))
+    tokenizer = byte_tokenizer()
+    model: Any = models.build(name, vocab_size=len(tokenizer))
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return scan(folder, dtype, tokens(len(tokenizer), 0), tokens(len(tokenizer), 1))
 
 
-def mixed(plan: Plan, precisions: Mapping[str, str], *, cache: str = "fp8") -> Plan:
-    """The same with other precisions for groups whose name holds the key, and for the caches."""
-    data = plan.model_dump(mode="json")
-    for group in data["groups"]:
-        for part, precision in precisions.items():
-            if part in group["name"]:
-                group |= {"precision": precision}
-                if precision != "fp8_tensor":
-                    group |= {"scales": []}
-    for each in data["kv_cache"]:
-        each["precision"] = cache
-    bf16 = {n for g in data["groups"] if g["precision"] == "bf16" for n in g["members"]}
-    data["ignore"] = [module["name"] for module in data["modules"] if module["name"] in bf16]
-    return Plan.model_validate(data)
+def scan(folder: Path, dtype: str, text: Calibration, held_out: Calibration) -> Scanned:
+    loaded = load(str(folder), LoadOptions(dtype=dtype))
+    structure = discover(loaded.model, loaded.tensor_shapes)
+    subject = Subject(
+        loaded.model, loaded.tokenizer, loaded.config, loaded.identity, structure, text
+    )
+    sensitivity = SensitivityOptions(samples=len(text.samples), choices=Choices(DEFAULT_CANDIDATES))
+    options = ScanOptions("standard", 256, keep_every=1e9, sensitivity=sensitivity)
+    return Scanned(folder, Scan(subject, options).run(), held_out)
 
 
-def fake_quantized(what: Prepared, plan: Plan, ids: Tensor) -> Tensor:
-    """Logits of the model as the plan's terms quantize it."""
-    applied = Applied(what.model, what.gemms, what.caches, cached=bool(what.caches))
-    with applied.terms(plan.terms()):
-        return applied.logits(ids)
+def scan_text(folder: Path, path: Path, dtype: str = "float32") -> Scanned:
+    """A trained model on a text file: 12 sequences of it to scan, the next ones held out."""
+    loaded = load(str(folder), LoadOptions(dtype=dtype))
+    whole = build_calibration(
+        [Source("prose", str(path))], loaded.tokenizer, samples=24, seq_len=96, seed=0,
+        context=128, vocab_size=None,
+    )  # fmt: skip
+    parts = [[s.tokens for s in whole.samples[half::2]] for half in (0, 1)]
+    texts = [calibration_of_tokens(["prose"] * len(part), part) for part in parts]
+    return scan(folder, dtype, *texts)
 
 
-def sqnr_db(got: Tensor, want: Tensor) -> float:
-    got, want = got.double(), want.double()
-    return float(10 * torch.log10((want**2).sum() / ((got - want) ** 2).sum()))
+def tokens(vocabulary: int, seed: int) -> Calibration:
+    draw = np.random.default_rng(seed)
+    sizes = [draw.integers(3, vocabulary, size).astype(np.int32) for size in LENGTHS]
+    return calibration_of_tokens(["prose", "code"] * 3, sizes)
+
+
+def mixed_plan(
+    what: Scanned, mix: Sequence[str] = MIX, *, cache: bool = True, **settings: Any
+) -> tuple[Plan, dict[str, NDArray[np.float32]]]:
+    """A plan in which clusters of groups take the precisions of `mix` in turn, where they can."""
+    maker = PlanMaker(what.profile, PlanSettings(kv_cache="fp8" if cache else "bf16", **settings))
+    planner = maker.planner
+    problem = planner.problem(cache)
+    rules = Rules(DEFAULT_CANDIDATES, planner.unseen, frozenset(), cache)
+    found = clusters(what.profile.structure, planner.decided, planner.rows, rules)
+    ways = tuple(
+        Way(_closest(cluster, mix[number % len(mix)]), 0.0, 0.0, 0.0)
+        for number, cluster in enumerate(found)
+    )
+    rows = [planner.rows[term] for way in ways for term in way.terms]
+    nats, tags = planner.scores.together(rows)
+    choice = Choice(problem, maker.objective, ways, nats, tags, 1.0, 8.0)
+    return maker.plan(choice)
+
+
+def _closest(cluster: Cluster, precision: str) -> tuple[Term, ...]:
+    """The way with the most groups in `precision`, and among these the most that are quantized."""
+
+    def groups(terms: tuple[Term, ...]) -> tuple[int, int]:
+        names = {unit.name for unit in cluster.units}
+        own = [term.candidate for term in terms if term.group in names]
+        wanted = len(names) - len(own) if precision == "bf16" else own.count(precision)
+        return wanted, len(own)
+
+    return max(cluster.ways, key=groups)
+
+
+def written(what: Scanned, folder: Path, **wishes: Any) -> tuple[Plan, dict[str, Any]]:
+    """The plan as it is read back from `folder`."""
+    path = folder / "plan.json"
+    write_plan(*mixed_plan(what, **wishes), path)
+    plan = read_plan(path)
+    return plan, read_factors(plan, path)

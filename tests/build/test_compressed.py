@@ -30,7 +30,7 @@ from fp8scope.export.consumer import CannotExpress
 from fp8scope.observe.applied import Applied
 from fp8scope.runtime.fake_quant import by_torch
 from tests import models
-from tests.build.planned import all_fp8, fake_quantized, mixed, prepared, sqnr_db
+from tests.build.precisions import all_fp8, fake_quantized, mixed, prepared, sqnr_db
 from tests.observe.quantized_models import TRANSPOSED, Prepared
 from tests.observe.quantized_models import prepared as prepared_alone
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from fp8scope.build.files import file_shapes, file_tensors, with_saved_names, write_shards
 from fp8scope.errors import CannotWrite
 from tests import models
-from tests.build.planned import all_fp8
+from tests.build.precisions import all_fp8
 from tests.observe.quantized_models import TRANSPOSED, gpt_oss
 
 NAMES = (
