@@ -15,7 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from fp8scope.artefacts.plan import Cache, Plan
-from fp8scope.build.files import SHARD_BYTES, file_shapes, file_tensors, write_shards
+from fp8scope.build.files import (
+    SHARD_BYTES,
+    file_shapes,
+    file_tensors,
+    with_saved_names,
+    write_shards,
+)
 from fp8scope.build.scales import Static
 from fp8scope.checkpoint.planned import planned_model
 from fp8scope.checkpoint.schemes import SCHEMES
@@ -42,6 +48,7 @@ def write_compressed(
     plan's; CannotWrite.
     """
     library = _Library()
+    plan = with_saved_names(plan, model)
     config: dict[str, Any] = export_plan(plan, "compressed-tensors").config
     library.check(config)
     caches = _cache_scales(plan)
@@ -143,12 +150,14 @@ def _check(
         if source.tied_to is not None:
             what = f"{module.name} has no weight of its own: it is that of {source.tied_to}"
             raise BadInput(what, "leave it in BF16")
-        if source.transposed:
-            what = f"{module.name} is a Conv1D, and compressed-tensors knows nn.Linear alone"
-            raise BadInput(what, "leave it in BF16, or build another format")
         if source.experts and not source.checkpoint_shards:
             what = f"{module.name} holds all experts, and compressed-tensors wants each by itself"
-            raise BadInput(what, "leave them in BF16, or build another format")
+            raise BadInput(what, "leave them in BF16")
+        if source.transposed:
+            what = (
+                f"{module.name} is a Conv1D [in, out], and compressed-tensors knows nn.Linear alone"
+            )
+            raise BadInput(what, "leave it in BF16")
         expected = (module.out_features, module.in_features)
         if (found := shapes.get(name)) != expected:
             has = f"has {list(found)} there" if found else "has not"

@@ -21,6 +21,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from fp8scope.artefacts.atomic import write_atomically
+from fp8scope.artefacts.plan import Plan
 from fp8scope.errors import CannotWrite
 
 SHARD_BYTES = 5_000_000_000  # the hub's own
@@ -34,7 +35,7 @@ _NUMBER = re.compile(r"(?:os error|Errno) (\d+)")
 def file_tensors(
     model: nn.Module, beside: Mapping[str, Tensor] | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer that a checkpoint holds, by its name there; tied weights once.
+    """Every parameter and buffer, by the name under which transformers saves it; tied weights once.
 
     Most are views of the model's own memory; what must be copied is, a block at a time. `beside`:
     tensors by runtime names which the model has not (scales of the KV cache), written as if it had.
@@ -54,6 +55,32 @@ def file_shapes(
         for block in _blocks(empty)
         for name, tensor in _reverted(model, block).items()
     }
+
+
+def with_saved_names(plan: Plan, model: nn.Module) -> Plan:
+    """The plan, with every linear by the name that `file_tensors` gives its weight.
+
+    Another than in the files that the model came from where those lack the base model's prefix
+    (OPT's and GPT-2's own do): transformers puts it on when it saves, and finds no module of a
+    `quantization_config` without it.
+    """
+    shapes = file_shapes(model)
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+
+    def saved(name: str) -> str:
+        spellings = (name, f"{prefix}{name}", name.removeprefix(prefix))
+        return next((each for each in spellings if each.format(0) in shapes), name)
+
+    modules = [
+        module.model_copy(
+            update={
+                "checkpoint_weight": module.checkpoint_weight and saved(module.checkpoint_weight),
+                "checkpoint_shards": tuple(map(saved, module.checkpoint_shards)),
+            }
+        )
+        for module in plan.modules
+    ]
+    return plan.model_copy(update={"modules": tuple(modules)})
 
 
 def write_shards(

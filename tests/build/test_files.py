@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from fp8scope.build.files import file_shapes, file_tensors, write_shards
+from fp8scope.build.files import file_shapes, file_tensors, with_saved_names, write_shards
 from fp8scope.errors import CannotWrite
 from tests import models
+from tests.build.precisions import all_fp8
 from tests.observe.quantized_models import TRANSPOSED, gpt_oss
 
 NAMES = (
@@ -67,15 +68,25 @@ def test_experts_are_apart_as_in_mixtrals_files() -> None:
     assert sum(name.startswith(experts) for name in tensors) == 12
 
 
-@pytest.mark.parametrize("prefix", ["transformer.", ""])
-def test_the_prefix_of_the_files_that_were_loaded_comes_back(prefix: str, tmp_path: Path) -> None:
-    """GPT-2's own files lack it, and others that were saved from the same class have it."""
-    models.build("gpt2").save_pretrained(tmp_path)
+@pytest.mark.parametrize(("name", "prefix"), [("gpt2", "transformer."), ("opt", "model.")])
+def test_files_without_the_prefix(name: str, prefix: str, tmp_path: Path) -> None:
+    """Such as OPT's own: transformers saves them with it, and the plan is brought to that."""
+    models.build(name).save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
-    files = {f"{prefix}{n.removeprefix('transformer.')}": t for n, t in load_file(path).items()}
-    save_file(files, path, {"format": "pt"})
+    saved = load_file(path)
+    save_file({n.removeprefix(prefix): t for n, t in saved.items()}, path, {"format": "pt"})
     loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
-    _assert_equal(dict(file_tensors(loaded)), files)
+    _assert_equal(dict(file_tensors(loaded)), saved)
+    plan = all_fp8(name)
+    bare = [
+        each.model_copy(update={"checkpoint_weight": (each.checkpoint_weight or "")[len(prefix) :]})
+        for each in plan.modules
+        if each.tied_to is None
+    ]
+    assert all(each.checkpoint_weight not in saved for each in bare)
+    named = with_saved_names(plan.model_copy(update={"modules": tuple(bare)}), loaded)
+    assert named.modules == plan.modules[: len(bare)]
+    assert with_saved_names(named, loaded) == named
 
 
 def test_tied_weights_are_there_once() -> None:
@@ -205,5 +216,5 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(CannotWrite, match="nowhere.*: No such file or directory"):
+    with pytest.raises(CannotWrite, match=r"nowhere.*: No such file or directory"):
         write_shards(tmp_path / "nowhere", iter(_tensors().items()))
