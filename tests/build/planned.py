@@ -26,9 +26,9 @@ from fp8scope.plan.problem import Way
 from fp8scope.plan.settings import PlanSettings
 from fp8scope.profile.record import Profile
 from fp8scope.runtime.loading import LoadOptions, load
+from fp8scope.runtime.sources import Source
 from fp8scope.runtime.structure import discover
 from fp8scope.runtime.text import Calibration, build_calibration, calibration_of_tokens
-from fp8scope.runtime.sources import Source
 from tests import models
 from tests.tokenizers import byte_tokenizer
 
