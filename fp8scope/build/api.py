@@ -6,7 +6,7 @@ import gc
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from fp8scope.artefacts.identity import check_same_model
 from fp8scope.artefacts.plan import Plan
+from fp8scope.build.files import with_saved_names
 from fp8scope.build.finish import copy_beside, put_plan, write_config, write_metadata
 from fp8scope.build.folder import NewFolder, new_folder
 from fp8scope.build.folds import fold_plan
@@ -95,8 +96,10 @@ def build(
 
 def build_into(order: Order, folder: NewFolder, events: Events) -> Built:
     """The same in a folder that was opened before."""
-    document = export_plan(order.plan, WRITTEN[order.format])
+    export_plan(order.plan, WRITTEN[order.format])  # refuses before anything is loaded
     loaded, before = _loaded(order, folder.output, events)
+    order = replace(order, plan=with_saved_names(order.plan, loaded.model))
+    document = export_plan(order.plan, WRITTEN[order.format])
     events.step("folding")
     inexact = fold_plan(loaded.model, order.plan, order.factors)
     with _writing(folder.output):

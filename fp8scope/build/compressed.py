@@ -6,7 +6,7 @@ its loader makes room for: [1] per tensor, [out, 1] per channel, [rows, columns]
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from fp8scope.build.files import (
     with_saved_names,
     write_shards,
 )
-from fp8scope.build.scales import Static
+from fp8scope.build.scales import Static, in_files
 from fp8scope.checkpoint.planned import planned_model
 from fp8scope.checkpoint.schemes import SCHEMES
 from fp8scope.core.modules import Module
@@ -35,7 +35,7 @@ Progress = Callable[[int, int], None]
 def write_compressed(
     model: nn.Module,
     plan: Plan,
-    static: Mapping[str, Sequence[Static]],
+    static: Mapping[str, tuple[Static, ...]],
     folder: Path,
     progress: Progress = lambda done, total: None,
     shard_bytes: int = SHARD_BYTES,
@@ -123,26 +123,22 @@ class _Linear:
         return library.scale(_tile_amax(weight, rows, columns), treatment)
 
 
-def _in_fp8(plan: Plan, static: Mapping[str, Sequence[Static]]) -> dict[str, _Linear]:
+def _in_fp8(plan: Plan, static: Mapping[str, tuple[Static, ...]]) -> dict[str, _Linear]:
     """By the name of its weight in the files."""
-    shards = {module.name: max(1, len(module.checkpoint_shards)) for module in plan.modules}
-    met: dict[str, int] = {}
-    found = {}
-    for module in planned_model(plan).modules:
-        number = met[module.runtime] = met.get(module.runtime, -1) + 1
-        if module.wanted in {None, "bf16"}:
-            continue
-        own = None
-        if module.wanted == "fp8_tensor":
-            own = static[module.runtime][number // shards[module.runtime]]
-        found[f"{module.name}.weight"] = _Linear(module, own)
-    return found
+    scales = in_files(plan, static)
+    return {
+        f"{module.name}.weight": _Linear(
+            module, scales[module.name] if module.wanted == "fp8_tensor" else None
+        )
+        for module in planned_model(plan).modules
+        if module.wanted not in {None, "bf16"}
+    }
 
 
 def _check(
     linears: Mapping[str, _Linear], plan: Plan, shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Everything that could go wrong in the middle of writing."""
+    """Refuses at once what would otherwise go wrong in the middle of writing."""
     planned = {module.name: module for module in plan.modules}
     for name, linear in linears.items():
         module = linear.module
