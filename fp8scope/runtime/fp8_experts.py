@@ -58,7 +58,7 @@ class Fp8Experts(nn.Module):
             products = self._activate(self.first[number](hidden_states[pair // top_k]))
             outputs[pair] = self._after(self.last[number](products))
         weighted = outputs * top_k_weights.reshape(-1, 1)
-        return weighted.view(tokens, top_k, -1).sum(dim=1).to(hidden_states.dtype)
+        return weighted.view(tokens, top_k, weighted.shape[1]).sum(dim=1).to(hidden_states.dtype)
 
     def _activate(self, x: Tensor) -> Tensor:
         own = self.activation._apply_gate if self.activation.has_gate else self.activation.act_fn

@@ -89,7 +89,7 @@ class Fp8Linear(nn.Module):
         codes, weight = quantize(rows, scales), self.weight.data
         by_column = self.weight_scale
         bias: Tensor | None = self.bias
-        if rows.is_cuda:
+        if _on_cuda(rows):
             codes, weight = _padded(codes, rows=False), _padded(weight)
             more = (0, len(weight) - self.out_features)
             by_column = pad(by_column, more) if by_column.ndim else by_column
@@ -112,7 +112,7 @@ def _scaled_mm(
     if rows.ndim or columns.ndim:
         rows = rows.expand(len(codes), 1).contiguous()
         columns = columns.expand(len(weight))[None].contiguous()
-        if codes.is_cuda and out != torch.bfloat16:  # it takes scales by row for bf16 alone
+        if _on_cuda(codes) and out != torch.bfloat16:  # it takes scales by row for bf16 alone
             after, one = rows * columns, torch.ones((), device=codes.device)
             rows = columns = one
     fused = bias is not None and bias.dtype == out == torch.bfloat16
@@ -124,6 +124,10 @@ def _scaled_mm(
     if bias is not None and not fused:
         y = y + bias
     return y.to(dtype)
+
+
+def _on_cuda(x: Tensor) -> bool:
+    return x.is_cuda
 
 
 def _padded(codes: Tensor, *, rows: bool = True) -> Tensor:
