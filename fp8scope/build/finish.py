@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from fp8scope.artefacts.plan import Plan
 from fp8scope.artefacts.plan_file import write_plan
-from fp8scope.core.modules import Treatment
 
 CONFIG = "config.json"
 METADATA = "hf_quant_config.json"

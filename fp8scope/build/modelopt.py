@@ -35,7 +35,7 @@ def modelopt_at_work() -> Iterator[None]:
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
-            import modelopt.torch.export  # noqa: F401
+            import modelopt.torch.export
             import modelopt.torch.quantization  # noqa: F401
         except ImportError as error:
             what = f"ModelOpt cannot be imported ({one_line(error)})"

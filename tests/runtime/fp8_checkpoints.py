@@ -25,7 +25,15 @@ from tests.tokenizers import byte_tokenizer
 
 Choose = Callable[[str], Treatment]
 FORMATS = ("modelopt", "compressed-tensors", "fp8")
-PLAIN = ("embed", "lm_head", "norm", "mlp.gate.weight", "block_sparse_moe.gate.weight", "wte", "wpe")
+PLAIN = (
+    "embed",
+    "lm_head",
+    "norm",
+    "mlp.gate.weight",
+    "block_sparse_moe.gate.weight",
+    "wte",
+    "wpe",
+)
 
 
 @dataclass

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from fp8scope.core.modules import Treatment
-from fp8scope.errors import BadModel
 from fp8scope.runtime.fp8_cache import KVScales
 from fp8scope.runtime.fp8_checkpoint import load_fp8
 from fp8scope.runtime.fp8_experts import Fp8Experts
@@ -89,7 +88,9 @@ def test_names_of_the_runtime(tmp_path: Path) -> None:
     written = write(models.build("mixtral"), tmp_path / "m")
     loaded = load_fp8(written.folder)
     assert "model.layers.0.block_sparse_moe.experts.3.w1" in written.linears
-    wanted = {f"model.layers.{n}.mlp.experts.{p}" for n in range(2) for p in ("gate_up_proj", "down_proj")}
+    wanted = {
+        f"model.layers.{n}.mlp.experts.{p}" for n in range(2) for p in ("gate_up_proj", "down_proj")
+    }
     assert wanted <= {name for name, t in loaded.treatments.items() if t == "fp8_tensor"}
     assert loaded.treatments["model.layers.0.mlp.gate"] == "bf16"
     assert sum(isinstance(m, Fp8Experts) for m in loaded.model.modules()) == models.LAYERS
@@ -175,7 +176,9 @@ def _shard(written: Written) -> None:
     from safetensors.torch import save_file
 
     written.weights.unlink()
-    files = {n: f"model-0000{1 + n.endswith('scale')}-of-00002.safetensors" for n in written.tensors}
+    files = {
+        n: f"model-0000{1 + n.endswith('scale')}-of-00002.safetensors" for n in written.tensors
+    }
     for file in set(files.values()):
         tensors = {n: t for n, t in written.tensors.items() if files[n] == file}
         save_file(tensors, written.folder / file)
