@@ -26,6 +26,7 @@ from fp8scope.errors import BadInput, Missing, one_line
 from fp8scope.export.checking import export_plan
 from fp8scope.runtime.experts import named_experts
 
+BLOCK = 128
 WITHOUT = "plan it in BF16 (--exclude), or build with --format compressed-tensors"
 
 
@@ -108,6 +109,10 @@ def _wanted(model: nn.Module, plan: Plan) -> dict[str, _Quantizer]:
             else:
                 matrix = model.get_submodule(name).get_parameter("weight")
                 found[f"{name}.weight_quantizer"] = _Quantizer(name, weight, matrix)
+            if weight == "block" and max(matrix.shape) <= BLOCK:
+                size = "×".join(map(str, matrix.shape))
+                what = f"ModelOpt writes no block scale of {name}, which at {size} is one block"
+                raise BadInput(what, "plan it per token or per tensor, or exclude it")
     for cache in plan.kv_cache:
         if cache.precision == "fp8":
             found.update(_of_cache(cache))

@@ -33,6 +33,7 @@ from tests import models
 from tests.tokenizers import byte_tokenizer
 
 MIX = ("fp8_smooth", "fp8_token", "fp8_tensor", "bf16")
+WIDE = {"hidden_size": 256, "intermediate_size": 384, "head_dim": 64, "num_key_value_heads": 4}
 LENGTHS = (33, 17, 28, 40, 25, 36)
 
 
@@ -46,11 +47,14 @@ class Scanned:
 
 
 @cache
-def scanned(name: str, dtype: str = "float32") -> Scanned:
-    """A small random model of tests/models.py by name, saved, loaded and scanned. Shared."""
+def scanned(name: str, dtype: str = "float32", *, wide: bool = False) -> Scanned:
+    """A small random model of tests/models.py by name, saved, loaded and scanned. Shared.
+
+    wide: all its sides are multiples of 128, as blocks ask for.
+    """
     folder = Path(mkdtemp(prefix=f"fp8scope-{name}-"))
     tokenizer = byte_tokenizer()
-    model: Any = models.build(name, vocab_size=len(tokenizer))
+    model: Any = models.build(name, vocab_size=len(tokenizer), **(WIDE if wide else {}))
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return scan(folder, dtype, tokens(len(tokenizer), 0), tokens(len(tokenizer), 1))

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from fp8scope.artefacts.plan import Plan
 from fp8scope.build.api import WRITTEN, Built, Format, Order, build
 from fp8scope.demo.files import DEMO_MODEL
+from fp8scope.errors import BadInput
 from fp8scope.export.consumer import CannotExpress
 from fp8scope.export.readers import readers
 from fp8scope.runtime.fp8_linear import Gemm
@@ -31,6 +32,8 @@ WITHIN = 0.05
 
 @cache
 def subject(name: str, dtype: str = "float32") -> Scanned:
+    if name.startswith("wide "):
+        return scanned(name.removeprefix("wide "), dtype, wide=True)
     if name not in (*TRAINED, "demo"):
         return scanned(name, dtype)
     folder = DEMO_MODEL if name == "demo" else SHARED / "models" / name
@@ -124,5 +127,5 @@ def test_doctor_and_check_pass(
         assert "experts per token" in str(refusal)
         return
     assert made.diagnosis.healthy
-    found = {reader.name: reader.fault for reader in readers(made.folder, WRITTEN[form])}
+    found = {reader.name: reader.fault for reader in readers(made.folder, WRITTEN[made.format])}
     assert found["vllm"] == ""
