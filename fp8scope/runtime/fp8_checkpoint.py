@@ -56,8 +56,7 @@ class Fp8Model:
 
     def cache(self) -> Fp8Cache | None:
         """An empty KV cache in FP8; None where the checkpoint keeps it in the model's dtype."""
-        model: Any = self.model
-        return Fp8Cache(self.kv_scales, model.config) if self.kv_scales else None
+        return Fp8Cache(self.kv_scales, self._model.config) if self.kv_scales else None
 
     @torch.no_grad()
     def logits(self, input_ids: Tensor) -> Tensor:
@@ -66,6 +65,10 @@ class Fp8Model:
         output = self.model(input_ids=input_ids, use_cache=cache is not None, past_key_values=cache)
         logits: Tensor = output.logits
         return logits
+
+    @property
+    def _model(self) -> Any:
+        return self.model
 
 
 def load_fp8(

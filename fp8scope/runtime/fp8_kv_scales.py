@@ -9,6 +9,7 @@ from torch import nn
 from fp8scope.core.structure import Structure
 from fp8scope.errors import BadModel
 from fp8scope.runtime.fp8_cache import KVScales
+from fp8scope.runtime.fp8_skeleton import left_out
 from fp8scope.runtime.fp8_tensors import REBUILD, Parts, TensorReader
 
 
@@ -26,8 +27,10 @@ def kv_scales(
     found = {}
     for attention, names in parts.kv.items():
         module = _module(attention, layers)
+        name = next(iter(names.values()))
+        if module is None and left_out(model, name):
+            continue
         if module is None:
-            name = next(iter(names.values()))
             raise BadModel(f"{name} is the scale of no KV cache in the model", REBUILD)
         found[module] = _scales(attention, names, reader, latent.get(module, 0))
     lacking = next((name for name in layers if name not in found), None)

@@ -112,9 +112,10 @@ def _scaled_mm(
     if rows.ndim or columns.ndim:
         rows = rows.expand(len(codes), 1).contiguous()
         columns = columns.expand(len(weight))[None].contiguous()
-        if _on_cuda(codes) and out != torch.bfloat16:  # it takes scales by row for bf16 alone
-            after, one = rows * columns, torch.ones((), device=codes.device)
-            rows = columns = one
+        # Scales by row and column: on CUDA for bf16 alone, on the CPU not in every torch.
+        if out != torch.bfloat16 or not _on_cuda(codes):
+            after, out = rows * columns, torch.float32
+            rows = columns = torch.ones((), device=codes.device)
     fused = bias is not None and bias.dtype == out == torch.bfloat16
     y = torch._scaled_mm(
         codes, weight.T, rows, columns, bias=bias if fused else None, out_dtype=out

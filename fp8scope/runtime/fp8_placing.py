@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from fp8scope.errors import BadModel
 from fp8scope.runtime.experts import named_experts
 from fp8scope.runtime.fp8_experts import Fp8Experts, Rows, expert_bias
 from fp8scope.runtime.fp8_linear import Fp8Linear, Gemm
+from fp8scope.runtime.fp8_skeleton import left_out
 from fp8scope.runtime.fp8_tensors import REBUILD, Fp8Weight, Parts, TensorReader
 from fp8scope.runtime.linears import is_linear, is_transposed
 
@@ -105,10 +105,8 @@ class Placing:
         setattr(self._model.get_submodule(parent), last, module)
 
     def _refuse_unplaced(self) -> None:
-        """All weights must run, but those that the model's class leaves out of a file (MTP)."""
-        skipped = getattr(self._model, "_keys_to_ignore_on_load_unexpected", None) or ()
         for name in self._left:
-            if not any(re.search(pattern, name) for pattern in skipped):
+            if not left_out(self._model, name):
                 what = f"{name} is FP8, and is the weight of no linear that is known here"
                 raise BadModel(what, _NOT_RUN)
 

@@ -7,6 +7,7 @@ which tensors are missing and which the model does not know.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,12 @@ def skeleton(folder: Path, parts: Parts, reader: TensorReader, dtype: str | None
     _refuse_unlike(folder, info)
     skeleton: nn.Module = model.eval()
     return skeleton
+
+
+def left_out(model: nn.Module, name: str) -> bool:
+    """Whether the class of the model passes over this tensor of its files (the layers of MTP)."""
+    patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+    return any(re.search(pattern, name) for pattern in patterns)
 
 
 def _own_dtype(config: Any, parts: Parts) -> torch.dtype:

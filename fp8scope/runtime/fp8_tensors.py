@@ -92,15 +92,12 @@ def _weight(
     inputs = _first(module, INPUT_SCALES, tensors)
     if stored not in metadata.treatments:
         expected = " or ".join(sorted(WORDS[word] for word in metadata.treatments))
-        lacks = (
-            f", and {module}.input_scale is missing" if "fp8_tensor" in metadata.treatments else ""
-        )
-        what = f"{tensor.name} is stored as {WORDS[stored]}, the metadata says {expected}{lacks}"
+        what = f"{tensor.name} is stored as {WORDS[stored]}, the metadata says {expected}"
+        if stored == "fp8_tensor_dynamic" and "fp8_tensor" in metadata.treatments:
+            what += f", and {module}.input_scale is missing"
         raise BadModel(what, REBUILD)
     if inputs is not None and stored != "fp8_tensor":
         raise BadModel(f"{inputs} is a static scale beside a weight {WORDS[stored]}", REBUILD)
-    if inputs is not None and tensors[inputs].shape not in {(), (1,), (1, 1)}:
-        raise BadModel(f"{inputs} is {list(tensors[inputs].shape)}, not a scalar", REBUILD)
     return Fp8Weight(tensor.name, tensor.shape, stored, scale, inputs)
 
 
@@ -166,8 +163,11 @@ class TensorReader:
         return scale.reshape(-1) if weight.treatment == "fp8_token" else scale.reshape(())
 
     def scalar(self, name: str) -> Tensor:
-        """A float32 scalar scale, above 0."""
-        return self._scale(name, zero=False).reshape(())
+        """A float32 scalar scale, above 0. Raises BadModel for anything else."""
+        scale = self._scale(name, zero=False)
+        if scale.numel() != 1:
+            raise BadModel(f"{name} is {list(scale.shape)}, not a scalar", REBUILD)
+        return scale.reshape(())
 
     def _scale(self, name: str, *, zero: bool) -> Tensor:
         scale = self.read(name).float()

@@ -20,14 +20,13 @@ from fp8scope.runtime.experts import named_experts
 from fp8scope.runtime.fp8_cache import Fp8Cache, KVScales
 from fp8scope.runtime.fp8_codes import dequantize_weight
 from fp8scope.runtime.fp8_linear import Fp8Linear
-from tests.runtime.test_fp8_linear import codes_of, read, weight_scale
+from tests.runtime.fp8_reference import codes_of, read, weight_scale
 from tests.tokenizers import byte_tokenizer
 
 Choose = Callable[[str], Treatment]
 FORMATS = ("modelopt", "compressed-tensors", "fp8")
 PLAIN = (
     "embed",
-    "lm_head",
     "norm",
     "mlp.gate.weight",
     "block_sparse_moe.gate.weight",
@@ -41,7 +40,7 @@ class Written:
     """A checkpoint, and by file name what is in it."""
 
     folder: Path
-    format: str
+    layout: str
     tensors: dict[str, Tensor]
     linears: dict[str, Fp8Linear] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
@@ -62,17 +61,22 @@ def write(
     folder: Path,
     choose: Choose | Treatment = "fp8_tensor",
     *,
-    format: str = "modelopt",  # noqa: A002  # the word of the command line
+    layout: str = "modelopt",
     kv: tuple[float, float] | None = None,
+    heads: bool = False,
 ) -> Written:
-    """The linears of `model` as `choose` says by file name; all scales differ from each other."""
+    """The linears of `model` as `choose` says by file name, the output layer with `heads` alone.
+
+    All scales differ from each other.
+    """
+    kept = PLAIN if heads else (*PLAIN, "lm_head")
     model.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
-    written = Written(folder, format, load_file(folder / "model.safetensors"))
+    written = Written(folder, layout, load_file(folder / "model.safetensors"))
     written.config = json.loads((folder / "config.json").read_text())
     chosen: dict[str, Treatment] = {}
     for name, weight in list(written.tensors.items()):
-        if weight.ndim != 2 or any(word in name for word in PLAIN):
+        if weight.ndim != 2 or any(word in name for word in kept):
             continue
         treatment = choose if isinstance(choose, str) else choose(name.removesuffix(".weight"))
         if treatment != "bf16":
@@ -81,7 +85,7 @@ def write(
     if kv is not None:
         for layer in range(model.config.num_hidden_layers):
             _cache_scales(written, f"model.layers.{layer}.self_attn", kv)
-    written.config["quantization_config"] = _metadata(format, chosen, kv is not None)
+    written.config["quantization_config"] = _metadata(layout, chosen, kv is not None)
     written.save()
     return written
 
@@ -91,11 +95,11 @@ def _quantize(written: Written, name: str, treatment: Treatment, number: int) ->
     scale = weight_scale(weight, treatment)
     static = torch.tensor(0.05 + 0.0005 * number) if treatment == "fp8_tensor" else None
     held = Fp8Linear(codes_of(weight, scale), scale, static)
-    compressed, inverse = written.format == "compressed-tensors", written.format == "fp8"
+    compressed, inverse = written.layout == "compressed-tensors", written.layout == "fp8"
     if compressed:  # as its own modules declare them
         scale = scale[:, None] if treatment == "fp8_token" else torch.atleast_1d(scale)
         static = None if static is None else static[None]
-    if written.format == "modelopt" and treatment == "fp8_block":
+    if written.layout == "modelopt" and treatment == "fp8_block":
         scale = scale[:, None, :, None]
     written.linears[module] = held
     written.tensors[name] = held.weight.data
@@ -106,15 +110,15 @@ def _quantize(written: Written, name: str, treatment: Treatment, number: int) ->
 
 def _cache_scales(written: Written, attention: str, kv: tuple[float, float]) -> None:
     for role, scale in zip("kv", kv, strict=True):
-        apart = f".{role}_proj" if written.format == "modelopt" else ""
+        apart = f".{role}_proj" if written.layout == "modelopt" else ""
         written.tensors[f"{attention}{apart}.{role}_scale"] = torch.tensor(scale)
 
 
-def _metadata(format: str, chosen: Mapping[str, Treatment], kv: bool) -> dict[str, Any]:  # noqa: A002
+def _metadata(layout: str, chosen: Mapping[str, Treatment], kv: bool) -> dict[str, Any]:
     said = sorted(set(chosen.values()))
     cache = {"num_bits": 8, "type": "float", "dynamic": False}
     shared = {"kv_cache_scheme": cache} if kv else {}
-    if format == "compressed-tensors":
+    if layout == "compressed-tensors":
         groups = {
             f"group_{i}": {
                 "targets": [name for name, t in chosen.items() if t == treatment],
@@ -123,14 +127,14 @@ def _metadata(format: str, chosen: Mapping[str, Treatment], kv: bool) -> dict[st
             for i, treatment in enumerate(said)
         }
         return {
-            "quant_method": format,
+            "quant_method": layout,
             "format": "float-quantized",
             "quantization_status": "compressed",
             "config_groups": groups,
             "ignore": ["lm_head"],
             **shared,
         }
-    if format == "fp8":
+    if layout == "fp8":
         blocks = {"weight_block_size": [128, 128]} if said == ["fp8_block"] else {}
         scheme = "static" if said == ["fp8_tensor"] else "dynamic"
         return {"quant_method": "fp8", "activation_scheme": scheme, **blocks, **shared}

@@ -13,7 +13,7 @@ from fp8scope.core.formats import E4M3, fake_quantize
 from fp8scope.errors import Missing
 from fp8scope.runtime.fp8_cache import Fp8Cache, KVScales
 from tests import models
-from tests.runtime.test_fp8_linear import db, normals
+from tests.runtime.fp8_reference import db, normals
 
 SCALES = {0: KVScales(0.013, 0.007)}
 

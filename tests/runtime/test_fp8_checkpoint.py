@@ -19,7 +19,7 @@ from fp8scope.runtime.fp8_experts import Fp8Experts
 from fp8scope.runtime.fp8_linear import Fp8Linear, Gemm
 from tests import models
 from tests.runtime.fp8_checkpoints import Written, expected, write
-from tests.runtime.test_fp8_linear import GEMMS, db
+from tests.runtime.fp8_reference import GEMMS, db
 
 UNIFORM: tuple[Treatment, ...] = ("fp8_tensor", "fp8_token", "fp8_block")
 NEAR_DB = 55.0  # a rounding of float32 can tip a code; each tips by one step of E4M3
@@ -41,16 +41,16 @@ def ids() -> Tensor:
 
 
 @pytest.mark.parametrize("gemm", GEMMS)
-@pytest.mark.parametrize("format", ["modelopt", "compressed-tensors"])
+@pytest.mark.parametrize("layout", ["modelopt", "compressed-tensors"])
 @pytest.mark.parametrize("name", ["llama", "phi3", "mixtral", "gemma2"])
 def test_computes_what_the_files_say(
-    tmp_path: Path, ids: Tensor, name: str, format: str, gemm: Gemm
+    tmp_path: Path, ids: Tensor, name: str, layout: str, gemm: Gemm
 ) -> None:
-    written = write(models.build(name), tmp_path / "m", mixed, format=format, kv=(0.02, 0.01))
+    written = write(models.build(name), tmp_path / "m", mixed, layout=layout, kv=(0.02, 0.01))
     loaded = load_fp8(written.folder, gemm=gemm)
     want = expected(written, ids, loaded.kv_scales)
     assert db(loaded.logits(ids), want) > NEAR_DB
-    assert loaded.kv_scales == {n: KVScales(*_f32(0.02, 0.01)) for n in range(models.LAYERS)}
+    assert loaded.kv_scales == dict.fromkeys(range(models.LAYERS), _kv(0.02, 0.01))
     fp8 = [m for m in loaded.model.modules() if isinstance(m, Fp8Linear)]
     assert len(fp8) == len(written.linears)
     assert {m.gemm for m in fp8} == {gemm}
@@ -58,14 +58,14 @@ def test_computes_what_the_files_say(
 
 
 @pytest.mark.parametrize("treatment", UNIFORM)
-@pytest.mark.parametrize("format", ["modelopt", "compressed-tensors", "fp8"])
+@pytest.mark.parametrize("layout", ["modelopt", "compressed-tensors", "fp8"])
 def test_every_scheme_of_every_format(
-    tmp_path: Path, ids: Tensor, format: str, treatment: Treatment
+    tmp_path: Path, ids: Tensor, layout: str, treatment: Treatment
 ) -> None:
-    if (format, treatment) == ("fp8", "fp8_token"):
+    if (layout, treatment) == ("fp8", "fp8_token"):
         treatment = "fp8_tensor_dynamic"
     model = models.build("llama", hidden_size=144, intermediate_size=160)
-    written = write(model, tmp_path / "m", treatment, format=format)
+    written = write(model, tmp_path / "m", treatment, layout=layout)
     loaded = load_fp8(written.folder)
     assert db(loaded.logits(ids), expected(written, ids)) > NEAR_DB
     assert 8 < db(loaded.logits(ids), models.logits(model, ids)) < 40
@@ -76,8 +76,8 @@ def test_every_scheme_of_every_format(
 
 def test_a_block_that_is_the_whole_weight(tmp_path: Path, ids: Tensor) -> None:
     """[1, 1] scales of small weights look like those of a tensor."""
-    for format in ("compressed-tensors", "fp8"):
-        written = write(models.build("llama"), tmp_path / format, "fp8_block", format=format)
+    for layout in ("compressed-tensors", "fp8"):
+        written = write(models.build("llama"), tmp_path / layout, "fp8_block", layout=layout)
         loaded = load_fp8(written.folder)
         assert loaded.treatments["model.layers.0.mlp.down_proj"] == "fp8_block"
         assert db(loaded.logits(ids), expected(written, ids)) > NEAR_DB
@@ -111,16 +111,53 @@ def test_of_experts_one_stack_alone(tmp_path: Path, ids: Tensor) -> None:
     assert 8 < db(loaded.logits(ids), models.logits(models.build("mixtral"), ids)) < 40
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_output_layer(tmp_path: Path, ids: Tensor, tied: bool) -> None:
+    """In FP8, and apart from the embedding also where the config still says that they are one."""
+    written = write(models.build("llama"), tmp_path / "m", heads=True)
+    assert "lm_head" in written.linears
+    written.config["tie_word_embeddings"] = tied
+    loaded = load_fp8(written.save())
+    assert loaded.treatments["lm_head"] == "fp8_tensor"
+    assert db(loaded.logits(ids), expected(written, ids)) > NEAR_DB
+
+
 def test_a_latent_cache_has_one_scale(tmp_path: Path, ids: Tensor) -> None:
     """DeepSeek's: `k_scale` for latent and rotated key alike, with or without a v_scale."""
     model = models.build("deepseek_v3")
-    written = write(model, tmp_path / "m", format="compressed-tensors", kv=(0.02, 7.0))
+    written = write(model, tmp_path / "m", layout="compressed-tensors", kv=(0.02, 7.0))
     beside = load_fp8(written.folder)
-    assert beside.kv_scales[1] == KVScales(*_f32(0.02, 0.02), latent_dim=12)
+    assert beside.kv_scales[1] == _kv(0.02, 0.02, latent_dim=12)
     for layer in range(models.LAYERS):
         del written.tensors[f"model.layers.{layer}.self_attn.v_scale"]
     alone = load_fp8(written.save())
     assert torch.equal(alone.logits(ids), beside.logits(ids))
+
+
+def test_what_the_class_leaves_out(tmp_path: Path, ids: Tensor) -> None:
+    """DeepSeek-V3's files hold a layer for MTP, in FP8 as the others, which transformers skips."""
+    written = write(models.build("deepseek_v3"), tmp_path / "m", layout="compressed-tensors")
+    want = load_fp8(written.folder).logits(ids)
+    mtp = "model.layers.61.self_attn"
+    for part in ("weight", "weight_scale", "input_scale"):
+        source = written.tensors[f"model.layers.0.self_attn.o_proj.{part}"]
+        written.tensors[f"{mtp}.o_proj.{part}"] = source.clone()
+    written.tensors[f"{mtp}.k_scale"] = torch.tensor(0.5)
+    loaded = load_fp8(written.save())
+    assert torch.equal(loaded.logits(ids), want)
+    assert loaded.kv_scales == {}
+
+
+def test_weights_that_lie_transposed(tmp_path: Path, ids: Tensor) -> None:
+    """GPT-2's are [in, out] in the files."""
+    written = write(models.build("gpt2"), tmp_path / "m")
+    assert written.linears["transformer.h.0.mlp.c_fc"].weight.shape == (32, 48)
+    loaded = load_fp8(written.folder)
+    assert loaded.treatments["transformer.h.1.attn.c_attn"] == "fp8_tensor"
+    assert db(loaded.logits(ids), expected(written, ids)) > NEAR_DB
+    written = write(models.build("gpt2"), tmp_path / "token", "fp8_token")
+    with pytest.raises(BadModel, match=r"is stored as \[in, out\], with more than one scale"):
+        load_fp8(written.folder)
 
 
 def test_the_dtype_that_is_asked_for(tmp_path: Path, ids: Tensor) -> None:
@@ -153,7 +190,7 @@ def test_as_transformers_runs_compressed_tensors(tmp_path: Path, ids: Tensor) ->
         def choose(name: str) -> Treatment:
             return "bf16" if "o_proj" in name else mixed(name).replace("block", "token")  # type: ignore[return-value]
 
-        written = write(models.build("llama"), tmp_path / "m", choose, format="compressed-tensors")
+        written = write(models.build("llama"), tmp_path / "m", choose, layout="compressed-tensors")
         ignored = [n for n in _linear_names() if n not in written.linears]
         written.config["quantization_config"]["ignore"] = ignored
         written.save()
@@ -168,8 +205,8 @@ def _linear_names() -> list[str]:
     return [name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
 
 
-def _f32(*values: float) -> list[float]:
-    return torch.tensor(values).tolist()
+def _kv(k: float, v: float, latent_dim: int = 0) -> KVScales:
+    return KVScales(float(torch.tensor(k)), float(torch.tensor(v)), latent_dim)
 
 
 def _shard(written: Written) -> None:

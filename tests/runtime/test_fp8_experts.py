@@ -14,7 +14,7 @@ from fp8scope.runtime.fp8_experts import Fp8Experts, Rows, expert_bias
 from fp8scope.runtime.fp8_linear import Fp8Linear
 from tests import models
 from tests.observe.quantized_models import gpt_oss
-from tests.runtime.test_fp8_linear import codes_of, db, normals, weight_scale
+from tests.runtime.fp8_reference import codes_of, db, normals, weight_scale
 
 TOKENS, TOP_K = 11, 2
 
@@ -55,7 +55,7 @@ def loop(experts: Experts, first: Any, last: Any, x: Tensor, index: Tensor, by: 
             for k in range(TOP_K)
         )
         for t in range(TOKENS)
-    ])  # type: ignore[arg-type]  # fmt: skip
+    ])  # fmt: skip
 
 
 @pytest.mark.parametrize("treatment", ["fp8_tensor", "fp8_token", "fp8_block"])

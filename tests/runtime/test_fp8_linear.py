@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,44 +11,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fp8scope.core.formats import E4M3
-from fp8scope.core.formats import fake_quantize as reference
 from fp8scope.core.schemes import CANDIDATES, TENSOR, Scheme
+from fp8scope.runtime import fp8_linear
 from fp8scope.runtime.fake_quant import fake_quantize
 from fp8scope.runtime.fp8_codes import CODES, dequantize_weight, quantize, token_scales
 from fp8scope.runtime.fp8_linear import Fp8Linear, Gemm
+from tests.runtime.fp8_reference import GEMMS, codes_of, db, normals, read, weight_scale
 
-GEMMS: tuple[Gemm, ...] = ("scaled_mm", "dequantized")
 SHAPES = ((172, 40), (64, 256), (130, 257), (7, 3))
 TREATMENTS = ("fp8_tensor", "fp8_tensor_dynamic", "fp8_token", "fp8_block")
 # Against float64: a dtype rounds the output; "dequantized" rounds both operands to it before.
 FLOOR_DB = {torch.float32: 120.0, torch.bfloat16: 45.0}
-
-
-def normals(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def db(got: Tensor, want: Tensor) -> float:
-    got, want = got.detach(), want.detach().double()
-    return float(10 * torch.log10(want.square().sum() / (got.double() - want).square().sum()))
-
-
-def weight_scale(weight: Tensor, treatment: str) -> Tensor:
-    if treatment == "fp8_token":
-        return weight.abs().amax(dim=1) / E4M3.max
-    if treatment == "fp8_block":
-        rows, columns = weight.shape
-        down, right = -(-rows // 128), -(-columns // 128)
-        padded = torch.zeros(down * 128, right * 128)
-        padded[:rows, :columns] = weight
-        return padded.view(down, 128, right, 128).abs().amax(dim=(1, 3)) / E4M3.max
-    return weight.abs().amax() / E4M3.max
-
-
-def codes_of(weight: Tensor, scale: Tensor) -> Tensor:
-    """Each weight by its own scale, element by element."""
-    whole = dequantize_weight(torch.ones(weight.shape).to(CODES), scale)
-    return quantize(weight, whole)
 
 
 def make(shape: tuple[int, int], treatment: str, *, bias: bool = True, **options: Any) -> Fp8Linear:
@@ -65,21 +36,6 @@ def make(shape: tuple[int, int], treatment: str, *, bias: bool = True, **options
     )
 
 
-def read(linear: Fp8Linear, x: Tensor) -> Tensor:
-    """The input as the GEMM should read it, by the reference in numpy, a scale at a time."""
-    rows = x.float().numpy()
-    if linear.input_scale is not None:
-        scale = np.float32(linear.input_scale)
-        return torch.from_numpy(reference(rows, scale, E4M3).values)
-    width = 128 if linear.treatment == "fp8_block" else rows.shape[1]
-    found = np.zeros_like(rows)
-    for row, left in product(range(len(rows)), range(0, rows.shape[1], width)):
-        part = rows[row, left : left + width]
-        scale = np.abs(part).max() / np.float32(E4M3.max) or np.float32(1)
-        found[row, left : left + width] = reference(part, scale, E4M3).values
-    return torch.from_numpy(found)
-
-
 @pytest.mark.parametrize("dtype", FLOOR_DB, ids=str)
 @pytest.mark.parametrize("gemm", GEMMS)
 @pytest.mark.parametrize("treatment", TREATMENTS)
@@ -89,15 +45,16 @@ def test_the_product_of_what_is_fake_quantized(
 ) -> None:
     linear = make(shape, treatment, gemm=gemm)
     assert linear.treatment == treatment
-    linear.bias = torch.nn.Parameter(linear.bias.to(dtype), requires_grad=False)  # type: ignore[union-attr]
+    bias = normals(shape[0], seed=2).to(dtype)
+    linear.bias = torch.nn.Parameter(bias, requires_grad=False)
     x = (normals(5, shape[1], seed=3) * torch.exp(normals(5, 1, seed=4))).to(dtype)
     x[2] = 0
     got = linear(x)
     weight = dequantize_weight(linear.weight, linear.weight_scale).double()
-    want = read(linear, x).double() @ weight.T + linear.bias.double()  # type: ignore[union-attr]
+    want = read(linear, x).double() @ weight.T + bias.double()
     assert got.dtype is dtype
     assert db(got, want) > FLOOR_DB[dtype]
-    assert torch.equal(got[2], linear.bias)  # type: ignore[arg-type]
+    assert torch.equal(got[2], bias)
 
 
 @pytest.mark.parametrize("treatment", TREATMENTS)
@@ -159,26 +116,36 @@ def test_a_power_of_two_goes_through(
     assert torch.equal(linear(x * factor), plain * factor)
 
 
-def test_padding_for_cuda_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", FLOOR_DB, ids=str)
+@pytest.mark.parametrize("treatment", TREATMENTS[:3])
+def test_padding_for_cuda_changes_nothing(
+    treatment: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The way that CUDA goes, with sizes up to multiples of 16, taken on the CPU."""
-    from fp8scope.runtime import fp8_linear
+    linear, x = make((172, 40), treatment), normals(5, 40, seed=3).to(dtype)
+    linear.bias = torch.nn.Parameter(normals(172, seed=2).to(dtype), requires_grad=False)
+    plain = linear(x)
+    multiply, seen = torch._scaled_mm, []
 
-    for treatment in TREATMENTS[:3]:
-        linear = make((172, 40), treatment)
-        x = normals(5, 40, seed=3)
-        plain = linear(x)
-        with monkeypatch.context() as patch:
-            patch.setattr(fp8_linear, "_on_cuda", lambda _: True)
-            seen: list[tuple[torch.Size, torch.Size]] = []
-            multiply = torch._scaled_mm
+    def watched(a: Tensor, b: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        seen.append((tuple(a.shape), tuple(b.shape)))
+        return multiply(a, b, *args, **kwargs)
 
-            def watched(a: Tensor, b: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-                seen.append((a.shape, b.shape))  # noqa: B023
-                return multiply(a, b, *args, **kwargs)  # noqa: B023
+    monkeypatch.setattr(fp8_linear, "_on_cuda", lambda _: True)
+    monkeypatch.setattr(torch, "_scaled_mm", watched)
+    assert db(linear(x), plain) > FLOOR_DB[dtype]
+    assert seen == [((5, 48), (48, 176))]
 
-            patch.setattr(torch, "_scaled_mm", watched)
-            assert db(linear(x), plain) > 120
-        assert seen == [((5, 48), (48, 176))]
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [*FLOOR_DB, torch.float16], ids=str)
+@pytest.mark.parametrize("treatment", TREATMENTS)
+def test_on_cuda_as_on_the_cpu(treatment: str, dtype: torch.dtype) -> None:
+    for shape in SHAPES:
+        linear, x = make(shape, treatment, bias=False), normals(5, shape[1], seed=3).to(dtype)
+        want = linear(x)
+        assert db(linear.cuda()(x.cuda()).cpu(), want) > 45
 
 
 def test_shapes_that_do_not_fit() -> None:
