@@ -71,7 +71,19 @@ def export(model: nn.Module, folder: Path, max_shard_bytes: int) -> None:
 
         # In bf16 it divides by the scale in bf16, and rounds twice: a code in thirty is another.
         # What is not quantized keeps its dtype.
-        export_hf_checkpoint(model, torch.float32, folder, max_shard_size=max_shard_bytes)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            export_hf_checkpoint(model, torch.float32, folder, max_shard_size=max_shard_bytes)
+    _check_names([str(warning.message) for warning in caught])
+
+
+def _check_names(warned: list[str]) -> None:
+    """Where it cannot give tensors the names of the files, it warns and writes its own."""
+    why = next((text for text in warned if "reverse weight conversion skipped" in text), None)
+    if why is not None:
+        reason = why.partition("(")[2].partition(")")[0]
+        what = f"ModelOpt cannot write these tensors by the names of the model's files ({reason})"
+        raise BadInput(what, "plan experts per tensor, or build with --format compressed-tensors")
 
 
 @dataclass(frozen=True)
