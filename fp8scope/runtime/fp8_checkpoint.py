@@ -18,6 +18,7 @@ from fp8scope.checkpoint.identity import config_hash
 from fp8scope.checkpoint.inventory import read_inventory
 from fp8scope.core.modules import Treatment
 from fp8scope.core.structure import Structure
+from fp8scope.errors import Missing
 from fp8scope.runtime.devices import check_device, to_device
 from fp8scope.runtime.finite import refuse_nonfinite
 from fp8scope.runtime.fp8_cache import Fp8Cache, KVScales
@@ -36,6 +37,8 @@ from fp8scope.runtime.loading import (
     read_object,
 )
 from fp8scope.runtime.structure import discover
+
+_FIRST_FP8 = (8, 9)  # Ada; then Hopper
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ class Fp8Model:
     def logits(self, input_ids: Tensor) -> Tensor:
         """Logits [B, T, V] of one pass over [B, T], through the FP8 cache where there is one."""
         cache = self.cache()
-        output = self.model(input_ids=input_ids, use_cache=cache is not None, past_key_values=cache)
+        ids = input_ids.to(self._model.device)
+        output = self.model(input_ids=ids, use_cache=cache is not None, past_key_values=cache)
         logits: Tensor = output.logits
         return logits
 
@@ -83,9 +87,10 @@ def load_fp8(
     Raises BadModel, naming the tensor, for scales that are missing, superfluous, of a wrong shape,
     or no finite numbers, and for tensors that the model does not know or lacks; and for what is
     not FP8 W8A8, wants to run its own code, or has no tokenizer. Raises BadInput or Missing for a
-    device that is not there.
+    device that is not there, or has no FP8 GEMM.
     """
     check_device(device)
+    _check_gemm(gemm, device)
     config = read_config(folder)
     needs_code(folder, config, LoadOptions())
     nested = folder / "hf_quant_config.json"
@@ -95,10 +100,19 @@ def load_fp8(
     tokenizer = load_tokenizer(folder, LoadOptions(), code=False)
     with TensorReader(inventory) as reader:
         model = skeleton(folder, parts, reader, dtype)
-        refuse_nonfinite(model)
         structure = discover(model, inventory.shapes())
         treatments = Placing(model, parts, reader, gemm).place(structure)
         scales = kv_scales(model, structure, parts, reader, expected=metadata.kv_cache)
+    refuse_nonfinite(model)
     identity = model_identity(str(folder), model, config_hash(folder), inventory)
     model = to_device(model, device)
     return Fp8Model(model, tokenizer, config, identity, structure, treatments, scales)
+
+
+def _check_gemm(gemm: Gemm, device: str) -> None:
+    if gemm != "scaled_mm" or torch.device(device).type != "cuda":
+        return
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) < _FIRST_FP8:
+        what = f"{device} has no FP8 GEMM (compute capability {major}.{minor}, 8.9 is the first)"
+        raise Missing(what, "use dequantized operands there, or another device")

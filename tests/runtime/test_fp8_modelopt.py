@@ -123,7 +123,7 @@ def test_runs_as_it_was_fake_quantized(exported: tuple[str, Path, Tensor], gemm:
     got = loaded.logits(models.token_ids())
     assert set(loaded.treatments.values()) == _expected(name)
     assert got.dtype is want.dtype
-    # 110 to 130 dB in float32, or 40 where a single code is a tie: ModelOpt multiplies by 1 / scale.
+    # 110 to 130 dB in float32, or 41 where one code is a tie: ModelOpt multiplies by 448 / amax.
     # 44 dB in bf16, in which its fake quantization also scales and rounds.
     assert db(got, want) > 36
     assert loaded.kv_scales == dict.fromkeys(range(models.LAYERS), KVScales(KEY_SCALE, KEY_SCALE))

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from fp8scope.errors import BadInput, BadModel
+from fp8scope.errors import BadInput, BadModel, Missing
+from fp8scope.runtime import fp8_checkpoint
 from fp8scope.runtime.fp8_checkpoint import load_fp8
 from tests import models
 from tests.runtime.fp8_checkpoints import Written, write
@@ -232,6 +233,13 @@ def test_no_tokenizer_and_no_folder(healthy: Written) -> None:
         load_fp8(healthy.folder / "nothing")
     with pytest.raises(BadInput, match="there is no device moon"):
         load_fp8(healthy.folder, device="moon")
+
+
+def test_a_gpu_without_fp8(healthy: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fp8_checkpoint, "check_device", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
+    with pytest.raises(Missing, match=r"cuda:0 has no FP8 GEMM \(compute capability 8\.6"):
+        load_fp8(healthy.folder, device="cuda:0")
 
 
 def test_a_broken_nested_file(healthy: Written) -> None:
