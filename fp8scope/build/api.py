@@ -6,7 +6,7 @@ import gc
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from fp8scope.build.scales import static_scales
 from fp8scope.checkpoint.doctor.diagnosis import Diagnosis
 from fp8scope.checkpoint.doctor.examine import examine
 from fp8scope.checkpoint.inventory import read_inventory
-from fp8scope.errors import BadInput, CannotWrite, GateFailed, one_line
+from fp8scope.errors import BadInput, BadModel, CannotWrite, GateFailed, one_line
 from fp8scope.export.checking import export_plan
 from fp8scope.export.consumer import Document
 from fp8scope.runtime.folders import model_folder
@@ -62,7 +62,7 @@ class Order:
     factors: Mapping[str, NDArray[Any]]
     reference: str
     format: Format = "modelopt"
-    options: LoadOptions = LoadOptions()
+    options: LoadOptions = field(default_factory=LoadOptions)
     shard_bytes: int = SHARD_BYTES
 
 
@@ -116,7 +116,10 @@ def build_into(order: Order, folder: NewFolder, events: Events) -> Built:
 def _loaded(order: Order, output: Path, events: Events) -> tuple[LoadedModel, int]:
     plan, options = order.plan, order.options
     pickles = options.allow_pickle
-    home = model_folder(order.reference, code=options.trust_remote_code, pickles=pickles)
+    try:
+        home = model_folder(order.reference, code=options.trust_remote_code, pickles=pickles)
+    except BadModel as error:
+        raise BadModel(error.what, "say where the plan's model is with --model") from error
     dtype = options.dtype or plan.model.dtype
     if dtype not in DTYPES:
         raise BadInput(f"the plan is of a model in {dtype}", f"--dtype {' or '.join(DTYPES)}")

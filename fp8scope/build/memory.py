@@ -58,7 +58,8 @@ def check_needs(found: Needs, output: Path, device: torch.device) -> None:
     """Raise CannotWrite where the disk, Missing where the memory will not do."""
     free = shutil.disk_usage(output.resolve().parent).free
     if free < found.disk:
-        what = f"the build takes {size(found.disk)} in {output.resolve().parent}, {size(free)} are free"
+        where = output.resolve().parent
+        what = f"the build takes {size(found.disk)} in {where}, {size(free)} are free"
         raise CannotWrite(what, "make room, or give another -o")
     left = available_bytes(device)
     if left is not None and left < found.memory:

@@ -30,7 +30,7 @@ from fp8scope.observe.sensitivity import SensitivityOptions
 from fp8scope.plan.make import make_plan
 from fp8scope.plan.settings import PlanSettings
 from fp8scope.profile.record import Profile
-from fp8scope.runtime.fp8_checkpoint import load_fp8
+from fp8scope.runtime.fp8.checkpoint import load_fp8
 from fp8scope.runtime.loading import LoadOptions, load
 from fp8scope.runtime.structure import discover
 from fp8scope.runtime.text import build_calibration

@@ -12,7 +12,8 @@ from torch import Tensor
 from fp8scope.artefacts.plan import Plan
 from fp8scope.observe.applied import Applied
 from fp8scope.observe.divergence import moved
-from fp8scope.runtime.fp8_checkpoint import Gemm, load_fp8
+from fp8scope.runtime.fp8.checkpoint import load_fp8
+from fp8scope.runtime.fp8.linear import Gemm
 from fp8scope.runtime.loading import LoadOptions, load
 from fp8scope.runtime.quantized import QuantizedParts
 from tests.build.planned import Scanned

@@ -26,6 +26,11 @@ def _plan(folder: Path) -> Path:
     return folder / "plan.json"
 
 
+def _fail_half_way(folder: Path) -> None:
+    (folder / "model.safetensors").write_text("half")
+    raise RuntimeError("in the middle")
+
+
 def left(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -38,8 +43,7 @@ def test_what_is_published_has_its_name_and_nothing_else_is_left(tmp_path: Path)
 
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), new_folder(tmp_path / "fp8") as made:
-        (made.path / "model.safetensors").write_text("half")
-        raise RuntimeError("in the middle")
+        _fail_half_way(made.path)
     assert left(tmp_path) == []
 
 
@@ -82,8 +86,8 @@ def test_only_builds_of_ours_are_ever_overwritten(tmp_path: Path) -> None:
 
 def test_an_overwritten_build_stays_where_the_new_one_fails(tmp_path: Path) -> None:
     build_at(tmp_path / "fp8", "first")
-    with pytest.raises(RuntimeError), new_folder(tmp_path / "fp8", force=True):
-        raise RuntimeError("in the middle")
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "fp8", force=True) as made:
+        _fail_half_way(made.path)
     assert (tmp_path / "fp8" / "model.safetensors").read_text() == "first"
 
 
@@ -98,7 +102,7 @@ def test_a_folder_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
 
 
 def test_no_place_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="there is no folder .*nowhere"):
+    with pytest.raises(BadInput, match=r"there is no folder .*nowhere"):
         new_folder(tmp_path / "nowhere" / "fp8").__enter__()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from fp8scope.build.scales import in_files, static_scales
 from fp8scope.checkpoint.planned import planned_model
 from fp8scope.core.formats import E4M3
 from fp8scope.errors import BadInput
+from fp8scope.export.checking import export_plan
 from fp8scope.runtime.fake_quant import round_to
 from fp8scope.runtime.loading import LoadOptions, load
 from tests.build.planned import MIX, mixed_plan, scanned
@@ -47,7 +47,7 @@ def mix_for(name: str) -> tuple[str, ...]:
 @pytest.fixture(scope="module", params=FAMILIES, ids="-".join)
 def exported(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Plan, dict[str, torch.Tensor], dict[str, torch.Tensor]]]:
+) -> tuple[Plan, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The plan, what was written, and the folded weights that it was made from."""
     name, dtype = request.param
     model, plan = folded(name, mix_for(name), dtype)
@@ -56,7 +56,7 @@ def exported(
     modelopt.quantize(model, plan, static_scales(model, plan))
     modelopt.export(model, folder / "fp8", 10**9)
     read = (load_file(folder / part / "model.safetensors") for part in ("fp8", "folded"))
-    yield plan, *read
+    return plan, next(read), next(read)
 
 
 def test_every_linear_is_stored_as_planned(exported: Any) -> None:
@@ -130,7 +130,7 @@ def test_a_quantizer_that_is_not_as_planned_stops_the_build(
 ) -> None:
     """A glob that matches nothing says nothing: here the list lacks one layer."""
     model, plan = folded("llama", ("fp8_tensor",))
-    whole = modelopt.export_plan(plan, "modelopt")
+    whole = export_plan(plan, "modelopt")
     lacking = [e for e in whole.config["quant_cfg"] if "layers.1.mlp.down" not in str(e)]
     monkeypatch.setattr(modelopt, "export_plan", lambda *_: _Document({"quant_cfg": lacking}))
     with pytest.raises(BadInput, match=r"layers\.1\.mlp\.down_proj.*and has none"):
@@ -139,7 +139,7 @@ def test_a_quantizer_that_is_not_as_planned_stops_the_build(
 
 def test_a_quantizer_that_nobody_planned_stops_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
     model, plan = folded("llama", ("fp8_tensor",))
-    listed = modelopt.export_plan(plan, "modelopt").config["quant_cfg"]
+    listed = export_plan(plan, "modelopt").config["quant_cfg"]
     more = [*listed, {"quantizer_name": "*lm_head.weight_quantizer", "enable": True}]
     monkeypatch.setattr(modelopt, "export_plan", lambda *_: _Document({"quant_cfg": more}))
     with pytest.raises(BadInput, match=r"quantizes lm_head\.weight_quantizer, which the plan does"):

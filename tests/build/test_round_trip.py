@@ -20,7 +20,7 @@ from fp8scope.demo.files import DEMO_MODEL
 from fp8scope.errors import BadInput
 from fp8scope.export.consumer import CannotExpress
 from fp8scope.export.readers import readers
-from fp8scope.runtime.fp8_linear import Gemm
+from fp8scope.runtime.fp8.linear import Gemm
 from tests.build.planned import MIX, Scanned, mixed_plan, scan_text, scanned
 from tests.build.round_trip import Reference
 

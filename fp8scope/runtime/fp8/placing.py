@@ -11,10 +11,10 @@ from fp8scope.core.modules import Treatment
 from fp8scope.core.structure import Linear, Structure
 from fp8scope.errors import BadModel
 from fp8scope.runtime.experts import named_experts
-from fp8scope.runtime.fp8_experts import Fp8Experts, Rows, expert_bias
-from fp8scope.runtime.fp8_linear import Fp8Linear, Gemm
-from fp8scope.runtime.fp8_skeleton import left_out
-from fp8scope.runtime.fp8_tensors import REBUILD, Fp8Weight, Parts, TensorReader
+from fp8scope.runtime.fp8.experts import Fp8Experts, Rows, expert_bias
+from fp8scope.runtime.fp8.linear import Fp8Linear, Gemm
+from fp8scope.runtime.fp8.skeleton import left_out
+from fp8scope.runtime.fp8.tensors import REBUILD, Fp8Weight, Parts, TensorReader
 from fp8scope.runtime.linears import is_linear, is_transposed
 
 _NOT_RUN = "give a checkpoint that leaves it in BF16"

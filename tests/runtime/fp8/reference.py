@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fp8scope.core.formats import E4M3, fake_quantize
-from fp8scope.runtime.fp8_codes import CODES, dequantize_weight, quantize
-from fp8scope.runtime.fp8_linear import Fp8Linear, Gemm
+from fp8scope.runtime.fp8.codes import CODES, dequantize_weight, quantize
+from fp8scope.runtime.fp8.linear import Fp8Linear, Gemm
 
 GEMMS: tuple[Gemm, ...] = ("scaled_mm", "dequantized")
 

@@ -18,7 +18,7 @@ from fp8scope.checkpoint.inventory import Inventory, TensorEntry
 from fp8scope.checkpoint.linears import stored_as
 from fp8scope.core.modules import WORDS, Treatment
 from fp8scope.errors import BadModel
-from fp8scope.runtime.fp8_metadata import Fp8Metadata
+from fp8scope.runtime.fp8.metadata import Fp8Metadata
 
 WEIGHT_SCALES = ("weight_scale", "weight_scale_inv")
 INPUT_SCALES = ("input_scale", "activation_scale")

@@ -11,7 +11,7 @@ from torch.nn.functional import linear, pad
 from fp8scope.core.modules import Treatment
 from fp8scope.core.schemes import BLOCK_WIDTH, CANDIDATES
 from fp8scope.runtime.fake_quant import fake_quantize
-from fp8scope.runtime.fp8_codes import CODES, dequantize_weight, quantize, token_scales
+from fp8scope.runtime.fp8.codes import CODES, dequantize_weight, quantize, token_scales
 
 Gemm = Literal["scaled_mm", "dequantized"]
 _CUDA_MULTIPLE = 16  # of rows and columns of the weight; cuBLAS takes no others in FP8

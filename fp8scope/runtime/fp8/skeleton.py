@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from fp8scope.errors import BadModel, one_line
-from fp8scope.runtime.fp8_tensors import REBUILD, Parts, TensorReader
+from fp8scope.runtime.fp8.tensors import REBUILD, Parts, TensorReader
 from fp8scope.runtime.loading import DTYPES
 
 _SAID = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from fp8scope.core.formats import E4M3
 from fp8scope.core.schemes import CANDIDATES, TENSOR, Scheme
-from fp8scope.runtime import fp8_linear
 from fp8scope.runtime.fake_quant import fake_quantize
-from fp8scope.runtime.fp8_codes import CODES, dequantize_weight, quantize, token_scales
-from fp8scope.runtime.fp8_linear import Fp8Linear, Gemm
-from tests.runtime.fp8_reference import GEMMS, codes_of, db, normals, read, weight_scale
+from fp8scope.runtime.fp8.codes import CODES, dequantize_weight, quantize, token_scales
+from fp8scope.runtime.fp8.linear import Fp8Linear, Gemm
+from tests.runtime.fp8.reference import GEMMS, codes_of, db, normals, read, weight_scale
 
 SHAPES = ((172, 40), (64, 256), (130, 257), (7, 3))
 TREATMENTS = ("fp8_tensor", "fp8_tensor_dynamic", "fp8_token", "fp8_block")
@@ -131,7 +130,7 @@ def test_padding_for_cuda_changes_nothing(
         seen.append((tuple(a.shape), tuple(b.shape)))
         return multiply(a, b, *args, **kwargs)
 
-    monkeypatch.setattr(fp8_linear, "_on_cuda", lambda _: True)
+    monkeypatch.setattr("fp8scope.runtime.fp8.linear._on_cuda", lambda _: True)
     monkeypatch.setattr(torch, "_scaled_mm", watched)
     assert db(linear(x), plain) > FLOOR_DB[dtype]
     assert seen == [((5, 48), (48, 176))]

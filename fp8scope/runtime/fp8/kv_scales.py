@@ -8,9 +8,9 @@ from torch import nn
 
 from fp8scope.core.structure import Structure
 from fp8scope.errors import BadModel
-from fp8scope.runtime.fp8_cache import KVScales
-from fp8scope.runtime.fp8_skeleton import left_out
-from fp8scope.runtime.fp8_tensors import REBUILD, Parts, TensorReader
+from fp8scope.runtime.fp8.cache import KVScales
+from fp8scope.runtime.fp8.skeleton import left_out
+from fp8scope.runtime.fp8.tensors import REBUILD, Parts, TensorReader
 
 
 def kv_scales(

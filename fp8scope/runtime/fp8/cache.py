@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from fp8scope.errors import Missing
-from fp8scope.runtime.fp8_codes import quantize
+from fp8scope.runtime.fp8.codes import quantize
 
 
 @dataclass(frozen=True)

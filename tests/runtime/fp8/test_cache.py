@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fp8scope.core.formats import E4M3, fake_quantize
 from fp8scope.errors import Missing
-from fp8scope.runtime.fp8_cache import Fp8Cache, KVScales
+from fp8scope.runtime.fp8.cache import Fp8Cache, KVScales
 from tests import models
-from tests.runtime.fp8_reference import db, normals
+from tests.runtime.fp8.reference import db, normals
 
 SCALES = {0: KVScales(0.013, 0.007)}
 

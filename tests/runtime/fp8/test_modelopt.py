@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from fp8scope.core.modules import Treatment
-from fp8scope.runtime.fp8_cache import KVScales
-from fp8scope.runtime.fp8_checkpoint import load_fp8
+from fp8scope.runtime.fp8.cache import KVScales
+from fp8scope.runtime.fp8.checkpoint import load_fp8
 from tests import models
-from tests.runtime.fp8_reference import GEMMS, db
+from tests.runtime.fp8.reference import GEMMS, db
 from tests.tokenizers import byte_tokenizer
 
 with warnings.catch_warnings():  # it has not met this version of transformers

@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from fp8scope.checkpoint.schemes import ALGORITHM_OF, SCHEMES
 from fp8scope.core.modules import Treatment
 from fp8scope.runtime.experts import named_experts
-from fp8scope.runtime.fp8_cache import Fp8Cache, KVScales
-from fp8scope.runtime.fp8_codes import dequantize_weight
-from fp8scope.runtime.fp8_linear import Fp8Linear
-from tests.runtime.fp8_reference import codes_of, read, weight_scale
+from fp8scope.runtime.fp8.cache import Fp8Cache, KVScales
+from fp8scope.runtime.fp8.codes import dequantize_weight
+from fp8scope.runtime.fp8.linear import Fp8Linear
+from tests.runtime.fp8.reference import codes_of, read, weight_scale
 from tests.tokenizers import byte_tokenizer
 
 Choose = Callable[[str], Treatment]

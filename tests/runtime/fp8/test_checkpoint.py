@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from fp8scope.core.modules import Treatment
-from fp8scope.runtime.fp8_cache import KVScales
-from fp8scope.runtime.fp8_checkpoint import load_fp8
-from fp8scope.runtime.fp8_experts import Fp8Experts
-from fp8scope.runtime.fp8_linear import Fp8Linear, Gemm
+from fp8scope.errors import BadModel
+from fp8scope.runtime.fp8.cache import KVScales
+from fp8scope.runtime.fp8.checkpoint import load_fp8
+from fp8scope.runtime.fp8.experts import Fp8Experts
+from fp8scope.runtime.fp8.linear import Fp8Linear, Gemm
 from tests import models
-from tests.runtime.fp8_checkpoints import Written, expected, write
-from tests.runtime.fp8_reference import GEMMS, db
+from tests.runtime.fp8.checkpoints import Written, expected, write
+from tests.runtime.fp8.reference import GEMMS, db
 
 UNIFORM: tuple[Treatment, ...] = ("fp8_tensor", "fp8_token", "fp8_block")
 NEAR_DB = 55.0  # a rounding of float32 can tip a code; each tips by one step of E4M3

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from fp8scope.runtime.experts import Experts, named_experts
-from fp8scope.runtime.fp8_experts import Fp8Experts, Rows, expert_bias
-from fp8scope.runtime.fp8_linear import Fp8Linear
+from fp8scope.runtime.fp8.experts import Fp8Experts, Rows, expert_bias
+from fp8scope.runtime.fp8.linear import Fp8Linear
 from tests import models
 from tests.observe.quantized_models import gpt_oss
-from tests.runtime.fp8_reference import codes_of, db, normals, weight_scale
+from tests.runtime.fp8.reference import codes_of, db, normals, weight_scale
 
 TOKENS, TOP_K = 11, 2
 

@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from fp8scope.errors import BadInput, BadModel, Missing
-from fp8scope.runtime import fp8_checkpoint
-from fp8scope.runtime.fp8_checkpoint import load_fp8
+from fp8scope.runtime.fp8.checkpoint import load_fp8
 from tests import models
-from tests.runtime.fp8_checkpoints import Written, write
+from tests.runtime.fp8.checkpoints import Written, write
 
 Q = "model.layers.0.self_attn.q_proj"
 K = "model.layers.1.self_attn.k_proj"
@@ -236,7 +235,7 @@ def test_no_tokenizer_and_no_folder(healthy: Written) -> None:
 
 
 def test_a_gpu_without_fp8(healthy: Written, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fp8_checkpoint, "check_device", lambda _: None)
+    monkeypatch.setattr("fp8scope.runtime.fp8.checkpoint.check_device", lambda _: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
     with pytest.raises(Missing, match=r"cuda:0 has no FP8 GEMM \(compute capability 8\.6"):
         load_fp8(healthy.folder, device="cuda:0")

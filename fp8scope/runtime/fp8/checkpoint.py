@@ -21,13 +21,13 @@ from fp8scope.core.structure import Structure
 from fp8scope.errors import Missing
 from fp8scope.runtime.devices import check_device, to_device
 from fp8scope.runtime.finite import refuse_nonfinite
-from fp8scope.runtime.fp8_cache import Fp8Cache, KVScales
-from fp8scope.runtime.fp8_kv_scales import kv_scales
-from fp8scope.runtime.fp8_linear import Gemm
-from fp8scope.runtime.fp8_metadata import fp8_metadata
-from fp8scope.runtime.fp8_placing import Placing
-from fp8scope.runtime.fp8_skeleton import skeleton
-from fp8scope.runtime.fp8_tensors import TensorReader, sort_out
+from fp8scope.runtime.fp8.cache import Fp8Cache, KVScales
+from fp8scope.runtime.fp8.kv_scales import kv_scales
+from fp8scope.runtime.fp8.linear import Gemm
+from fp8scope.runtime.fp8.metadata import fp8_metadata
+from fp8scope.runtime.fp8.placing import Placing
+from fp8scope.runtime.fp8.skeleton import skeleton
+from fp8scope.runtime.fp8.tensors import TensorReader, sort_out
 from fp8scope.runtime.loading import (
     LoadOptions,
     load_tokenizer,
