@@ -128,6 +128,7 @@ def fits(
         shapes = {(*stack, rows), (*stack, rows, 1)}
         return scale in (shapes | {(*stack, columns), (*stack, 1, columns)} if stack else shapes)
     down, across = -(-rows // block[0]), -(-columns // block[1])
+    # four axes in ModelOpt's own export
     return scale in {(*stack, down, across), (*stack, down, 1, across, 1)}
 
 
