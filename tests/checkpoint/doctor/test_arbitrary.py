@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fp8scope.checkpoint.doctor.diagnosis import Diagnosis
 from fp8scope.checkpoint.doctor.examine import examine
-from fp8scope.checkpoint.inventory import BITS
+from fp8scope.checkpoint.header import BITS
 from fp8scope.errors import BadInput, Interrupted
 from fp8scope.report.doctor import doctor_json, doctor_page
 from tests.checkpoint.doctor import checkpoints
