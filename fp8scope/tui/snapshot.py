@@ -1,0 +1,101 @@
+"""What the screens show: frozen, and taken from the analysis that every other view shows.
+
+Opening takes a fraction of a second: scores of groups are there at once. What reads every record
+comes bit by bit (`filled`), each time as a new snapshot that knows more than the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fp8scope.analyze.convergence import Convergence, convergence
+from fp8scope.analyze.groups import GroupFinding, group_findings, model_scores
+from fp8scope.analyze.headroom import Headroom, tag_headroom
+from fp8scope.analyze.kvcache import CachedLayer, kv_cache
+from fp8scope.analyze.measures import SiteMeasures, measure
+from fp8scope.analyze.scaling import ScalingVerdict, scaling
+from fp8scope.analyze.sensitivity import Score, Scores
+from fp8scope.artefacts.plan import Plan
+from fp8scope.core.sites import Role, Site
+from fp8scope.core.words import common_prefix
+from fp8scope.profile.record import Profile
+from fp8scope.tui.grid import Grid
+
+CHUNK = 24
+"""Sites that are measured between two snapshots: a quarter of a second."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One profile, and what is known of it so far; None is what is still to come.
+
+    `prefix`: what all names begin with (`model.`), which screens leave out. `scores`: each fused
+    group and KV cache alone, by candidate; empty where the profile was not scored. `sites` grows;
+    `measured` says that it is complete.
+    """
+
+    path: Path
+    profile: Profile
+    prefix: str
+    grid: Grid
+    models: Mapping[str, Score]
+    scores: Mapping[str, Mapping[str, Score]]
+    plan: Plan | None = None
+    sites: Mapping[Site, SiteMeasures] | None = None
+    measured: bool = False
+    groups: Mapping[str, GroupFinding] | None = None
+    scaling: ScalingVerdict | None = None
+    kv_cache: tuple[CachedLayer, ...] | None = None
+    headroom: tuple[Headroom, ...] | None = None
+    convergence: tuple[Convergence, ...] | None = None
+
+    def short(self, name: str) -> str:
+        """A module's name as screens show it."""
+        return name.removeprefix(self.prefix)
+
+
+def opened(path: Path, profile: Profile, plan: Plan | None = None) -> Snapshot:
+    """What is known at once."""
+    scores = Scores(profile) if profile.sensitivity else None
+    caches = [layer.group for layer in profile.structure.kv_layers]
+    names = [*scores.groups(), *caches] if scores else []
+    return Snapshot(
+        path=path,
+        profile=profile,
+        prefix=common_prefix(linear.name for linear in profile.structure.linears),
+        grid=Grid.of(profile.structure),
+        models=model_scores(profile),
+        scores={name: scores.candidates(name) for name in names} if scores else {},
+        plan=plan,
+    )
+
+
+def filled(snapshot: Snapshot, stop: Callable[[], bool] = lambda: False) -> Iterator[Snapshot]:
+    """One snapshot after the other, until all is known; fewer where `stop()`.
+
+    Reads every record of the profile: some 30 s of one of 80 blocks. Raises DamagedProfile.
+    """
+    profile = snapshot.profile
+    every = [*profile.sites, *(Site(module, Role.WEIGHT) for module in profile.weights)]
+    found: dict[Site, SiteMeasures] = {}
+    for start in range(0, len(every), CHUNK):
+        if stop():
+            return
+        found |= {site: measure(profile, site) for site in every[start : start + CHUNK]}
+        done = len(found) == len(every)
+        snapshot = replace(snapshot, sites=dict(found), measured=done)
+        yield snapshot
+    parts: list[Callable[[], dict[str, object]]] = [
+        lambda: {"groups": {finding.group: finding for finding in group_findings(profile)}},
+        lambda: {"kv_cache": tuple(kv_cache(profile))},
+        lambda: {"scaling": scaling(profile)},
+        lambda: {"headroom": tuple(tag_headroom(profile)) if len(profile.tags) > 1 else ()},
+        lambda: {"convergence": tuple(convergence(profile))},
+    ]
+    for part in parts:
+        if stop():
+            return
+        snapshot = replace(snapshot, **part())  # type: ignore[arg-type]  # the fields above
+        yield snapshot
