@@ -107,9 +107,7 @@ class Checkpoint:
             write(self.folder / file, {name: self.tensors[name] for name in part}, self.metadata)
         weight_map = {n: f for f, part in zip(files, parts, strict=True) for n in part}
         size = sum(len(tensor.data) for tensor in self.tensors.values())
-        _dump(
-            self.folder / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map}
-        )
+        _dump(self.folder / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
         return self.folder / files[0], self.folder / files[1]
 
 
@@ -165,11 +163,14 @@ def _rows(tensors: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Any]]]:
     at = 0
     for name, tensor in tensors.items():
         stop = at + len(tensor.data)
-        yield name, {
-            "dtype": tensor.dtype,
-            "shape": list(tensor.shape),
-            "data_offsets": [at, stop],
-        }
+        yield (
+            name,
+            {
+                "dtype": tensor.dtype,
+                "shape": list(tensor.shape),
+                "data_offsets": [at, stop],
+            },
+        )
         at = stop
 
 

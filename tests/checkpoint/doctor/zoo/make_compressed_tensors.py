@@ -1,6 +1,6 @@
 """A checkpoint by compressed-tensors itself: two groups and BF16, named module by module.
 
-    python -m tests.checkpoint.doctor.zoo.make_compressed_tensors FOLDER
+python -m tests.checkpoint.doctor.zoo.make_compressed_tensors FOLDER
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python -m tests.checkpoint.doctor.zoo.make_layouts FOLDER
 
 `quant_method: fp8` and `fbgemm_fp8` are read off vLLM 0.33's loaders (layers/quantization/fp8.py,
-fbgemm_fp8.py, kv_cache.py). The words of `quantization_config` are those of deepseek-ai/DeepSeek-V3,
-of what AutoFP8 saves (its own source says which scales, and that ignored layers are listed) and of
+fbgemm_fp8.py, kv_cache.py). The words of `quantization_config` are those of DeepSeek-V3, of what
+AutoFP8 saves (its own source says which scales, and that ignored layers are listed) and of
 transformers' FbgemmFp8Config, as with Meta's Llama-3.1-405B-FP8.
 """
 

@@ -1,8 +1,8 @@
 """Checkpoints by llm-compressor, in an environment of its own (it asks for another transformers):
 
-    python -m venv llmc
-    llmc/bin/pip install llmcompressor==0.14.0.1
-    PYTHONPATH=. llmc/bin/python -m tests.checkpoint.doctor.zoo.make_llm_compressor FOLDER
+python -m venv llmc
+llmc/bin/pip install llmcompressor==0.14.0.1
+PYTHONPATH=. llmc/bin/python -m tests.checkpoint.doctor.zoo.make_llm_compressor FOLDER
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ MADE: dict[str, tuple[str, dict[str, Any]]] = {
 def _tokenizer() -> Any:
     """Asked for along with a dataset, even one of ids; not saved."""
     words = {f"<{number}>": number for number in range(VOCAB)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<0>"))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<0>")
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<0>"))  # noqa: S106
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<0>")  # noqa: S106
 
 
 def _quantize(model: Any, settings: dict[str, Any]) -> None:

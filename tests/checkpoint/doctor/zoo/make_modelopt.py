@@ -1,6 +1,6 @@
 """Checkpoints by ModelOpt's `export_hf_checkpoint`, its own metadata untouched.
 
-    python -m tests.checkpoint.doctor.zoo.make_modelopt FOLDER
+python -m tests.checkpoint.doctor.zoo.make_modelopt FOLDER
 """
 
 from __future__ import annotations

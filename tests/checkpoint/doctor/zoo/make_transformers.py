@@ -25,7 +25,7 @@ from transformers.quantizers.quantizer_finegrained_fp8 import FineGrainedFP8HfQu
 from tests.checkpoint.doctor.zoo.tiny_models import build, empty, files
 
 MADE: dict[str, tuple[str, Any]] = {
-    "transformers-block": ("qwen3_wide", lambda: FineGrainedFP8Config()),
+    "transformers-block": ("qwen3_wide", FineGrainedFP8Config),
     "torchao-per-row": (
         "llama_short",
         lambda: TorchAoConfig(Float8DynamicActivationFloat8WeightConfig(granularity=PerRow())),
