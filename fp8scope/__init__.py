@@ -21,6 +21,7 @@ _WHERE = {
     "write_plan": "fp8scope.artefacts.plan_file",
     "export_plan": "fp8scope.export.checking",
     "check": "fp8scope.export.checking",
+    "examine": "fp8scope.checkpoint.doctor.examine",
     "measure_sites": "fp8scope.analyze.measures",
     "Profile": "fp8scope.profile.record",
     "Fp8scopeError": "fp8scope.errors",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from fp8scope.checkpoint.inventory import Inventory, TensorEntry
 from fp8scope.core.modules import Kind, Module, Treatment
@@ -22,7 +22,7 @@ HEADS = {"lm_head", "embed_out"}
 BLOCK = 128
 
 _EXPERT = re.compile(r"(?P<experts>.+\.experts)\.(?P<number>\d+)\.(?P<part>[^.]+)$")
-_STACK = re.compile(r"(?P<experts>.+\.experts)\.(?P<part>[^.]*proj[^.]*)$")
+_STACK = re.compile(r"(?P<experts>.+\.experts)\.(?P<part>[^.]*proj)$")
 _EMBEDDINGS = re.compile(
     r"(^|\.)(embed(?!_out)\w*|wte|wpe|word_embeddings\w*|position_embedding\w*|pos_embed\w*"
     r"|token_embedding\w*|shared|relative_attention_bias)$"
@@ -30,8 +30,18 @@ _EMBEDDINGS = re.compile(
 _STACKED = {"w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"}
 _STACKED |= {"gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "down_proj": "down_proj"}
 _RENAMED = ((".block_sparse_moe.", ".mlp."),)  # Mixtral since transformers 5
-_PLAIN = {"BF16", "F16", "F32", "F64"}
-_FLOAT8 = {"F8_E4M3"}
+PLAIN = {"BF16", "F16", "F32", "F64"}
+FLOAT8 = "F8_E4M3"
+Role = Literal["weight", "input"]
+Granularity = Literal["tensor", "channel", "block"]
+_SCALES: dict[Role, tuple[str, ...]] = {
+    "weight": ("weight_scale", "weight_scale_inv"),
+    "input": ("input_scale", "activation_scale"),
+}
+_STACK_SCALES: dict[Role, tuple[str, ...]] = {
+    "weight": ("_weight_scale", "_weight_scale_inv", "_scale", "_scale_inv"),
+    "input": ("_input_scale", "_activation_scale"),
+}
 
 
 def linears(inventory: Inventory, config: Mapping[str, Any]) -> tuple[Module, ...]:
@@ -48,43 +58,76 @@ def linears(inventory: Inventory, config: Mapping[str, Any]) -> tuple[Module, ..
 
 
 def _module(tensor: TensorEntry, tensors: Mapping[str, TensorEntry]) -> Module | None:
-    stack = _STACK.match(tensor.name)
-    if stack and len(tensor.shape) == 3:
-        name, (_, rows, columns) = tensor.name, tensor.shape
-        return Module(name, _runtime(name), stack["experts"], "expert", rows, columns, "bf16")
-    name, _, last = tensor.name.rpartition(".")
-    if last not in {"weight", "weight_packed", "qweight"} or len(tensor.shape) != 2:
+    base, _, last = tensor.name.rpartition(".")
+    is_weight = last in {"weight", "weight_packed", "qweight"}
+    name = base if is_weight else tensor.name
+    stacked = len(tensor.shape) == 3 and _STACK.match(name) is not None
+    if not stacked and not (is_weight and len(tensor.shape) == 2):
         return None
     if _EMBEDDINGS.search(name):
         return None
+    stored, (rows, columns) = stored_as(tensor, tensors), tensor.shape[-2:]
+    if stacked:
+        return Module(
+            name, _runtime(name), name.rpartition(".")[0], "expert", rows, columns, stored
+        )
     kind, group = _kind_and_group(name)
-    rows, columns = tensor.shape
-    stored = stored_as(tensor, tensors)
     return Module(name, _runtime(name), group, kind, rows, columns, stored)
 
 
 def stored_as(tensor: TensorEntry, tensors: Mapping[str, TensorEntry]) -> Treatment:
     """What the dtype of a linear's weight and the shapes of the scales beside it say.
 
-    tensor: W [out, in]. Scales: `weight_scale` (or `weight_scale_inv`, DeepSeek's) and
-    `input_scale` (or `activation_scale`).
+    tensor: W [out, in], of stacked experts [experts, out, in].
     """
-    if tensor.dtype in _PLAIN:
+    if tensor.dtype in PLAIN:
         return "bf16"
-    if tensor.dtype not in _FLOAT8:
+    if tensor.dtype != FLOAT8:
         return "other"
-    name = tensor.name.rpartition(".")[0]
-    scales = [tensors.get(f"{name}.{word}") for word in ("weight_scale", "weight_scale_inv")]
-    shape = next((scale.shape for scale in scales if scale is not None), None)
-    static = any(f"{name}.{word}" in tensors for word in ("input_scale", "activation_scale"))
-    rows, columns = tensor.shape
-    if shape in {(), (1,), (1, 1)}:
+    scale = scale_of(tensor.name, "weight", tensors)
+    if scale is None:
+        return "other"
+    if fits(scale.shape, tensor.shape, "tensor"):
+        static = scale_of(tensor.name, "input", tensors) is not None
         return "fp8_tensor" if static else "fp8_tensor_dynamic"
-    if shape in {(rows,), (rows, 1)}:
+    if fits(scale.shape, tensor.shape, "channel"):
         return "fp8_token"
-    if shape == (-(-rows // BLOCK), -(-columns // BLOCK)):
-        return "fp8_block"
-    return "other"
+    return "fp8_block" if fits(scale.shape, tensor.shape, "block") else "other"
+
+
+def scale_names(weight: str, role: Role) -> tuple[str, ...]:
+    """What the scales of the tensor `weight` or of its input may be called in the files."""
+    base = weight.removesuffix(".weight")
+    beside = tuple(f"{base}.{word}" for word in _SCALES[role])
+    if base != weight:
+        return beside
+    return (*(f"{base}{end}" for end in _STACK_SCALES[role]), *beside)
+
+
+def scale_of(weight: str, role: Role, tensors: Mapping[str, TensorEntry]) -> TensorEntry | None:
+    """The scale of the tensor `weight`, or that of its input."""
+    found = (tensors.get(name) for name in scale_names(weight, role))
+    return next((scale for scale in found if scale is not None), None)
+
+
+def fits(
+    scale: tuple[int, ...],
+    weight: tuple[int, ...],
+    granularity: Granularity,
+    block: tuple[int, int] = (BLOCK, BLOCK),
+) -> bool:
+    """Whether a scale of this shape can be that of a weight [out, in] or [experts, out, in].
+
+    Per channel of stacked experts: of either side, for files may hold them transposed.
+    """
+    *stack, rows, columns = weight
+    if granularity == "tensor":
+        return scale in {(), (1,), (1, 1), (*stack,), (*stack, 1), (*stack, 1, 1)}
+    if granularity == "channel":
+        shapes = {(*stack, rows), (*stack, rows, 1)}
+        return scale in (shapes | {(*stack, columns), (*stack, 1, columns)} if stack else shapes)
+    down, across = -(-rows // block[0]), -(-columns // block[1])
+    return scale in {(*stack, down, across), (*stack, down, 1, across, 1)}
 
 
 def _kind_and_group(name: str) -> tuple[Kind, str]:

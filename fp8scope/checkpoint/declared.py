@@ -1,0 +1,346 @@
+"""What a checkpoint's metadata says of every linear, by the rules of its format.
+
+| form | where | what names match |
+|---|---|---|
+| ModelOpt | `exclude_modules` (nested) or `ignore` (flat) | whole names, parents, globs |
+| compressed-tensors | `config_groups`, `ignore` | whole names, `re:` from the start, classes |
+| fp8, fbgemm_fp8 | `ignored_layers` or `modules_to_not_convert` | whole names, any dotted part |
+
+Engines depart from these rules, each in its own way (docs/consumers.md); this is the letter.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fp8scope.checkpoint.schemes import strategy
+
+Form = Literal["modelopt", "compressed-tensors", "fp8", "fbgemm_fp8", "unknown"]
+Weights = Literal["tensor", "channel", "block", "bf16", "other"]
+Cache = Literal["fp8", "fp8_dynamic", "other"]
+LISTS = ("exclude_modules", "ignore", "ignored_layers", "modules_to_not_convert")
+LINEAR = ("Linear", "Module")
+
+# quant_method of libraries whose lists are not read here
+_OTHER_METHODS = frozenset(
+    {
+        "awq", "gptq", "bitsandbytes", "quanto", "torchao", "quark", "mxfp4", "mxfp8", "hqq",
+        "aqlm", "higgs", "spqr", "vptq", "auto-round", "bitnet", "fp_quant", "gguf", "modelopt_fp4",
+        "deepspeedfp", "w8a8_fp8", "petit_nvfp4", "inc", "eetq",
+    }
+)  # fmt: skip
+_OTHER_ALGORITHMS = frozenset(
+    {
+        "W8A16", "W4A16", "W4A16_AWQ", "W4A8_AWQ", "W4A16_GPTQ", "W8A16_GPTQ", "INT8",
+        "W8A8_SQ_PER_CHANNEL", "W8A8_SQ_PER_TENSOR_PLUGIN", "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN",
+        "W8A8_SQ_PER_CHANNEL_PER_TENSOR_PLUGIN", "W8A8_SQ_PER_TENSOR_PER_TOKEN_PLUGIN", "NVFP4",
+        "NVFP4_AWQ", "NVFP4_SVD", "W4A16_NVFP4", "W4A8_NVFP4_FP8", "W4A8_MXFP4_FP8",
+        "W4A8_QSERVE_PER_CHANNEL", "W4A8_QSERVE_PER_GROUP", "MXFP8", "MXFP4", "W4A16_MXFP4",
+        "IQ2_XS", "IQ2_XXS", "Q8_0",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How one linear is said to be stored: granularity of its weight scales, and whether its input
+    has a scale in the files.
+    """
+
+    weights: Weights
+    static: bool = False
+    block: tuple[int, int] = (128, 128)
+
+
+BF16, OTHER = Scheme("bf16"), Scheme("other")
+_ALGORITHMS: dict[str, Scheme] = {
+    "FP8": Scheme("tensor", static=True),
+    "FP8_PER_CHANNEL_PER_TOKEN": Scheme("channel"),
+    "FP8_PB_WO": Scheme("block"),
+    "FP8_BLOCK_SCALES": Scheme("block"),
+}
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """Something in the metadata that no reader understands."""
+
+    code: Literal["metadata-malformed", "quant-method-unknown", "quant-algo-unknown"]
+    what: str
+    remedy: str
+    is_known_elsewhere: bool = False
+
+
+@dataclass(frozen=True)
+class Names:
+    """A list of names, matched by the rules of `form`."""
+
+    form: Form
+    entries: tuple[str, ...]
+    _exact: frozenset[str] = field(init=False, repr=False)
+    _patterns: tuple[tuple[str, re.Pattern[str]], ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        found = [(entry, _compiled(entry, self.form)) for entry in self.entries]
+        object.__setattr__(self, "_exact", frozenset(self.entries))
+        object.__setattr__(self, "_patterns", tuple((e, p) for e, p in found if p is not None))
+
+    def matching(self, names: Iterable[str], classes: Iterable[str] = ()) -> list[str]:
+        """The entries that match a module with these names and classes, whole names first."""
+        given = tuple(names)
+        meant = [each for name in given for each in _meant(name, self.form) if each in self._exact]
+        patterns = [e for e, found in self._patterns if any(found.match(name) for name in given)]
+        ofclass = classes if self.form == "compressed-tensors" else ()
+        return [*meant, *patterns, *(each for each in ofclass if each in self._exact)]
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What the metadata of one file says. `targets`: names that it quantizes, and how; None where
+    it means every linear, which then is `scheme`. `listed`: names that it does not quantize.
+    """
+
+    form: Form
+    file: str
+    scheme: Scheme
+    targets: Names | None
+    asked: Mapping[str, Scheme]
+    listed: Names
+    kv_cache: Cache | None
+    complaints: tuple[Complaint, ...] = ()
+
+    def of(self, names: Iterable[str], classes: Iterable[str] = LINEAR) -> Scheme:
+        """How a module is said to be stored that goes by these names."""
+        given, kinds = tuple(names), tuple(classes)
+        if self.listed.matching(given, kinds):
+            return BF16
+        if self.targets is None:
+            return self.scheme
+        found = self.targets.matching(given, kinds)
+        return self.asked[found[0]] if found else BF16
+
+    def schemes(self) -> set[Scheme]:
+        """Every scheme that it gives to some module."""
+        return {self.scheme} if self.targets is None else set(self.asked.values())
+
+    @property
+    def promises_fp8(self) -> bool:
+        """Whether anything is said to be in FP8."""
+        return any(s.weights in {"tensor", "channel", "block"} for s in self.schemes())
+
+    @property
+    def is_read(self) -> bool:
+        """Whether its lists are understood, so that tensors can be held against them."""
+        return self.form != "unknown" and not self.complaints
+
+
+def declare(data: Mapping[str, Any], file: str) -> Declaration:
+    """Read `quantization_config` of config.json, or hf_quant_config.json. Never raises for what it
+    says: what is not understood is in `complaints`.
+    """
+    section = data["quantization"] if isinstance(data.get("quantization"), Mapping) else data
+    method = str(data.get("quant_method", "")).lower()
+    if section is not data or "quant_algo" in data or method == "modelopt":
+        return _modelopt(section, file)
+    if method == "compressed-tensors" or (not method and "config_groups" in data):
+        return _compressed(data, file)
+    if method in {"fp8", "fbgemm_fp8"}:
+        return _fp8(data, file, method)
+    known = method in _OTHER_METHODS
+    what = f"quant_method of {file} is {method!r}" if method else f"{file} has no quant_method"
+    remedy = "one of modelopt, compressed-tensors, fp8, fbgemm_fp8"
+    words = f"{what}, whose lists are not read here" if known else f"{what}, which no engine knows"
+    return _none(file, Complaint("quant-method-unknown", words, remedy, known))
+
+
+def _none(file: str, complaint: Complaint) -> Declaration:
+    nothing = Names("unknown", ())
+    return Declaration("unknown", file, OTHER, None, {}, nothing, None, (complaint,))
+
+
+def _modelopt(section: Mapping[str, Any], file: str) -> Declaration:
+    complaints: list[Complaint] = []
+    listed = _listed(section, "modelopt", file, complaints)
+    cache = section.get("kv_cache_quant_algo", section.get("kv_cache_scheme"))
+    said, targets, asked = section.get("quant_algo"), None, {}
+    if str(said).upper() == "MIXED_PRECISION":
+        asked = _mixed(section, file, complaints)
+        targets, scheme = Names("modelopt", tuple(asked)), BF16
+    elif said is None and cache is not None:
+        scheme = BF16  # the KV cache alone
+    else:
+        scheme = _algorithm(said, section.get("group_size"), file, complaints)
+    return Declaration(
+        "modelopt", file, scheme, targets, asked, listed, _cache(cache), tuple(complaints)
+    )
+
+
+def _mixed(section: Mapping[str, Any], file: str, complaints: list[Complaint]) -> dict[str, Scheme]:
+    layers = section.get("quantized_layers")
+    if not isinstance(layers, Mapping) or not layers:
+        what = f"{file} says MIXED_PRECISION and has no quantized_layers"
+        remedy = "name each quantized layer there, with its quant_algo"
+        complaints.append(Complaint("metadata-malformed", what, remedy))
+        return {}
+    asked = {}
+    for name, each in layers.items():
+        own: Mapping[str, Any] = each if isinstance(each, Mapping) else {}
+        own_complaints: list[Complaint] = []
+        asked[name] = _algorithm(
+            own.get("quant_algo"), own.get("group_size"), f"{name} in {file}", own_complaints
+        )
+        complaints += own_complaints[: not complaints]  # one tells enough
+    return asked
+
+
+def _algorithm(said: Any, size: Any, where: str, complaints: list[Complaint]) -> Scheme:
+    name = said.upper() if isinstance(said, str) else ""
+    found = _ALGORITHMS.get(name)
+    if found is not None and found.weights == "block" and isinstance(size, int) and size > 0:
+        return Scheme("block", block=(size, size))
+    if found is None and name not in _OTHER_ALGORITHMS:
+        what = f"quant_algo of {where} is {said!r}, which no engine knows"
+        complaints.append(Complaint("quant-algo-unknown", what, f"one of {', '.join(_ALGORITHMS)}"))
+    return found or OTHER
+
+
+def _compressed(data: Mapping[str, Any], file: str) -> Declaration:
+    complaints: list[Complaint] = []
+    listed = _listed(data, "compressed-tensors", file, complaints)
+    asked: dict[str, Scheme] = {}
+    groups = data.get("config_groups")
+    for name, group in groups.items() if isinstance(groups, Mapping) else ():
+        targets = group.get("targets") if isinstance(group, Mapping) else None
+        if not isinstance(targets, list) or not all(isinstance(t, str) for t in targets):
+            what = f"{name} of config_groups in {file} has no list of targets"
+            complaints.append(Complaint("metadata-malformed", what, "give it one"))
+            continue
+        asked |= dict.fromkeys(targets, _arguments(group))
+    if not isinstance(groups, Mapping) or not groups:
+        what = f"{file} says compressed-tensors and has no config_groups"
+        complaints.append(Complaint("metadata-malformed", what, "give each group its targets"))
+    broken = [t for t in (*asked, *listed.entries) if _is_broken(t)]
+    if broken:
+        what = f"{broken[0]!r} in {file} is no regular expression"
+        remedy = "what is `*` in a glob is `.*` in one"
+        complaints.append(Complaint("metadata-malformed", what, remedy))
+    in_order = Names("compressed-tensors", tuple(sorted(asked)))
+    cache = data.get("kv_cache_scheme")
+    return Declaration(
+        "compressed-tensors", file, BF16, in_order, asked, listed, _cache(cache), tuple(complaints)
+    )
+
+
+def _arguments(group: Mapping[str, Any]) -> Scheme:
+    weights, inputs = group.get("weights"), group.get("input_activations")
+    if weights is None and inputs is None:
+        return BF16
+    if not isinstance(weights, Mapping) or not _is_float8(weights):
+        return OTHER
+    if inputs is not None and not (isinstance(inputs, Mapping) and _is_float8(inputs)):
+        return OTHER
+    how = strategy(weights)
+    granularity: Weights = (
+        "tensor" if how == "tensor"
+        else "channel" if how == "channel"
+        else "block" if how == "block"
+        else "other"
+    )  # fmt: skip
+    static = inputs is not None and not inputs.get("dynamic", False)
+    return Scheme(granularity, static, _sides(weights.get("block_structure")))
+
+
+def _fp8(data: Mapping[str, Any], file: str, method: str) -> Declaration:
+    complaints: list[Complaint] = []
+    form: Form = "fp8" if method == "fp8" else "fbgemm_fp8"
+    listed = _listed(data, form, file, complaints)
+    scheme = Scheme("channel")
+    if form == "fp8":
+        inputs, block = data.get("activation_scheme", "dynamic"), data.get("weight_block_size")
+        if inputs not in ("static", "dynamic"):
+            what = f"activation_scheme of {file} is {inputs!r}"
+            complaints.append(Complaint("metadata-malformed", what, "static or dynamic"))
+        weights: Weights = "tensor" if block is None else "block"
+        scheme = Scheme(weights, inputs == "static", _sides(block))
+    cache = _cache(data.get("kv_cache_scheme", data.get("kv_cache_quant_algo")))
+    return Declaration(form, file, scheme, None, {}, listed, cache, tuple(complaints))
+
+
+def _listed(
+    section: Mapping[str, Any], form: Form, file: str, complaints: list[Complaint]
+) -> Names:
+    found: list[str] = []
+    for key in LISTS:
+        entries = section.get(key) or []
+        if isinstance(entries, list) and all(isinstance(each, str) for each in entries):
+            found += entries
+        else:
+            what = f"{key} of {file} is not a list of names"
+            complaints.append(Complaint("metadata-malformed", what, "write it as one"))
+    return Names(form, tuple(dict.fromkeys(found)))
+
+
+def _cache(said: Any) -> Cache | None:
+    if not said:
+        return None
+    if isinstance(said, Mapping):
+        if not _is_float8(said):
+            return "other"
+        return "fp8_dynamic" if said.get("dynamic", False) else "fp8"
+    return "fp8" if str(said).upper() == "FP8" else "other"
+
+
+def _is_float8(said: Any) -> bool:
+    if not isinstance(said, Mapping):
+        return False
+    return (str(said.get("type", "int")).lower(), said.get("num_bits", 8)) == ("float", 8)
+
+
+def _sides(block: Any) -> tuple[int, int]:
+    """[128, 128] or "128x128"; 128 x 128 for what is neither."""
+    sides = block.split("x") if isinstance(block, str) else block
+    if isinstance(sides, list) and len(sides) == 2:
+        rows, columns = (int(s) if str(s).isdecimal() and len(str(s)) < 9 else 0 for s in sides)
+        if rows > 0 and columns > 0:
+            return rows, columns
+    return (128, 128)
+
+
+def _meant(name: str, form: Form) -> Iterable[str]:
+    """The entries without wildcards that would mean a module of this name."""
+    parts = name.split(".")
+    if form == "compressed-tensors":
+        return (name,)
+    if form == "modelopt":
+        return (".".join(parts[:stop]) for stop in range(len(parts), 0, -1))
+    return (
+        ".".join(parts[start:stop])
+        for start in range(len(parts))
+        for stop in range(len(parts), start, -1)
+    )
+
+
+def _compiled(entry: str, form: Form) -> re.Pattern[str] | None:
+    if form == "compressed-tensors" or entry.startswith("re:"):
+        return _expression(entry[3:]) if entry.startswith("re:") else None
+    if form == "modelopt" and not {"*", "?", "["}.isdisjoint(entry):
+        return _expression(fnmatch.translate(entry))
+    return None
+
+
+def _expression(text: str) -> re.Pattern[str] | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is odd in others' expressions
+            return re.compile(text)
+    except (re.error, OverflowError, RecursionError):
+        return None
+
+
+def _is_broken(target: str) -> bool:
+    return target.startswith("re:") and _expression(target[3:]) is None

@@ -1,0 +1,66 @@
+"""What is wrong with the files themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from fp8scope.checkpoint.doctor.contents import Contents
+from fp8scope.checkpoint.doctor.diagnosis import Fault, Severity
+from fp8scope.checkpoint.doctor.phrases import many
+from fp8scope.checkpoint.inventory import Listing, Problem, ProblemKind
+
+TOKENIZERS = (
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
+    "spiece.model", "tekken.json", "tiktoken.model", "sentencepiece.bpe.model",
+)  # fmt: skip
+_CODES: dict[ProblemKind, tuple[str, Severity]] = {
+    "no-weights": ("weights-missing", "error"),
+    "unreadable": ("file-unreadable", "error"),
+    "truncated": ("file-truncated", "error"),
+    "header": ("header-unreadable", "error"),
+    "offsets": ("header-offsets", "error"),
+    "layout": ("header-offsets", "error"),
+    "trailing": ("file-trailing", "error"),
+    "index": ("index-unreadable", "error"),
+    "missing-shard": ("shard-missing", "error"),
+    "not-in-shard": ("index-not-in-shard", "error"),
+    "not-in-index": ("index-incomplete", "error"),
+    "duplicate": ("tensor-duplicate", "error"),
+    "two-weights": ("weights-twice", "error"),
+    "stray": ("weights-stray", "warning"),
+}
+
+
+def file_faults(listing: Listing) -> Iterator[Fault]:
+    """A fault for each kind of problem of the files; several files of one kind are one fault."""
+    kinds: dict[str, list[Problem]] = {}
+    for problem in listing.problems:
+        kinds.setdefault(_CODES[problem.kind][0], []).append(problem)
+    for code, problems in kinds.items():
+        first = problems[0]
+        what = f"{first.file}: {first.what}" if first.file else first.what
+        if len(problems) > 1:
+            what += f"; and {len(problems) - 1} more like that"
+        where = (file for p in problems for file in (p.file, *p.files, *p.tensors) if file)
+        places = tuple(dict.fromkeys(where))
+        yield Fault(code, _CODES[first.kind][1], what, first.remedy, places)
+
+
+def folder_faults(contents: Contents) -> Iterator[Fault]:
+    """What should lie beside the weights, and tensors that could not be read to their end."""
+    if not any((contents.folder / name).exists() for name in TOKENIZERS):
+        remedy = "copy the tokenizer's files from the model: engines load them from here"
+        yield Fault("tokenizer-missing", "warning", "there is no tokenizer", remedy)
+    told = {name for problem in contents.listing.problems for name in problem.tensors}
+    unread = [name for name in contents.values.unread if name not in told]
+    if unread:
+        what = f"{many(unread, 'tensor')} could not be read"
+        remedy = "check the disk, and that nobody writes the files meanwhile"
+        yield Fault("tensor-unread", "error", what, remedy, tuple(unread))
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether anything there says so."""
+    names = ("config.json", "hf_quant_config.json", "model.safetensors.index.json")
+    return any((folder / name).exists() for name in names) or any(folder.glob("*.safetensors"))

@@ -1,0 +1,259 @@
+"""What the metadata says of every linear, against what its tensors are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from fp8scope.checkpoint.declared import LINEAR, Declaration, Scheme
+from fp8scope.checkpoint.doctor.contents import CONFIG, METADATA, Contents, Stored
+from fp8scope.checkpoint.doctor.diagnosis import Fault
+from fp8scope.checkpoint.doctor.phrases import many, some, verb
+from fp8scope.checkpoint.linears import FUSED
+
+_FP8 = {"tensor", "channel", "block"}
+# what engines run in FP8 wherever it is not listed; others they often build as plain linears
+_USUAL = {
+    *FUSED, "qkv_proj", "gate_up_proj", "o_proj", "out_proj", "down_proj", "w1", "w2", "w3",
+    "fc1", "fc2", "c_attn", "c_proj", "c_fc", "query_key_value", "dense", "dense_h_to_4h",
+    "dense_4h_to_h", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj",
+}  # fmt: skip
+_KEPT = ("vision_tower", "vision_model", "vit_large_projector")  # vLLM under ModelOpt's metadata
+_DEEPEST = 3  # leading parts of a name that another prefix may differ in
+
+
+def list_faults(contents: Contents) -> Iterator[Fault]:
+    """Every fault of the metadata, and of tensors that it does not describe."""
+    yield from _metadata(contents)
+    if (said := contents.declaration) is not None:
+        yield from _Lists(contents, said).found()
+
+
+def _metadata(contents: Contents) -> Iterator[Fault]:
+    said = contents.declarations
+    for each in said:
+        for complaint in each.complaints:
+            severity = "warning" if complaint.is_known_elsewhere else "error"
+            yield Fault(
+                complaint.code,
+                "warning" if severity == "warning" else "error",
+                complaint.what,
+                complaint.remedy,
+                (each.file,),
+            )
+    if not said and contents.fp8:
+        what = f"{many([s.name for s in contents.fp8], 'linear')} in FP8 and no metadata says so"
+        remedy = f"put a quantization_config into {CONFIG}: engines load the codes as numbers"
+        yield Fault("metadata-missing", "error", what, remedy, (CONFIG, METADATA))
+    if said and not contents.fp8 and any(each.promises_fp8 for each in said):
+        yield from _nothing_in_fp8(contents)
+    yield from _two_files(contents)
+
+
+def _nothing_in_fp8(contents: Contents) -> Iterator[Fault]:
+    plain = [each.name for each in contents.stored if each.is_plain]
+    if plain and len(plain) == len(contents.stored):
+        files = tuple(each.file for each in contents.declarations)
+        what = f"{' and '.join(files)} says FP8, and {many(plain, 'linear')} are all in BF16"
+        remedy = "delete the metadata, or put the quantized weights there"
+        yield Fault("fp8-absent", "error", what, remedy, tuple(plain))
+
+
+def _two_files(contents: Contents) -> Iterator[Fault]:
+    files = {each.file: each for each in contents.declarations}
+    modelopt = [each for each in files.values() if each.form == "modelopt"]
+    if modelopt and len(files) == 1:
+        missing = METADATA if CONFIG in files else CONFIG
+        what = f"ModelOpt's metadata is in {next(iter(files))} alone"
+        why = "TensorRT-LLM reads hf_quant_config.json first, vLLM and SGLang config.json"
+        yield Fault("metadata-one-file", "warning", f"{what}: {why}", "write both", (missing,))
+    if len(files) == 2 and all(each.is_read for each in files.values()):
+        here, there = files[CONFIG], files[METADATA]
+        apart = [s.name for s in contents.stored if _of(here, s) != _of(there, s)]
+        if apart:
+            what = f"{CONFIG} and {METADATA} disagree on {many(apart, 'linear')}"
+            remedy = "write both from one: vLLM believes the first, TensorRT-LLM the second"
+            yield Fault("metadata-disagree", "error", what, remedy, tuple(apart))
+        if here.kv_cache != there.kv_cache:
+            what = f"{CONFIG} and {METADATA} disagree on the KV cache"
+            remedy = "write both from one: vLLM believes the first, TensorRT-LLM the second"
+            yield Fault("metadata-disagree", "error", what, remedy, (CONFIG, METADATA))
+
+
+def _of(said: Declaration, linear: Stored) -> Scheme:
+    return said.of(linear.names)
+
+
+class _Lists:
+    """The metadata of one file against the linears."""
+
+    def __init__(self, contents: Contents, said: Declaration) -> None:
+        self.contents, self.said = contents, said
+        self.declared = {each.name: said.of(each.names) for each in contents.stored}
+
+    def found(self) -> Iterator[Fault]:
+        if not self.contents.fp8:
+            return  # said already
+        moved = self._moved()
+        yield from self._not_ignored(moved)
+        yield from self._ignored()
+        yield from self._schemes()
+        yield from self._dead(moved)
+
+    def _not_ignored(self, moved: dict[str, str]) -> Iterator[Fault]:
+        usual: list[str] = []
+        others: list[str] = []
+        fp8_ends = {each.name.rpartition(".")[2] for each in self.contents.fp8}
+        for each in self.contents.stored:
+            if not each.is_plain or self.declared[each.name].weights not in _FP8:
+                continue
+            if each.name in moved or self._is_forgiven(each):
+                continue
+            last = each.name.rpartition(".")[2]
+            known = each.module.kind in {"expert", "lm_head"} or last in _USUAL | fp8_ends
+            (usual if known else others).append(each.name)
+        if usual:
+            what = f"{many(usual, 'linear')} in BF16 and not in the ignore list"
+            remedy = f"add the names to it: engines load {verb(usual, 'it', 'them')} as FP8"
+            yield Fault("bf16-not-ignored", "error", what, remedy, tuple(usual))
+        if others:
+            what = f"{many(others, 'linear')} in BF16 and not in the ignore list"
+            remedy = "add the names to it: engines that do not know them load them as FP8"
+            yield Fault("bf16-unlisted", "warning", what, remedy, tuple(others))
+
+    def _is_forgiven(self, each: Stored) -> bool:
+        """What engines never quantize, listed or not."""
+        if each.module.kind == "router":
+            return True
+        if each.module.kind == "lm_head":
+            return self.said.form in {"fp8", "fbgemm_fp8"}
+        return self.said.form == "modelopt" and any(part in each.name for part in _KEPT)
+
+    def _ignored(self) -> Iterator[Fault]:
+        ignored = [s for s in self.contents.fp8 if self.declared[s.name].weights == "bf16"]
+        if ignored:
+            names = [each.name for each in ignored]
+            listed = any(self.said.listed.matching(s.names, LINEAR) for s in ignored)
+            how = "is listed as not quantized" if listed else "is named by no target"
+            what = f"{many(names, 'linear')} in FP8, which by {self.said.file} {how}"
+            remedy = "correct the metadata: engines load the codes as numbers"
+            yield Fault("fp8-ignored", "error", what, remedy, tuple(names))
+
+    def _schemes(self) -> Iterator[Fault]:
+        other: dict[tuple[str, str], list[str]] = {}
+        for each in self.contents.fp8:
+            scheme = self.declared[each.name]
+            if scheme.weights == "other":
+                other.setdefault(("no FP8 scheme", "FP8"), []).append(each.name)
+            if scheme.weights not in _FP8 or each.granularity is None:
+                continue
+            if not each.fits(scheme.weights, scheme.block):  # type: ignore[arg-type]
+                said = "per " + scheme.weights
+                other.setdefault((said, f"per {each.granularity}"), []).append(each.name)
+        for (said, real), names in other.items():
+            what = f"{many(names, 'linear')} {verb(names, 'is', 'are')} stored {real}"
+            remedy = "correct the metadata: engines refuse scales of another shape, or misread them"
+            yield Fault(
+                "scheme-differs",
+                "error",
+                f"{what}, and {self.said.file} says {said}",
+                remedy,
+                tuple(names),
+            )
+
+    def _dead(self, moved: dict[str, str]) -> Iterator[Fault]:
+        dead = self._unmatched()
+        if moved:
+            entries = tuple(dict.fromkeys(moved.values()))
+            names = tuple(moved)
+            what = f"{some(entries)} {verb(entries, 'matches', 'match')} nothing, though with"
+            remedy = f"write the names as the files have them: {some(names)}"
+            yield Fault(
+                "list-prefix",
+                "error",
+                f"{what} another prefix {verb(entries, 'it', 'they')} would: "
+                f"{many(names, 'linear')} in BF16 will be loaded as FP8",
+                remedy,
+                (*entries, *names),
+            )
+        harmless = [entry for entry in dead if entry not in moved.values()]
+        if harmless:
+            what = f"{len(harmless)} {verb(harmless, 'entry', 'entries')} of the lists"
+            tails = _by_tail(self._names())
+            hints = [found[0] for entry in harmless if (found := _elsewhere(entry, tails))]
+            near = f"; with another prefix it would be {hints[0]}" if hints else ""
+            what = f"{what} {verb(harmless, 'matches', 'match')} nothing ({some(harmless)}){near}"
+            remedy = "delete them, or write the names that were meant"
+            yield Fault("list-entry-dead", "warning", what, remedy, tuple(harmless))
+
+    def _unmatched(self) -> list[str]:
+        """Entries of lists that mean no module of the files, in their order."""
+        entries = [*self.said.listed.entries, *(self.said.targets or self.said.listed).entries]
+        hit = {e for e in entries if e[:1].isupper() and "." not in e}  # classes
+        for each in self.contents.stored:
+            hit |= self._hits(each.names)
+        if set(entries) - hit:
+            for name in self._names():
+                hit |= self._hits((name,))
+        return [entry for entry in dict.fromkeys(entries) if entry not in hit]
+
+    def _hits(self, names: Iterable[str]) -> set[str]:
+        given = tuple(names)
+        listed = set(self.said.listed.matching(given))
+        return listed | set(self.said.targets.matching(given) if self.said.targets else ())
+
+    def _names(self) -> list[str]:
+        """Every module that has a tensor, and those that hold it; a tied head."""
+        found: dict[str, None] = {"lm_head": None}
+        for name in self.contents.tensors:
+            while "." in name:
+                name = name.rpartition(".")[0]  # noqa: PLW2901
+                if name in found:
+                    break
+                found[name] = None
+        return list(found)
+
+    def _moved(self) -> dict[str, str]:
+        """BF16 linears that an entry would name, were its prefix another; with the entry."""
+        lacking = [
+            each.name
+            for each in self.contents.stored
+            if each.is_plain
+            and self.declared[each.name].weights in _FP8
+            and not self._is_forgiven(each)
+        ]
+        if not lacking:
+            return {}
+        moved: dict[str, str] = {}
+        tails = _by_tail(lacking)
+        for entry in self._unmatched():
+            for name in _elsewhere(entry, tails):
+                moved.setdefault(name, entry)
+        return moved
+
+
+def _elsewhere(entry: str, tails: Mapping[str, Sequence[str]]) -> list[str]:
+    """The names that the entry would match with another prefix."""
+    own = list(_tails(entry))
+    found = {name: None for tail in own for name in tails.get(tail, ())}
+    for glob in (tail for tail in own if not {"*", "?", "["}.isdisjoint(tail)):
+        found |= {name: None for tail in tails if fnmatchcase(tail, glob) for name in tails[tail]}
+    return list(found)
+
+
+def _by_tail(names: Iterable[str]) -> Mapping[str, Sequence[str]]:
+    found: dict[str, list[str]] = {}
+    for name in names:
+        for tail in _tails(name):
+            found.setdefault(tail, []).append(name)
+    return found
+
+
+def _tails(name: str) -> Iterator[str]:
+    """The name without its first parts, as long as it says which layer it is of."""
+    parts = name.split(".")
+    for start in range(min(_DEEPEST, len(parts) - 1) + 1):
+        tail = ".".join(parts[start:])
+        if not parts[start].isdigit() and (tail == "lm_head" or re.search(r"\d", tail)):
+            yield tail

@@ -1,0 +1,154 @@
+"""plan.json beside the weights: what was planned, against what the files hold."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from fp8scope.artefacts.plan import Cache, Plan
+from fp8scope.artefacts.plan_file import read_factors, read_plan
+from fp8scope.checkpoint.doctor.contents import Contents
+from fp8scope.checkpoint.doctor.diagnosis import Fault
+from fp8scope.checkpoint.doctor.phrases import many, some, verb
+from fp8scope.checkpoint.planned import planned_model
+from fp8scope.core.modules import WORDS, Model, Treatment
+from fp8scope.errors import BadInput, Fp8scopeError
+
+PLAN = "plan.json"
+TOLERANCE = 1e-3
+BUILD = "build the plan again: fp8scope build"
+
+
+def plan_faults(contents: Contents) -> Iterator[Fault]:
+    """Every fault that plan.json shows; none where there is none."""
+    path = contents.folder / PLAN
+    if not path.exists() or not _is_ours(path):
+        return
+    try:
+        plan = read_plan(path)
+        model = planned_model(plan)
+    except Fp8scopeError as error:
+        yield Fault("plan-unreadable", "error", error.what, error.remedy, (PLAN,))
+        return
+    try:
+        read_factors(plan, path)
+    except Exception as error:  # numpy and zipfile raise as they please for what is damaged
+        what = error.what if isinstance(error, BadInput) else f"the factors of {PLAN} are damaged"
+        yield Fault("plan-factors", "error", what, "take plan.npz from where plan.json is from")
+    architecture = contents.text("architectures")
+    named = architecture[0] if isinstance(architecture, list) and architecture else None
+    if isinstance(named, str) and named != plan.model.architecture:
+        what = f"{PLAN} is of {plan.model.architecture}, and the model is {named}"
+        yield Fault("plan-other-model", "error", what, "put the right plan there", (PLAN,))
+        return
+    yield from _linears(contents, model)
+    yield from _input_scales(contents, plan, model)
+    yield from _caches(contents, plan)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether it is a plan, or damaged so that one cannot tell; others write a plan.json too."""
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return True
+    return not isinstance(data, dict) or "fp8scope" in {*data, str(data.get("format"))[:8]}
+
+
+def _linears(contents: Contents, model: Model) -> Iterator[Fault]:
+    realized = {each.name: each.module.wanted for each in contents.stored}
+    planned = {module.name: module for module in model.modules}
+    if contents.listing.tensors:
+        lost = [
+            name
+            for name, module in planned.items()
+            if name not in realized and (module.wanted != "bf16" or module.kind == "linear")
+        ]
+        if lost:
+            what = f"{many(lost, 'linear')} of {PLAN} {verb(lost, 'is', 'are')} not in the files"
+            yield Fault("plan-linears-missing", "error", what, BUILD, tuple(lost))
+    extra = [
+        each.name
+        for each in contents.stored
+        if each.name not in planned and (each.is_fp8 or each.module.kind in {"linear", "expert"})
+    ]
+    if extra:
+        what = f"{many(extra, 'linear')} of the files {verb(extra, 'is', 'are')} not in {PLAN}"
+        yield Fault("plan-linears-extra", "error", what, BUILD, tuple(extra))
+    apart: dict[tuple[Treatment, Treatment], list[str]] = {}
+    for name, module in planned.items():
+        wanted, real = module.wanted or "bf16", realized.get(name)
+        if real is not None and real != wanted:
+            apart.setdefault((wanted, real), []).append(name)
+    if apart:
+        words = (
+            f"{some(names)} should be {WORDS[wanted]} and {verb(names, 'is', 'are')} {WORDS[real]}"
+            for (wanted, real), names in apart.items()
+        )
+        names = tuple(name for each in apart.values() for name in each)
+        what = f"{PLAN} is not what was built: {'; '.join(words)}"
+        yield Fault("plan-not-realized", "error", what, BUILD, names)
+
+
+def _input_scales(contents: Contents, plan: Plan, model: Model) -> Iterator[Fault]:
+    planned: Mapping[str, float] = {
+        name: scale.input_scale for g in plan.groups for scale in g.scales for name in scale.members
+    }
+    runtime = {module.name: module.runtime for module in model.modules}
+    apart = []
+    for each in contents.fp8:
+        values, wanted = contents.scale(each.input_scale), planned.get(runtime.get(each.name, ""))
+        real = values.single if values is not None else None
+        if real is not None and wanted and abs(real - wanted) > TOLERANCE * wanted:
+            apart.append((each.input_scale.name if each.input_scale else each.name, real, wanted))
+    if apart:
+        name, real, wanted = apart[0]
+        names = tuple(each[0] for each in apart)
+        what = (
+            f"{many(names, 'input scale')} {verb(names, 'differs', 'differ')} from {PLAN}: "
+            f"{real:.4g} in {name}, planned {wanted:.4g}"
+        )
+        yield Fault("plan-input-scales", "error", what, BUILD, names)
+
+
+def _caches(contents: Contents, plan: Plan) -> Iterator[Fault]:
+    found: dict[tuple[str, str], float | None] = {}
+    names: dict[str, str] = {}
+    for scale in contents.cache_scales:
+        values = contents.values.scales.get(scale.name)
+        real = values.single if values is not None else None
+        for what in scale.what:
+            found[scale.attention, what] = real
+        names[scale.attention] = scale.name
+    undone: list[str] = []
+    unasked: list[str] = []
+    apart: list[str] = []
+    for cache in plan.kv_cache:
+        place = _place(cache, names)
+        if (place is None) != (cache.precision == "bf16"):
+            (undone if place is None else unasked).append(cache.attention)
+        elif place is not None:
+            apart += [
+                f"{names[place]}"
+                for what, wanted in (("k", cache.k_scale), ("v", cache.v_scale))
+                if wanted
+                and (real := found.get((place, what))) is not None
+                and abs(real - wanted) > TOLERANCE * wanted
+            ]
+    for layers, words in ((undone, "FP8, and has no scales"), (unasked, "BF16, and has scales")):
+        if layers:
+            what = f"the KV cache of {many(layers, 'layer')} is planned in {words}"
+            yield Fault("plan-kv-cache", "error", what, BUILD, tuple(layers))
+    if apart:
+        what = f"{many(apart, 'KV scale')} {verb(apart, 'differs', 'differ')} from {PLAN}"
+        yield Fault("plan-kv-scales", "error", what, BUILD, tuple(dict.fromkeys(apart)))
+
+
+def _place(cache: Cache, attentions: Mapping[str, str]) -> str | None:
+    """The attention module in the files: of that name, else of that layer's number."""
+    if cache.attention in attentions:
+        return cache.attention
+    number = re.compile(rf"(^|\.){cache.layer}\.")
+    return next((name for name in attentions if number.search(f"{name}.")), None)

@@ -1,0 +1,92 @@
+"""A diagnosis for a person: what there is, the errors with their remedies, then the warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import Group as Renderables
+from rich.text import Text
+
+from fp8scope.checkpoint.doctor.diagnosis import Diagnosis, Fault
+from fp8scope.core.modules import WORDS
+from fp8scope.report.words import literal
+
+NAMES = 5
+_CACHE = {
+    "fp8": "FP8 with static scales",
+    "fp8_dynamic": "FP8 with dynamic scales",
+    "other": "another quantization",
+}
+
+
+def doctor_page(diagnosis: Diagnosis, *, whole: bool) -> Renderables:
+    """Everything that `fp8scope doctor` shows; `whole` for every name."""
+    head = literal(f"{diagnosis.folder}: {_size(diagnosis)}")
+    head.stylize("bold")
+    parts = [head, *(literal(f"  {line}") for line in _facts(diagnosis)), Text()]
+    for title, faults, style in (
+        ("Errors", diagnosis.errors, "bold red"),
+        ("Warnings", diagnosis.warnings, "bold yellow"),
+    ):
+        if faults:
+            parts += [Text(title, style=style), *_numbered(faults, whole=whole), Text()]
+    parts.append(literal(doctor_sentence(diagnosis)))
+    parts.append(literal("What an engine does with it: fp8scope check DIR --for ENGINE"))
+    return Renderables(*parts)
+
+
+def doctor_sentence(diagnosis: Diagnosis) -> str:
+    """The verdict in one line."""
+    errors, warnings = len(diagnosis.errors), len(diagnosis.warnings)
+    if not errors and not warnings:
+        return "Healthy: nothing wrong was found."
+    words = f"{warnings} {'warning' if warnings == 1 else 'warnings'}"
+    if not errors:
+        return f"Healthy, with {words}."
+    return f"Broken: {errors} {'error' if errors == 1 else 'errors'} and {words}."
+
+
+def doctor_json(diagnosis: Diagnosis) -> dict[str, Any]:
+    """The same as data."""
+    return {
+        "checkpoint": str(diagnosis.folder),
+        "healthy": diagnosis.healthy,
+        "faults": [fault.to_json() for fault in diagnosis.faults],
+        "linears": dict(diagnosis.linears),
+        "metadata": list(diagnosis.metadata),
+        "kv_cache": {
+            "declared": diagnosis.kv_cache.declared,
+            "k_scales": diagnosis.kv_cache.k_scales,
+            "v_scales": diagnosis.kv_cache.v_scales,
+        },
+        "tensors": diagnosis.tensors,
+        "bytes": diagnosis.nbytes,
+    }
+
+
+def _size(diagnosis: Diagnosis) -> str:
+    size = diagnosis.nbytes
+    shown = f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
+    return f"{diagnosis.tensors:,} tensors, {shown}"
+
+
+def _facts(diagnosis: Diagnosis) -> Iterator[str]:
+    ways = (f"{count:,} in {WORDS[way]}" for way, count in diagnosis.linears.items())
+    yield f"linears: {', '.join(ways) or 'none'}"
+    yield f"metadata: {', '.join(diagnosis.metadata) or 'none'}"
+    cache = diagnosis.kv_cache
+    said = _CACHE[cache.declared] if cache.declared is not None else "nothing said"
+    yield f"KV cache: {said}, {cache.k_scales} scales of keys and {cache.v_scales} of values"
+
+
+def _numbered(faults: Sequence[Fault], *, whole: bool) -> Iterator[Text]:
+    for number, fault in enumerate(faults, 1):
+        yield literal(f"{number:3}. {fault.what} [{fault.code}].")
+        yield literal(f"     → {fault.remedy}")
+        shown = fault.where if whole else fault.where[:NAMES]
+        if whole or len(fault.where) > 3:
+            yield from (literal(f"       {name}") for name in shown)
+            left = len(fault.where) - len(shown)
+            if left:
+                yield literal(f"       and {left:,} more: --all")
