@@ -42,7 +42,9 @@ def _export(folder: Path, config: Config, loop: Callable[[Any], None] | None) ->
 
 
 TRAPS: dict[str, tuple[Config, bool, str, str]] = {
-    "smoothquant": (_fp8(algorithm={"method": "smoothquant"}), True, "input-scale-vector", "mlp.up_proj"),
+    "smoothquant": (
+        _fp8(algorithm={"method": "smoothquant"}), True, "input-scale-vector", "mlp.up_proj",
+    ),
     "awq": (_fp8(algorithm={"method": "awq_lite"}), True, "pre-quant-scale", "mlp.up_proj"),
     "no forward loop": (_fp8(), False, "input-scale-missing", "self_attn.q_proj"),
     "q_proj alone off": (_fp8(_off("*q_proj*")), True, "fused-split", "self_attn.q_proj"),

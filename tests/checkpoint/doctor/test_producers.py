@@ -107,6 +107,21 @@ def _dynamic(checkpoint: Checkpoint) -> None:
     checkpoint.save()
 
 
+def _static_as_transformers_has_it(checkpoint: Checkpoint) -> None:
+    """As in Mistral's FP8 models."""
+    checkpoint.rename(".weight_scale", ".weight_scale_inv")
+    checkpoint.rename(".input_scale", ".activation_scale")
+    checkpoint.drop(".output_scale")
+    checkpoint.config["quantization_config"] = {
+        "activation_scheme": "static",
+        "dequantize": False,
+        "modules_to_not_convert": ["model.vision_tower", "lm_head"],
+        "quant_method": "fp8",
+        "weight_block_size": None,
+    }
+    checkpoint.save()
+
+
 def _metadata_beside_only(checkpoint: Checkpoint) -> None:
     """As ModelOpt wrote it at first, with scales of shape [1]."""
     del checkpoint.config["quantization_config"]
@@ -170,6 +185,13 @@ VARIANTS = (
     Variant("kv_scale", "autofp8-static-kv", _one_scale_for_keys_and_values),
     Variant("dynamic", "autofp8-static-kv", _dynamic),
     Variant("scales of shape [1]", "autofp8-static-kv", _single_values),
+    # true: there is no such tower here
+    Variant(
+        "transformers' names",
+        "autofp8-static-kv",
+        _static_as_transformers_has_it,
+        frozenset({"list-entry-dead"}),
+    ),
     # true: what is in one file only, TensorRT-LLM or transformers does not find
     Variant("as of old", "modelopt-fp8-kv", _metadata_beside_only, ONE_FILE),
     Variant("config.json alone", "modelopt-mixed", _metadata_in_config_only, ONE_FILE),
@@ -187,3 +209,25 @@ def test_other_ways_to_say_the_same_raise_no_alarm(variant: Variant, tmp_path: P
     assert found.healthy, found.errors
     allowed = ALLOWED.get(variant.fixture, frozenset()) | variant.allowed
     assert _said(found) <= allowed, found.warnings
+
+
+def _halved(checkpoint: Checkpoint) -> None:
+    checkpoint.scale(lambda scale: scale / 2, ".weight_scale")
+    checkpoint.save()
+
+
+def _of_another_model(checkpoint: Checkpoint) -> None:
+    up, gate = (checkpoint.tensors[f"model.layers.0.mlp.{part}_proj.weight"] for part in GATED)
+    up.data, gate.data = gate.data, up.data
+    checkpoint.save()
+
+
+GATED = ("up", "gate")
+
+
+@pytest.mark.parametrize("change", [_halved, _of_another_model])
+def test_what_files_alone_cannot_show(change: Callable[[Checkpoint], Any], tmp_path: Path) -> None:
+    """Every scale halved, or codes of another matrix: only a run of the model tells."""
+    checkpoint = copy("autofp8-static-kv", tmp_path)
+    change(checkpoint)
+    assert examine(checkpoint.folder).healthy

@@ -45,14 +45,7 @@ class Planted:
 def scale(end: str, change: Callable[[Any], Any]) -> Spoil:
     """The values of every tensor that ends so."""
 
-    def spoil(checkpoint: Checkpoint) -> None:
-        names = checkpoint.ending(end)
-        assert names, end
-        for name in names:
-            checkpoint.scale(name, change)
-        checkpoint.save()
-
-    return spoil
+    return edited(lambda checkpoint: checkpoint.scale(change, end))
 
 
 def edited(change: Callable[[Checkpoint], Any]) -> Spoil:
@@ -157,6 +150,12 @@ def prefixed(key: str) -> Spoil:
         ]
 
     return edited(edit)
+
+
+def q_alone_in_bf16(checkpoint: Checkpoint) -> None:
+    """And on the list."""
+    checkpoint.dequantize(f"{ATTENTION}.q_proj")
+    checkpoint.said["ignored_layers"].append(f"{ATTENTION}.q_proj")
 
 
 def all_plain(checkpoint: Checkpoint) -> None:

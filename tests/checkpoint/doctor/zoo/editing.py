@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,14 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     config: dict[str, Any]
     quant: dict[str, Any] | None
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str]
+
+    @property
+    def beside(self) -> dict[str, Any]:
+        """The `quantization` of hf_quant_config.json."""
+        assert self.quant is not None
+        found: dict[str, Any] = self.quant["quantization"]
+        return found
 
     @property
     def said(self) -> dict[str, Any]:
@@ -65,9 +72,12 @@ class Checkpoint:
         """Names of tensors."""
         return [name for name in self.tensors if name.endswith(ends)]
 
-    def scale(self, name: str, change: Callable[[Floats], Any]) -> None:
-        """Put `change` of a tensor's values in their place."""
-        self.tensors[name].floats = change(self.tensors[name].floats)
+    def scale(self, change: Callable[[Floats], Any], *ends: str) -> None:
+        """Put `change` of the values in their place, in every tensor whose name ends so."""
+        names = self.ending(*ends)
+        assert names, ends
+        for name in names:
+            self.tensors[name].floats = change(self.tensors[name].floats)
 
     def drop(self, *ends: str) -> None:
         """Forget every tensor whose name ends so."""

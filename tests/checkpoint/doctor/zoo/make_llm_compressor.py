@@ -46,7 +46,8 @@ def _tokenizer() -> Any:
     """Asked for along with a dataset, even one of ids; not saved."""
     words = {f"<{number}>": number for number in range(VOCAB)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<0>"))  # noqa: S106
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<0>")  # noqa: S106
+    wrap: Any = PreTrainedTokenizerFast
+    return wrap(tokenizer_object=tokenizer, pad_token="<0>")  # noqa: S106
 
 
 def _quantize(model: Any, settings: dict[str, Any]) -> None:

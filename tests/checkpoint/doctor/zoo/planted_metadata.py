@@ -19,6 +19,7 @@ from tests.checkpoint.doctor.zoo.corruptions import (
     plain_but_scaled,
     pointer,
     prefixed,
+    q_alone_in_bf16,
     retargeted,
     retyped,
     said,
@@ -95,8 +96,7 @@ LISTS = (
     ),
     Planted(
         "q_proj alone in BF16, and listed", "autofp8-static-kv",
-        edited(lambda c: (c.dequantize(f"{ATTENTION}.q_proj"),
-                          c.said["ignored_layers"].append(f"{ATTENTION}.q_proj"))),
+        edited(q_alone_in_bf16),
         "fused-split", f"{ATTENTION}.q_proj",
     ),
     Planted(
@@ -129,12 +129,12 @@ METADATA = (
     ),
     Planted(
         "the list was mended in one file only", "modelopt-fp8-excluded",
-        edited(lambda c: c.quant["quantization"]["exclude_modules"].remove(f"{MLP}.down_proj")),
+        edited(lambda c: c.beside["exclude_modules"].remove(f"{MLP}.down_proj")),
         "metadata-disagree", f"{MLP}.down_proj",
     ),
     Planted(
         "two algorithms", "modelopt-per-channel-per-token",
-        edited(lambda c: c.quant["quantization"].update(quant_algo="FP8")),
+        edited(lambda c: c.beside.update(quant_algo="FP8")),
         "metadata-disagree", "hf_quant_config.json",
     ),
     Planted(
@@ -274,7 +274,7 @@ PLANS = (
     ),
     Planted(
         "input scales are half of those planned", PLAN,
-        with_plan(lambda c, plan: [c.scale(n, lambda v: v / 2) for n in c.ending("input_scale")]),
+        with_plan(lambda c, _: c.scale(lambda v: v / 2, "input_scale")),
         "plan-input-scales", "model.layers.0.mlp.down_proj.input_scale",
     ),
     Planted(

@@ -187,7 +187,7 @@ SCALES = (
     ),
     Planted(
         "KV scales of one", "modelopt-fp8-kv",
-        edited(lambda c: [c.scale(n, lambda v: v * 0 + 1) for n in c.ending("k_scale", "v_scale")]),
+        edited(lambda c: c.scale(lambda v: v * 0 + 1, "k_scale", "v_scale")),
         "kv-scale-unity", f"{ATTENTION}.v_proj.v_scale", (), "warning",
     ),
     Planted(

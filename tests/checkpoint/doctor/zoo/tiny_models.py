@@ -94,7 +94,8 @@ CONFIGS: dict[str, Any] = {
 def build(name: str) -> Any:
     """A random model in BF16 and eval mode; its biases are random too."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(CONFIGS[name](), dtype=torch.bfloat16)
+    source: Any = AutoModelForCausalLM
+    model = source.from_config(CONFIGS[name](), dtype=torch.bfloat16)
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.endswith("bias"):
