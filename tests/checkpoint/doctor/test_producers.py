@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from fp8scope.checkpoint.doctor.diagnosis import Diagnosis
 from fp8scope.checkpoint.doctor.examine import examine
+from tests.checkpoint.doctor.zoo.corruptions import planned
 from tests.checkpoint.doctor.zoo.editing import CHECKPOINTS, NAMES, Checkpoint, copy, plain
 
 LEFT_OUT = "tokenizer-missing"  # from all of them, to keep them small
@@ -177,9 +179,30 @@ def _single_values(checkpoint: Checkpoint) -> None:
     checkpoint.save()
 
 
+def _powers_of_two(checkpoint: Checkpoint) -> None:
+    """DeepSeek-V3.1's `ue8m0`: as F32, and as exponents alone."""
+    for name in checkpoint.ending("weight_scale_inv"):
+        tensor = checkpoint.tensors[name]
+        exponents = np.ceil(np.log2(tensor.floats))
+        tensor.floats = np.exp2(exponents)
+        if ".experts.0." in name:
+            tensor.dtype, tensor.data = "F8_E8M0", (exponents + 127).astype(np.uint8).tobytes()
+    checkpoint.said["scale_fmt"] = "ue8m0"
+    checkpoint.save()
+
+
+def _planned(checkpoint: Checkpoint) -> None:
+    plan = planned(checkpoint)
+    checkpoint.save()
+    (checkpoint.folder / "plan.json").write_text(json.dumps(plan))
+
+
 ONE_FILE = frozenset({"metadata-one-file"})
+PLANNABLE = ("autofp8-static-kv", "fbgemm", "llm-compressor-block", "modelopt-mixed")
 VARIANTS = (
     *(Variant("in two shards", name, _shard) for name in NAMES[::3]),
+    *(Variant("its plan beside it", name, _planned) for name in PLANNABLE),
+    Variant("scales are powers of two", "deepseek-v3-block", _powers_of_two),
     Variant("norms on the list", "transformers-block", _norms_listed),
     Variant("a layer of multi-token prediction", "deepseek-v3-block", _next_token_layer),
     Variant("kv_scale", "autofp8-static-kv", _one_scale_for_keys_and_values),

@@ -232,10 +232,13 @@ def fp8_head(checkpoint: Checkpoint) -> None:
     checkpoint.said["ignored_layers"] = []
 
 
-def planned(
-    checkpoint: Checkpoint, wanted: Callable[[Module], Treatment | None] = lambda m: m.wanted
-) -> dict[str, Any]:
-    """The plan that the checkpoint realizes, where `wanted` says nothing else of a linear."""
+def wanted(module: Module) -> Treatment | None:
+    """What it is stored in; a matrix of a single block looks as if it had one scale."""
+    return "fp8_block" if module.wanted == "fp8_tensor_dynamic" else module.wanted
+
+
+def planned(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The plan that the checkpoint realizes."""
     found = linears(read_inventory(checkpoint.folder), checkpoint.config)
     shape = Model("it", checkpoint.config["architectures"][0], "llama", found)
     plan: dict[str, Any] = plan_of(shape.with_wanted(wanted)).model_dump(mode="json")
