@@ -18,10 +18,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fp8scope.checkpoint.linears import Granularity
 from fp8scope.checkpoint.schemes import strategy
 
 Form = Literal["modelopt", "compressed-tensors", "fp8", "fbgemm_fp8", "unknown"]
-Weights = Literal["tensor", "channel", "block", "bf16", "other"]
+Weights = Granularity | Literal["bf16", "other"]
 Cache = Literal["fp8", "fp8_dynamic", "other"]
 LISTS = ("exclude_modules", "ignore", "ignored_layers", "modules_to_not_convert")
 LINEAR = ("Linear", "Module")
@@ -55,6 +56,12 @@ class Scheme:
     weights: Weights
     static: bool = False
     block: tuple[int, int] = (128, 128)
+
+    @property
+    def granularity(self) -> Granularity | None:
+        """Of FP8; None of all else."""
+        known: tuple[Granularity, ...] = ("tensor", "channel", "block")
+        return next((each for each in known if each == self.weights), None)
 
 
 BF16, OTHER = Scheme("bf16"), Scheme("other")
@@ -131,7 +138,7 @@ class Declaration:
     @property
     def promises_fp8(self) -> bool:
         """Whether anything is said to be in FP8."""
-        return any(s.weights in {"tensor", "channel", "block"} for s in self.schemes())
+        return any(scheme.granularity is not None for scheme in self.schemes())
 
     @property
     def is_read(self) -> bool:
@@ -292,7 +299,8 @@ def _cache(said: Any) -> Cache | None:
         if not _is_float8(said):
             return "other"
         return "fp8_dynamic" if said.get("dynamic", False) else "fp8"
-    return "fp8" if str(said).upper() == "FP8" else "other"
+    words: dict[str, Cache] = {"fp8": "fp8", "static": "fp8", "dynamic": "fp8_dynamic"}  # AutoFP8's
+    return words.get(str(said).lower(), "other")
 
 
 def _is_float8(said: Any) -> bool:

@@ -77,13 +77,16 @@ class Problem:
 @dataclass(frozen=True)
 class Listing:
     """What could be read of a folder, sorted by name, and what is wrong. `sizes`: of each file in
-    bytes; a tensor that ends behind that is cut off.
+    bytes; a tensor that ends behind that is cut off. `lost`: tensors that should be there by the
+    index or a header; `is_blind` where more may be lost that nothing names.
     """
 
     folder: Path
     tensors: tuple[TensorEntry, ...]
     problems: tuple[Problem, ...]
     sizes: Mapping[str, int]
+    lost: frozenset[str]
+    is_blind: bool
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,18 @@ def list_folder(folder: Path) -> Listing:
     tensors = _merged(weight_map or {}, files, problems)
     sizes = {name: file.size for name, file in files.items()}
     in_order = tuple(sorted(tensors, key=lambda tensor: tensor.name))
-    return Listing(folder, in_order, tuple(problems), sizes)
+    named = {name for problem in problems if problem.kind == "offsets" for name in problem.tensors}
+    if SINGLE not in files:
+        named |= set(weight_map or ())
+    is_blind = any(_is_broken(file) for file in files.values()) or SINGLE not in files
+    return Listing(
+        folder,
+        in_order,
+        tuple(problems),
+        sizes,
+        frozenset(named - {tensor.name for tensor in tensors}),
+        is_blind and (weight_map is None or SINGLE in files),
+    )
 
 
 class _File:
@@ -265,8 +279,8 @@ def _against_index(
 
 
 def _is_broken(file: _File) -> bool:
-    """Whether tensors of it are not listed."""
-    return any(problem.kind not in {"truncated", "trailing", "layout"} for problem in file.problems)
+    """Whether tensors of it are not listed, and nothing says which."""
+    return not file.tensors and bool(file.problems)
 
 
 def _against_single(weight_map: Mapping[str, str], single: _File) -> Iterable[Problem]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fp8scope.checkpoint.doctor.contents import CacheScale, Contents
+from fp8scope.checkpoint.doctor.contents import CacheScale, Contents, cache_scales
 from fp8scope.checkpoint.doctor.diagnosis import CacheFacts, Fault
 from fp8scope.checkpoint.doctor.phrases import many, verb
 from fp8scope.checkpoint.doctor.values import ScaleValues
@@ -65,12 +65,17 @@ def _coverage(contents: Contents) -> Iterator[Fault]:
     by_layer: dict[str, list[CacheScale]] = {}
     for scale in contents.cache_scales:
         by_layer.setdefault(scale.attention, []).append(scale)
+    lost = {scale.attention for scale in cache_scales(contents.listing.lost)}
+    if contents.listing.is_blind:
+        return
     one_vector = contents.text("kv_lora_rank") is not None  # MLA caches a latent, under k
     for has, lacks in (("k", "v"), ("v", "k")):
         half = [
             scales[0].name
-            for scales in by_layer.values()
-            if {scale.what for scale in scales} == {has} and not (one_vector and has == "k")
+            for attention, scales in by_layer.items()
+            if attention not in lost
+            and {scale.what for scale in scales} == {has}
+            and not (one_vector and has == "k")
         ]
         if half:
             what = f"{many(half, 'KV scale')} of {has} without one of {lacks}"
@@ -80,8 +85,8 @@ def _coverage(contents: Contents) -> Iterator[Fault]:
     if said is None or said.kv_cache != "fp8":
         return
     layers = contents.attentions
-    bare = [name for name in layers if name not in by_layer]
-    if not by_layer:
+    bare = [name for name in layers if name not in by_layer and name not in lost]
+    if not by_layer and not lost:
         what = f"{said.file} says that the KV cache is FP8, and there are no scales for it"
         remedy = f"{CALIBRATE}: engines take 1 for each"
         yield Fault("kv-scales-missing", "warning", what, remedy, layers or (said.file,))

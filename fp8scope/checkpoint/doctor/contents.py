@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from fp8scope.checkpoint.doctor.diagnosis import Fault
 from fp8scope.checkpoint.doctor.values import ScaleValues, Values
 from fp8scope.checkpoint.inventory import Inventory, Listing, TensorEntry
 from fp8scope.checkpoint.linears import (
+    BLOCK,
     FLOAT8,
     FUSED,
     PLAIN,
@@ -33,19 +34,24 @@ _CACHE_SCALE = re.compile(
     r"(?P<attention>.+?)(\.([kv]|qkv|c)_proj|\.query_key_value|\.attn|\.[kv]_cache)?"
     r"\.(?P<what>[kv]|kv)_scale$"
 )
-_CACHE_DOT = re.compile(r"(?P<attention>.+)\.(?P<what>[kv])_cache\.scale$")
+_OLD_CACHE_SCALE = re.compile(
+    r"(?P<attention>.+)\.(?P<what>[kv])(_cache\.scale|_proj\.output_scale)$"
+)
 _VISION = re.compile(r"(^|[._])(vision|visual|audio|image|vit|siglip|encoder)", re.IGNORECASE)
 _KEYS = {"k_proj", "qkv_proj", "query_key_value", "Wqkv", "kv_a_proj_with_mqa", "c_attn"}
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A linear with its weight and the scales beside it."""
+    """A linear with its weight and the scales beside it. `said`: the granularity that the metadata
+    gives it, where the shapes fit: [1, 1] may be a tensor's scale or that of one block.
+    """
 
     module: Module
     weight: TensorEntry
     scale: TensorEntry | None
     input_scale: TensorEntry | None
+    said: Granularity | None = None
 
     @property
     def name(self) -> str:
@@ -65,7 +71,7 @@ class Stored:
     @property
     def granularity(self) -> Granularity | None:
         """What the weight's scale is for by its shape; None for none, or of another shape."""
-        return next((each for each in _GRANULARITIES if self.fits(each)), None)
+        return self.said or next((each for each in _GRANULARITIES if self.fits(each)), None)
 
     def fits(self, granularity: Granularity, block: tuple[int, int] = (128, 128)) -> bool:
         """Whether the weight's scale may be one per this."""
@@ -108,7 +114,18 @@ class Contents:
     @cached_property
     def stored(self) -> tuple[Stored, ...]:
         """Every linear whose weight lies in the files, in module order."""
-        return stored_linears(self.listing, self.config)
+        return tuple(map(self._settled, stored_linears(self.listing, self.config)))
+
+    def _settled(self, linear: Stored) -> Stored:
+        scheme = self.declared(linear)
+        said = scheme.granularity
+        if not linear.is_fp8 or said is None or not linear.fits(said, scheme.block):
+            return linear
+        treatment = linear.module.wanted
+        if said == "block":
+            treatment = "fp8_block" if scheme.block == (BLOCK, BLOCK) else "other"
+        module = replace(linear.module, wanted=treatment)
+        return replace(linear, module=module, said=said)
 
     @cached_property
     def fp8(self) -> tuple[Stored, ...]:
@@ -139,6 +156,10 @@ class Contents:
     def declared(self, linear: Stored) -> Scheme:
         """What the metadata says of it; BF16 where there is none."""
         return self.declaration.of(linear.names) if self.declaration else BF16
+
+    def may_be_lost(self, names: Iterable[str]) -> bool:
+        """Whether any of these tensors may lie in what could not be read."""
+        return self.listing.is_blind or not self.listing.lost.isdisjoint(names)
 
     def scale(self, tensor: TensorEntry | None) -> ScaleValues | None:
         """The values of a scale; None where there is none, or it could not be read."""
@@ -184,11 +205,11 @@ SCALE_WORDS = (
 )  # fmt: skip
 
 
-def cache_scales(names: Mapping[str, Any] | set[str]) -> Iterator[CacheScale]:
+def cache_scales(names: Iterable[str]) -> Iterator[CacheScale]:
     """Those of the names that are scales of a KV cache."""
     for name in names:
-        if name.endswith("_scale") or name.endswith("_cache.scale"):
-            match = _CACHE_DOT.match(name) or _CACHE_SCALE.match(name)
+        if name.endswith(("_scale", "_cache.scale")):
+            match = _OLD_CACHE_SCALE.match(name) or _CACHE_SCALE.match(name)
             if match is not None:
                 yield CacheScale(name, match["attention"], match["what"])
 

@@ -29,7 +29,8 @@ def _groups(contents: Contents) -> Iterator[Fault]:
     split: list[Stored] = []
     experts: list[Stored] = []
     for members in groups.values():
-        if len({_kind(member) for member in members}) > 1:
+        known = [m for m in members if not m.is_fp8 or m.granularity is not None]
+        if len({_key(contents, member) for member in known}) > 1:
             (experts if members[0].module.kind == "expert" else split).extend(members)
     remedy = "quantize all of them alike: engines refuse, or take the first for all"
     if split:
@@ -45,6 +46,15 @@ def _groups(contents: Contents) -> Iterator[Fault]:
             key=len,
         )
         yield Fault("experts-split", "error", f"{what} ({some(few)})", remedy, tuple(names))
+
+
+def _key(contents: Contents, each: Stored) -> tuple[str, str | None, bool]:
+    """What must be alike. Whether inputs have scales is the metadata's to say."""
+    if not each.is_fp8:
+        return ("BF16" if each.is_plain else each.weight.dtype, None, False)
+    scheme = contents.declared(each)
+    static = scheme.static if scheme.weights != "bf16" else each.input_scale is not None
+    return (each.weight.dtype, each.granularity, static)
 
 
 def _kind(each: Stored) -> str:

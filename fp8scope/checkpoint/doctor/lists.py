@@ -12,7 +12,6 @@ from fp8scope.checkpoint.doctor.diagnosis import Fault
 from fp8scope.checkpoint.doctor.phrases import many, some, verb
 from fp8scope.checkpoint.linears import FUSED
 
-_FP8 = {"tensor", "channel", "block"}
 # what engines run in FP8 wherever it is not listed; others they often build as plain linears
 _USUAL = {
     *FUSED, "qkv_proj", "gate_up_proj", "o_proj", "out_proj", "down_proj", "w1", "w2", "w3",
@@ -106,7 +105,7 @@ class _Lists:
         others: list[str] = []
         fp8_ends = {each.name.rpartition(".")[2] for each in self.contents.fp8}
         for each in self.contents.stored:
-            if not each.is_plain or self.declared[each.name].weights not in _FP8:
+            if not each.is_plain or self.declared[each.name].granularity is None:
                 continue
             if each.name in moved or self._is_forgiven(each):
                 continue
@@ -146,18 +145,16 @@ class _Lists:
             scheme = self.declared[each.name]
             if scheme.weights == "other":
                 other.setdefault(("no FP8 scheme", "FP8"), []).append(each.name)
-            if scheme.weights not in _FP8 or each.granularity is None:
-                continue
-            if not each.fits(scheme.weights, scheme.block):  # type: ignore[arg-type]
-                said = "per " + scheme.weights
-                other.setdefault((said, f"per {each.granularity}"), []).append(each.name)
-        for (said, real), names in other.items():
-            what = f"{many(names, 'linear')} {verb(names, 'is', 'are')} stored {real}"
+            said, real = scheme.granularity, each.granularity
+            if said is not None and real is not None and said != real:
+                other.setdefault((f"per {said}", f"per {real}"), []).append(each.name)
+        for (asked, found), names in other.items():
+            what = f"{many(names, 'linear')} {verb(names, 'is', 'are')} stored {found}"
             remedy = "correct the metadata: engines refuse scales of another shape, or misread them"
             yield Fault(
                 "scheme-differs",
                 "error",
-                f"{what}, and {self.said.file} says {said}",
+                f"{what}, and {self.said.file} says {asked}",
                 remedy,
                 tuple(names),
             )
@@ -220,7 +217,7 @@ class _Lists:
             each.name
             for each in self.contents.stored
             if each.is_plain
-            and self.declared[each.name].weights in _FP8
+            and self.declared[each.name].granularity is not None
             and not self._is_forgiven(each)
         ]
         if not lacking:

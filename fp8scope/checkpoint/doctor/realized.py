@@ -64,7 +64,9 @@ def _linears(contents: Contents, model: Model) -> Iterator[Fault]:
         lost = [
             name
             for name, module in planned.items()
-            if name not in realized and (module.wanted != "bf16" or module.kind == "linear")
+            if name not in realized
+            and not contents.may_be_lost((name, f"{name}.weight"))
+            and (module.wanted != "bf16" or module.kind == "linear")
         ]
         if lost:
             what = f"{many(lost, 'linear')} of {PLAN} {verb(lost, 'is', 'are')} not in the files"

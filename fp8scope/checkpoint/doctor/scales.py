@@ -29,7 +29,11 @@ def scale_faults(contents: Contents) -> Iterator[Fault]:
 
 
 def _missing(contents: Contents) -> Iterator[Fault]:
-    bare = [each.name for each in contents.fp8 if each.scale is None]
+    bare = [
+        each.name
+        for each in contents.fp8
+        if each.scale is None and not contents.may_be_lost(scale_names(each.weight.name, "weight"))
+    ]
     if bare:
         what = f"{many(bare, 'FP8 weight')} without a scale: the codes mean nothing"
         yield Fault("weight-scale-missing", "error", what, QUANTIZE_AGAIN, tuple(bare))
@@ -38,7 +42,13 @@ def _missing(contents: Contents) -> Iterator[Fault]:
         for each in contents.fp8
         if contents.declared(each).weights not in {"bf16", "other"}
     }
-    lacking = [s.name for s in contents.fp8 if static.get(s.name) and s.input_scale is None]
+    lacking = [
+        each.name
+        for each in contents.fp8
+        if static.get(each.name)
+        and each.input_scale is None
+        and not contents.may_be_lost(scale_names(each.weight.name, "input"))
+    ]
     if lacking:
         what = f"the metadata says static input scales, and {many(lacking, 'linear')}"
         yield Fault(
@@ -113,18 +123,25 @@ def _orphans(contents: Contents) -> Iterator[Fault]:
         what = f"{many(plain, 'scale')} beside weights that are in {_dtype(owners[plain[0]])}"
         remedy = "delete the scales, or store those weights in FP8"
         yield Fault("scale-of-bf16", "error", what, remedy, tuple(plain))
+    caches = {scale.name for scale in contents.cache_scales}
     lost = [
         name
         for name in contents.tensors
         if name not in owners
         and name.endswith(tuple(f".{word}" for word in SCALE_WORDS[:4]))
-        and f"{name.rpartition('.')[0]}.weight" not in contents.tensors
-        and f"{name.rpartition('.')[0]}.weight_packed" not in contents.tensors
+        and not contents.may_be_lost(weights := _weights_of(name))
+        and contents.tensors.keys().isdisjoint(weights)
+        and name not in caches
     ]
     if lost:
         what = f"{many(lost, 'scale')} of no weight that is in the files"
         remedy = "fetch the weights, or delete the scales: engines stop at names they do not know"
         yield Fault("scale-orphan", "error", what, remedy, tuple(lost))
+
+
+def _weights_of(scale: str) -> tuple[str, ...]:
+    owner = scale.rpartition(".")[0]
+    return (owner, *(f"{owner}.{word}" for word in ("weight", "weight_packed", "qweight")))
 
 
 def _dtype(linear: Stored) -> str:

@@ -69,5 +69,5 @@ def test_a_model_in_bf16(tmp_path: Path) -> None:
     checkpoint.tensors = {"lm_head.weight": torch.ones(32, 32).bfloat16()}
     checkpoint.config.pop("quantization_config")
     checkpoint.metadata = None
-    with pytest.raises(BadInput, match="nothing here is FP8.*1 tensors in BF16"):
+    with pytest.raises(BadInput, match=r"nothing here is FP8.*1 tensors in BF16"):
         examine(checkpoint.write(tmp_path / "c"))
