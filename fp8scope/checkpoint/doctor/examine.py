@@ -6,25 +6,35 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from fp8scope.checkpoint.doctor.absent import absent_faults
+from fp8scope.checkpoint.doctor.amounts import amount_faults
 from fp8scope.checkpoint.doctor.cache import cache_facts, cache_faults
 from fp8scope.checkpoint.doctor.container import file_faults, folder_faults, is_checkpoint
-from fp8scope.checkpoint.doctor.contents import FLOATS8, Contents, read_config, scale_tensors
+from fp8scope.checkpoint.doctor.contents import Contents
 from fp8scope.checkpoint.doctor.diagnosis import Diagnosis, Fault
 from fp8scope.checkpoint.doctor.fused import fused_faults
+from fp8scope.checkpoint.doctor.kept import kept_faults
 from fp8scope.checkpoint.doctor.lists import list_faults
+from fp8scope.checkpoint.doctor.metadata import metadata_faults, read_config
 from fp8scope.checkpoint.doctor.realized import plan_faults
+from fp8scope.checkpoint.doctor.scale_names import scale_tensors
 from fp8scope.checkpoint.doctor.scales import scale_faults
+from fp8scope.checkpoint.doctor.stored import FLOATS8
 from fp8scope.checkpoint.doctor.values import read_values
 from fp8scope.checkpoint.doctor.weights import weight_faults
 from fp8scope.checkpoint.header import TensorEntry
-from fp8scope.checkpoint.inventory import list_folder
+from fp8scope.checkpoint.listing import list_folder
 from fp8scope.errors import BadInput
 
 _LOOKS: tuple[Callable[[Contents], Iterator[Fault]], ...] = (
     folder_faults,
+    absent_faults,
+    metadata_faults,
     list_faults,
     fused_faults,
+    kept_faults,
     scale_faults,
+    amount_faults,
     weight_faults,
     cache_faults,
     plan_faults,
@@ -50,7 +60,9 @@ def examine(
         raise BadInput(f"{folder} holds no checkpoint", remedy)
     listing = list_folder(folder)
     faults = list(file_faults(listing))
+    about_files = len(faults)
     config, declarations = read_config(folder, faults)
+    unread = frozenset(file for fault in faults[about_files:] for file in fault.where)
     scales = scale_tensors(listing, config)
     is_fp8 = any(t.dtype in FLOATS8 and t.name not in scales for t in listing.tensors)
     is_said = any(said.promises_fp8 or said.kv_cache for said in declarations)
@@ -58,7 +70,7 @@ def examine(
         what = f"nothing here is FP8: {folder} holds {_dtypes(listing.tensors)}"
         raise BadInput(f"{what}, and no metadata says FP8", "give an FP8 checkpoint")
     values = read_values(listing, scales, progress, stop)
-    contents = Contents(folder, listing, config, tuple(declarations), values)
+    contents = Contents(folder, listing, config, tuple(declarations), unread, values)
     for look in _LOOKS:
         faults += look(contents)
     return Diagnosis(

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fp8scope.checkpoint.doctor.examine import examine
-from fp8scope.checkpoint.inventory import Listing, list_folder
+from fp8scope.checkpoint.listing import Listing, list_folder
 from tests.checkpoint.doctor import checkpoints
 from tests.checkpoint.doctor.checkpoints import INDEX
 from tests.checkpoint.doctor.finding import shown, the_error, the_fault
@@ -53,9 +53,21 @@ def test_a_truncated_shard(sharded: Path) -> None:
     assert len(fault.where) > 1  # the tensors that are cut off
 
 
-def test_a_single_file_without_a_header(single: Path) -> None:
-    (single / SINGLE).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
-    assert "absurd" in the_error(single, "header-unreadable", [SINGLE]).what
+@pytest.mark.parametrize(
+    ("text", "what", "remedy"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS", "git lfs pull"),
+        ("<!DOCTYPE html>\n<title>404</title>", "a web page", "hub's client"),
+        ("PK\3\4" + "0" * 40, "torch.save", "convert"),
+        ("GGUF" + "x" * 40, "GGUF", "safetensors of the model"),
+        ("\xff" * 40, "not a safetensors file", "fetch the file again"),
+    ],
+)
+def test_what_is_no_safetensors_file(single: Path, text: str, what: str, remedy: str) -> None:
+    (single / SINGLE).write_text(text)
+    fault = the_error(single, "header-unreadable", [SINGLE])
+    assert what in fault.what
+    assert remedy in fault.remedy
 
 
 def test_a_shard_whose_header_is_garbage(sharded: Path) -> None:
