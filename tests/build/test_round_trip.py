@@ -49,10 +49,16 @@ def reference(name: str, dtype: str = "float32") -> Reference:
 
 
 def built(
-    name: str, form: Format, folder: Path, mix: tuple[str, ...] = MIX, dtype: str = "float32"
+    name: str,
+    form: Format,
+    folder: Path,
+    mix: tuple[str, ...] = MIX,
+    dtype: str = "float32",
+    *,
+    cache: bool = True,
 ) -> tuple[Plan, Built]:
     what = subject(name, dtype)
-    plan, factors = mixed_plan(what, mix)
+    plan, factors = mixed_plan(what, mix, cache=cache)
     return plan, build(Order(plan, factors, str(what.folder), form), folder / "fp8")
 
 
@@ -88,9 +94,7 @@ def test_so_it_does_in_bf16(form: Format, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["llama", "phi3", *TRAINED])
 def test_transformers_loads_compressed_tensors(name: str, tmp_path: Path) -> None:
-    what = subject(name)
-    plan, factors = mixed_plan(what, cache=False)
-    made = build(Order(plan, factors, str(what.folder), "compressed-tensors"), tmp_path / "fp8")
+    plan, made = built(name, "compressed-tensors", tmp_path, cache=False)
     model, info = loaded_by_transformers(made.folder)
     assert not any(info.values()), info
     assert_within(reference(name).of_model(model), reference(name).of_plan(plan))
