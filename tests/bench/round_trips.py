@@ -3,8 +3,8 @@
     python -m tests.bench.round_trips
 
 Plans mix FP8 per tensor, per token and smoothed with BF16, and the KV cache is FP8 (but for
-transformers, which reads compressed-tensors alone). KL in nats per token on held-out text, of random
-models on random tokens.
+transformers, which reads compressed-tensors alone). KL in nats per token on held-out text, or of
+random models on random tokens.
 """
 
 from __future__ import annotations
