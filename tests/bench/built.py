@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fp8scope.build.api import Order, build
+from fp8scope.artefacts.plan_file import write_plan
+from fp8scope.build.api import build
 from fp8scope.demo.build import same_logits
 from fp8scope.demo.files import DEMO_MODEL, demo_held_out, demo_sources
 from fp8scope.demo.plant import scale_norm, scale_product
@@ -91,8 +92,9 @@ def scanned(folder: Path) -> Profile:
 
 def built(model: Path, profile: Profile, settings: PlanSettings, output: Path) -> Path:
     """The checkpoint of the profile's plan under `settings`."""
-    plan, factors = make_plan(profile, settings)
-    return build(Order(plan, factors, str(model)), output).folder
+    path = output.with_suffix(".json")
+    write_plan(*make_plan(profile, settings), path)
+    return build(path, output, model=str(model)).folder
 
 
 def costs(folder: Path | None, held_out: Mapping[str, list[Tensor]]) -> Costs:

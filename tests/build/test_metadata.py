@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from fp8scope.artefacts.plan import Plan
+from fp8scope.artefacts.plan_file import write_plan
 from fp8scope.build import modelopt
-from fp8scope.build.api import Built, Order, build
+from fp8scope.build.api import Built, build
 from fp8scope.checkpoint.planned import planned_model
 from tests.build.planned import mixed_plan, scanned
 
@@ -35,7 +36,9 @@ def said(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def built(name: str, mix: tuple[str, ...], folder: Path, **wishes: Any) -> tuple[Plan, Built]:
     plan, factors = mixed_plan(scanned(name), mix, **wishes)
-    return plan, build(Order(plan, factors, str(scanned(name).folder)), folder / "fp8")
+    write_plan(plan, factors, folder / "plan.json")
+    where = str(scanned(name).folder)
+    return plan, build(folder / "plan.json", folder / "fp8", model=where)
 
 
 def nested(made: Built) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from fp8scope.artefacts.plan import Plan
-from fp8scope.build.api import WRITTEN, Built, Format, Order, build
+from fp8scope.artefacts.plan_file import write_plan
+from fp8scope.build.api import WRITTEN, Built, Format, build
 from fp8scope.demo.files import DEMO_MODEL
 from fp8scope.errors import BadInput
 from fp8scope.export.consumer import CannotExpress
@@ -59,7 +60,9 @@ def built(
 ) -> tuple[Plan, Built]:
     what = subject(name, dtype)
     plan, factors = mixed_plan(what, mix, cache=cache)
-    return plan, build(Order(plan, factors, str(what.folder), form), folder / "fp8")
+    write_plan(plan, factors, folder / "plan.json")
+    where = str(what.folder)
+    return plan, build(folder / "plan.json", folder / "fp8", model=where, format=form)
 
 
 def mix_of(name: str, form: Format) -> tuple[str, ...]:
