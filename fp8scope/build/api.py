@@ -83,7 +83,7 @@ class Built:
     diagnosis: Diagnosis
 
 
-def build(  # noqa: PLR0913  (keywords, each with a default)
+def build_checkpoint(  # noqa: PLR0913  (keywords, each with a default)
     plan: str | Path,
     output: str | Path,
     *,
@@ -119,7 +119,7 @@ def reference_of(plan: Plan, model: str = "") -> str:
 
 
 def build_into(order: Order, folder: NewFolder, events: Events) -> Built:
-    """Build what is ordered in a folder that was opened before. Raises as `build`."""
+    """Build what is ordered in a folder that was opened before. Raises as `build_checkpoint`."""
     export_plan(order.plan, WRITTEN[order.format])  # refuses before anything is loaded
     loaded, before = _loaded(order, folder.output, events)
     order = replace(order, plan=with_saved_names(order.plan, loaded.model))

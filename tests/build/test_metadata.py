@@ -14,7 +14,7 @@ import pytest
 from fp8scope.artefacts.plan import Plan
 from fp8scope.artefacts.plan_file import write_plan
 from fp8scope.build import modelopt
-from fp8scope.build.api import Built, build
+from fp8scope.build.api import Built, build_checkpoint
 from fp8scope.checkpoint.planned import planned_model
 from tests.build.planned import mixed_plan, scanned
 
@@ -38,7 +38,7 @@ def built(name: str, mix: tuple[str, ...], folder: Path, **wishes: Any) -> tuple
     plan, factors = mixed_plan(scanned(name), mix, **wishes)
     write_plan(plan, factors, folder / "plan.json")
     where = str(scanned(name).folder)
-    return plan, build(folder / "plan.json", folder / "fp8", model=where)
+    return plan, build_checkpoint(folder / "plan.json", folder / "fp8", model=where)
 
 
 def nested(made: Built) -> dict[str, Any]:

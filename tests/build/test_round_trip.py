@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from fp8scope.artefacts.plan import Plan
 from fp8scope.artefacts.plan_file import write_plan
-from fp8scope.build.api import WRITTEN, Built, Format, build
+from fp8scope.build.api import WRITTEN, Built, Format, build_checkpoint
 from fp8scope.demo.files import DEMO_MODEL
 from fp8scope.errors import BadInput
 from fp8scope.export.consumer import CannotExpress
@@ -62,7 +62,7 @@ def built(
     plan, factors = mixed_plan(what, mix, cache=cache)
     write_plan(plan, factors, folder / "plan.json")
     where = str(what.folder)
-    return plan, build(folder / "plan.json", folder / "fp8", model=where, format=form)
+    return plan, build_checkpoint(folder / "plan.json", folder / "fp8", model=where, format=form)
 
 
 def mix_of(name: str, form: Format) -> tuple[str, ...]:
