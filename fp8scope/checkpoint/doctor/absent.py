@@ -8,19 +8,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
-from fp8scope.checkpoint.doctor.contents import VISION, Contents
+from fp8scope.checkpoint.doctor.contents import ASIDE, LAYER, Contents
 from fp8scope.checkpoint.doctor.diagnosis import Fault
 from fp8scope.checkpoint.doctor.phrases import many, verb
 
 FETCH = "fetch or build the checkpoint again: engines go on with whatever is in memory there"
 RARE = 10  # an unlike block in ten may be meant so
-_LAYER = re.compile(r"(?P<stack>(?:.*\.)?(?:layers|h|blocks?|decoder_layers))\.(?P<number>\d+)\.")
 _EXPERT = re.compile(r"(?P<experts>.+\.experts)\.(?P<number>\d+)\.")
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _LEAF = re.compile(r"\.(weight|weight_packed|qweight)$")
-_ASIDE = re.compile(r"(^|\.)(mtp\w*|draft\w*|nextn\w*|eagle\w*|decoder_layers)\.")
 _COUNTS = ("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts")
 # by those that no architecture has without the other
 _PAIRS = (("gate_proj", "up_proj"), ("k_proj", "v_proj"), ("v_proj", "k_proj"), ("w3", "w1"))
@@ -41,13 +38,13 @@ def absent_faults(contents: Contents) -> Iterator[Fault]:
 
 
 def _layers(contents: Contents, names: Iterable[str]) -> Iterator[Fault]:
-    wanted = contents.text("num_hidden_layers")
+    wanted = contents.layers
     stacks: dict[str, set[int]] = {}
     for name in names:
-        if (found := _LAYER.match(name)) and not VISION.search(name) and not _ASIDE.search(name):
+        if (found := LAYER.match(name)) and not ASIDE.search(name):
             stacks.setdefault(found["stack"], set()).add(int(found["number"]))
-    if not _is_count(wanted) or len(stacks) != 1:
-        return  # an encoder beside a decoder, or several models in one
+    if wanted is None or len(stacks) != 1:
+        return  # several models in one
     ((stack, numbers),) = stacks.items()
     lost = [f"{stack}.{number}" for number in range(wanted) if number not in numbers]
     if lost:
@@ -57,10 +54,8 @@ def _layers(contents: Contents, names: Iterable[str]) -> Iterator[Fault]:
 
 
 def _experts(contents: Contents, names: Iterable[str]) -> Iterator[Fault]:
-    key = next((key for key in _COUNTS if _is_count(contents.text(key))), None)
-    if key is None:
-        return
-    wanted: int = contents.text(key)
+    known = ((key, contents.count(key)) for key in _COUNTS)
+    key, wanted = next(((key, count) for key, count in known if count is not None), ("", 0))
     held: dict[str, set[int]] = {}
     for name in names:
         if found := _EXPERT.match(name):
@@ -75,10 +70,6 @@ def _experts(contents: Contents, names: Iterable[str]) -> Iterator[Fault]:
         said = f"{key} in config.json is {wanted}"
         what = f"{said}, and {many(lost, 'expert')} {verb(lost, 'is', 'are')} not in the files"
         yield Fault("experts-missing", "error", what, FETCH, tuple(lost))
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 100_000
 
 
 def missing_linears(contents: Contents) -> list[str]:
@@ -108,7 +99,7 @@ def _of_kind(
         for has, lacks in _PAIRS:
             if has in own and lacks not in own and not _may_share(contents, has, lacks):
                 yield f"{parent}.{lacks}"
-        if _is_beyond(contents, parent) or (own & {"k_proj", "q_proj"} and _shares(contents)):
+        if contents.is_beyond(parent) or (own & {"k_proj", "q_proj"} and _shares(contents)):
             continue
         wider = [each for each in sets if own < each and _is_rare(sets[own], sets[each])]
         for last in sorted(max(wider, key=lambda each: sets[each]) - own) if wider else ():
@@ -127,9 +118,3 @@ def _shares(contents: Contents) -> bool:
     """Whether layers take keys or values from elsewhere."""
     keys = ("num_kv_shared_layers", "attention_k_eq_v", "kv_lora_rank", "cross_attention_layers")
     return any(contents.text(key) for key in keys)
-
-
-def _is_beyond(contents: Contents, name: str) -> bool:
-    """Whether it is of a layer behind those of the model: for the prediction of more tokens."""
-    layer, wanted = _LAYER.match(f"{name}."), contents.text("num_hidden_layers")
-    return bool(layer and _is_count(wanted) and int(layer["number"]) >= wanted)

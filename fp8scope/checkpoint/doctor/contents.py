@@ -18,7 +18,13 @@ from fp8scope.checkpoint.header import TensorEntry
 from fp8scope.checkpoint.linears import BLOCK, Granularity
 from fp8scope.checkpoint.listing import Listing
 
-VISION = re.compile(r"(^|[._])(vision|visual|audio|image|vit|siglip|encoder)", re.IGNORECASE)
+LAYER = re.compile(r"(?P<stack>(?:.*?\.)?(?:layers|h|blocks?))\.(?P<number>\d+)\.")
+# towers, and what predicts more tokens
+ASIDE = re.compile(
+    r"(^|[._])(vision|visual|audio|image|vit|siglip|encoder)|(^|\.)(mtp|draft|nextn|eagle)",
+    re.IGNORECASE,
+)
+MANY = 100_000  # layers or experts
 _KEYS = {"k_proj", "qkv_proj", "query_key_value", "Wqkv", "kv_a_proj_with_mqa", "c_attn"}
 
 
@@ -129,7 +135,7 @@ class Contents:
             parent
             for each in self.stored
             for parent, _, last in [each.name.rpartition(".")]
-            if last in _KEYS and parent and not VISION.search(parent)
+            if last in _KEYS and not ASIDE.search(parent) and not self.is_beyond(parent)
         )
         return tuple(found)
 
@@ -157,6 +163,23 @@ class Contents:
     def scale(self, tensor: TensorEntry | None) -> ScaleValues | None:
         """The values of a scale; None where there is none, or it could not be read."""
         return self.values.scales.get(tensor.name) if tensor is not None else None
+
+    @cached_property
+    def layers(self) -> int | None:
+        """How many config.json says there are, of a model that is a decoder alone."""
+        is_pair = self.text("is_encoder_decoder") or self.text("decoder_layers") is not None
+        return None if is_pair else self.count("num_hidden_layers")
+
+    def is_beyond(self, name: str) -> bool:
+        """Whether it is of a layer behind those of the model, which predicts more tokens."""
+        layer = LAYER.match(f"{name}.")
+        return bool(layer and self.layers is not None and int(layer["number"]) >= self.layers)
+
+    def count(self, key: str) -> int | None:
+        """An entry of config.json that counts something; None for all else."""
+        value = self.text(key)
+        is_count = isinstance(value, int) and not isinstance(value, bool) and 0 < value < MANY
+        return value if is_count else None
 
     def text(self, key: str) -> Any:
         """An entry of config.json, or of its text_config."""

@@ -153,8 +153,8 @@ class _Lists:
         return listed | set(self.said.targets.matching(given) if self.said.targets else ())
 
     def _names(self) -> list[str]:
-        """Every module that has a tensor, and those that hold it; a tied head."""
-        found: dict[str, None] = {"lm_head": None}
+        """Every tensor, the modules that hold it, and a tied head."""
+        found: dict[str, None] = {"lm_head": None} | dict.fromkeys(self.contents.tensors)
         for name in self.contents.tensors:
             while "." in name:
                 name = name.rpartition(".")[0]  # noqa: PLW2901
