@@ -44,7 +44,7 @@ def list_folder(folder: Path) -> Listing:
     problems: list[Problem] = []
     weight_map = _read_weight_map(folder, problems) if (folder / INDEX).is_file() else None
     there = sorted(path.name for path in folder.glob("*.safetensors"))
-    if (folder / SINGLE).is_file():
+    if SINGLE in there:  # though it be a link to nothing
         names = [SINGLE]
     elif weight_map is not None:
         names = _shards(folder, weight_map, problems)

@@ -31,7 +31,8 @@ _KEYS = {"k_proj", "qkv_proj", "query_key_value", "Wqkv", "kv_a_proj_with_mqa", 
 @dataclass(frozen=True)
 class Contents:
     """All that was read. `config` is empty where config.json could not be; `unread`: files of
-    metadata that are there or should be, and could not be read.
+    metadata that are there or should be, and could not be read; `changed`: files that did while
+    they were read.
     """
 
     folder: Path
@@ -39,6 +40,7 @@ class Contents:
     config: Mapping[str, Any]
     declarations: tuple[Declaration, ...]
     unread: frozenset[str]
+    changed: frozenset[str]
     values: Values
 
     @cached_property

@@ -9,7 +9,7 @@ from pathlib import Path
 from fp8scope.checkpoint.doctor.absent import absent_faults
 from fp8scope.checkpoint.doctor.amounts import amount_faults
 from fp8scope.checkpoint.doctor.cache import cache_facts, cache_faults
-from fp8scope.checkpoint.doctor.container import file_faults, folder_faults, is_checkpoint
+from fp8scope.checkpoint.doctor.container import file_faults, folder_faults, stamps
 from fp8scope.checkpoint.doctor.contents import Contents
 from fp8scope.checkpoint.doctor.diagnosis import Diagnosis, Fault
 from fp8scope.checkpoint.doctor.fused import fused_faults
@@ -50,14 +50,10 @@ def examine(
     """Read a checkpoint, all of its bytes once and in constant memory, and say what is wrong.
 
     `progress` is told the bytes read and those in all. What is broken becomes a fault. Raises
-    BadInput where there is no folder, nothing that looks like a checkpoint, or nothing that is
-    quantized to FP8 or said to be; Interrupted where `stop()`.
+    BadInput where there is no folder that can be read, nothing that looks like a checkpoint, or
+    nothing that is quantized to FP8 or said to be; Interrupted where `stop()`.
     """
-    if not folder.is_dir():
-        raise BadInput(f"{folder}: no such folder", "give the folder of a checkpoint")
-    if not is_checkpoint(folder):
-        remedy = "give a folder with config.json and safetensors"
-        raise BadInput(f"{folder} holds no checkpoint", remedy)
+    before = stamps(folder)
     listing = list_folder(folder)
     faults = list(file_faults(listing))
     about_files = len(faults)
@@ -70,7 +66,8 @@ def examine(
         what = f"nothing here is FP8: {folder} holds {_dtypes(listing.tensors)}"
         raise BadInput(f"{what}, and no metadata says FP8", "give an FP8 checkpoint")
     values = read_values(listing, scales, progress, stop)
-    contents = Contents(folder, listing, config, tuple(declarations), unread, values)
+    changed = frozenset(name for name, stamp in stamps(folder).items() if before.get(name) != stamp)
+    contents = Contents(folder, listing, config, tuple(declarations), unread, changed, values)
     for look in _LOOKS:
         faults += look(contents)
     return Diagnosis(
