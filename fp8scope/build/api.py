@@ -21,6 +21,7 @@ from fp8scope.build.finish import copy_beside, put_plan, write_config, write_met
 from fp8scope.build.folder import NewFolder, new_folder
 from fp8scope.build.folds import fold_plan
 from fp8scope.build.memory import Needs, check_needs, needs
+from fp8scope.build.refused import check_buildable
 from fp8scope.build.scales import static_scales
 from fp8scope.checkpoint.doctor.diagnosis import Diagnosis
 from fp8scope.checkpoint.doctor.examine import examine
@@ -97,6 +98,7 @@ def build(
 def build_into(order: Order, folder: NewFolder, events: Events) -> Built:
     """The same in a folder that was opened before."""
     export_plan(order.plan, WRITTEN[order.format])  # refuses before anything is loaded
+    check_buildable(order.plan)
     loaded, before = _loaded(order, folder.output, events)
     order = replace(order, plan=with_saved_names(order.plan, loaded.model))
     document = export_plan(order.plan, WRITTEN[order.format])

@@ -25,7 +25,6 @@ from fp8scope.core.formats import E4M3
 from fp8scope.errors import BadInput, Missing, one_line
 from fp8scope.export.checking import export_plan
 from fp8scope.runtime.experts import named_experts
-from fp8scope.runtime.linears import is_transposed
 
 BLOCK = 128
 WITHOUT = "plan it in BF16 (--exclude), or build with --format compressed-tensors"
@@ -111,7 +110,6 @@ def _wanted(model: nn.Module, plan: Plan) -> dict[str, _Quantizer]:
     for group in plan.groups:
         for name in group.members if group.precision != "bf16" else ():
             stack = f"{name}_" if name in stacks else f"{name}."
-            _refuse_transposed(model, name)
             weight, inputs = _WEIGHTS[group.precision], _INPUTS.get(group.precision)
             if inputs:
                 found[f"{stack}input_quantizer"] = _Quantizer(name, inputs)
@@ -131,12 +129,6 @@ def _wanted(model: nn.Module, plan: Plan) -> dict[str, _Quantizer]:
         if cache.precision == "fp8":
             found.update(_of_cache(cache))
     return found
-
-
-def _refuse_transposed(model: nn.Module, name: str) -> None:
-    if name in dict(model.named_modules()) and is_transposed(model.get_submodule(name)):
-        what = f"ModelOpt writes {name} the wrong way round: it is a Conv1D, stored as [in, out]"
-        raise BadInput(what, "no engine runs it in FP8: exclude it")
 
 
 def _of_cache(cache: Cache) -> Iterator[tuple[str, _Quantizer]]:
