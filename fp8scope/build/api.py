@@ -29,6 +29,7 @@ from fp8scope.checkpoint.inventory import read_inventory
 from fp8scope.errors import BadInput, BadModel, CannotWrite, GateFailed, one_line
 from fp8scope.export.checking import export_plan
 from fp8scope.export.consumer import Document
+from fp8scope.runtime.devices import check_device
 from fp8scope.runtime.folders import model_folder
 from fp8scope.runtime.loading import DTYPES, LoadedModel, LoadOptions, load
 
@@ -117,6 +118,7 @@ def build_into(order: Order, folder: NewFolder, events: Events) -> Built:
 
 def _loaded(order: Order, output: Path, events: Events) -> tuple[LoadedModel, int]:
     plan, options = order.plan, order.options
+    check_device(options.device)
     pickles = options.allow_pickle
     try:
         home = model_folder(order.reference, code=options.trust_remote_code, pickles=pickles)
