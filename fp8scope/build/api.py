@@ -16,7 +16,9 @@ from safetensors import SafetensorError
 
 from fp8scope.artefacts.identity import check_same_model
 from fp8scope.artefacts.plan import Plan
-from fp8scope.build.files import with_saved_names
+from fp8scope.artefacts.plan_file import read_factors, read_plan
+from fp8scope.build.complete import left_out, refuse_incomplete
+from fp8scope.build.files import file_shapes, with_saved_names
 from fp8scope.build.finish import copy_beside, put_plan, write_config, write_metadata
 from fp8scope.build.folder import NewFolder, new_folder
 from fp8scope.build.folds import fold_plan
@@ -82,6 +84,29 @@ class Built:
     diagnosis: Diagnosis
 
 
+def build_checkpoint(  # noqa: PLR0913  (keywords, each with a default)
+    plan: str | Path,
+    output: str | Path,
+    *,
+    model: str | None = None,
+    format: Format = "modelopt",  # noqa: A002  (as on the command line)
+    options: LoadOptions | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    force: bool = False,
+    events: Events | None = None,
+) -> Built:
+    """Build the checkpoint of the plan.json at `plan` in the new folder `output`, from Python.
+
+    `model`: the folder or hub id of the plan's model, None for where the plan says. Raises as
+    `build`, and what `read_plan` and `read_factors` raise.
+    """
+    read = read_plan(Path(plan))
+    factors = read_factors(read, Path(plan))
+    reference = model or read.model.name
+    order = Order(read, factors, reference, format, options or LoadOptions(), shard_bytes)
+    return build(order, Path(output), force=force, events=events)
+
+
 def build(
     order: Order, output: Path, *, force: bool = False, events: Events | None = None
 ) -> Built:
@@ -105,6 +130,9 @@ def build_into(order: Order, folder: NewFolder, events: Events) -> Built:
     document = export_plan(order.plan, WRITTEN[order.format])
     events.step("folding")
     inexact = fold_plan(loaded.model, order.plan, order.factors)
+    if inexact:
+        events.warn(f"{inexact:,} values of the weights lost bits when smoothing was folded")
+    tensors, source = file_shapes(loaded.model), loaded.tensor_shapes or {}
     with _writing(folder.output):
         _write(order, loaded, document, folder.path, events)
         del loaded
@@ -112,6 +140,10 @@ def build_into(order: Order, folder: NewFolder, events: Events) -> Built:
         events.step("examining")
         diagnosis = examine(folder.path, progress=events.examined)
     _refuse_faults(diagnosis)
+    written = read_inventory(folder.path).shapes()
+    refuse_incomplete(tensors, written)
+    for block in left_out(source, written):
+        events.warn(f"{block} of the model's files is not in it: transformers does not load that")
     folder.publish()
     return Built(folder.output, order.format, before, diagnosis.nbytes, inexact, diagnosis)
 
@@ -163,7 +195,8 @@ def _write(
         quantization = write_compressed(
             loaded.model, order.plan, scales, folder, shard_bytes=order.shard_bytes
         )
-    write_config(loaded.folder, folder, quantization, dtype)
+    architecture = order.plan.model.architecture
+    write_config(loaded.folder, folder, quantization, dtype, architecture)
     copy_beside(loaded.folder, folder)
     put_plan(order.plan, order.factors, folder)
 

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from fp8scope.artefacts.plan_file import read_plan
-from fp8scope.build.finish import CONFIG, COPIED, METADATA
+from fp8scope.build.finish import CODE, CONFIG, COPIED, METADATA
 from fp8scope.errors import BadInput, CannotWrite, Fp8scopeError, OutputExists
 
 BUILT = (
@@ -134,7 +134,7 @@ def _not_ours(output: Path) -> str:
 
 
 def _is_made(path: Path) -> bool:
-    return path.is_file() and any(fnmatchcase(path.name, name) for name in (*BUILT, *COPIED))
+    return path.is_file() and any(fnmatchcase(path.name, name) for name in (*BUILT, *COPIED, CODE))
 
 
 def _claim(lock: int, output: Path) -> None:

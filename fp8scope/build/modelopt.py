@@ -53,8 +53,10 @@ def quantize(model: nn.Module, plan: Plan, scales: Mapping[str, tuple[Static, ..
         import modelopt.torch.quantization as mtq
 
         listed = export_plan(plan, "modelopt").config["quant_cfg"]
-        mtq.quantize(model, {"quant_cfg": listed, "algorithm": None})
+        with _failure_named("quantize"):
+            mtq.quantize(model, {"quant_cfg": listed, "algorithm": None})
         wanted = _wanted(model, plan)
+        _leave_other_caches(model, wanted)
         _check(_enabled(model), wanted)
         for name, quantizer in wanted.items():
             _set_amax(model.get_submodule(name), quantizer, scales)
@@ -71,17 +73,35 @@ def export(model: nn.Module, folder: Path, max_shard_bytes: int) -> None:
 
         # In bf16 it divides by the scale in bf16, and rounds twice: a code in thirty is another.
         # What is not quantized keeps its dtype.
-        with warnings.catch_warnings(record=True) as caught:
+        with warnings.catch_warnings(record=True) as caught, _failure_named("export"):
             warnings.simplefilter("always")
             export_hf_checkpoint(model, torch.float32, folder, max_shard_size=max_shard_bytes)
     _check_names([str(warning.message) for warning in caught])
+
+
+@contextmanager
+def _failure_named(doing: str) -> Iterator[None]:
+    """It asserts, and fails anywhere inside, at models that it does not know."""
+    try:
+        yield
+    except (
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        why = one_line(error) or type(error).__name__
+        what = f"ModelOpt cannot {doing} this model ({why})"
+        raise BadInput(what, "build with --format compressed-tensors") from error
 
 
 def _check_names(warned: list[str]) -> None:
     """Where it cannot give tensors the names of the files, it warns and writes its own."""
     why = next((text for text in warned if "reverse weight conversion skipped" in text), None)
     if why is not None:
-        reason = why.partition("(")[2].partition(")")[0]
+        reason = why.partition("(")[2].rpartition(")")[0]
         what = f"ModelOpt cannot write these tensors by the names of the model's files ({reason})"
         raise BadInput(what, "plan experts per tensor, or build with --format compressed-tensors")
 
@@ -139,6 +159,14 @@ def _of_cache(cache: Cache) -> Iterator[tuple[str, _Quantizer]]:
         amax = scale * E4M3.max
         name = f"{cache.attention}.{letter}_bmm_quantizer"
         yield name, _Quantizer(cache.attention, "tensor", amax=amax)
+
+
+def _leave_other_caches(model: nn.Module, wanted: Mapping[str, Any]) -> None:
+    """Globs for the KV cache also meet attention without one, as in a vision tower."""
+    for name in _enabled(model):
+        if name.endswith("_bmm_quantizer") and name not in wanted:
+            quantizer: Any = model.get_submodule(name)
+            quantizer.disable()
 
 
 def _enabled(model: nn.Module) -> dict[str, str]:
