@@ -64,7 +64,7 @@ class Heat(ScrollView, can_focus=True, inherit_bindings=False):
         super().__init__()
         self._rows, self._columns, self._known = rows, columns, known
         self._cells: Mapping[At, Cell] = {}
-        self._label = max(map(cell_len, rows), default=0) + 1
+        self._label = max(map(cell_len, rows), default=0) + 2
         self._by_row = [
             [column for column in range(len(columns)) if (row, column) in known]
             for row in range(len(rows))
@@ -144,8 +144,8 @@ class Heat(ScrollView, can_focus=True, inherit_bindings=False):
             if row >= len(self._rows):
                 return Strip.blank(self.size.width, base)
             middle = line == (self._height - 1) // 2
-            name = f"{self._rows[row] if middle else '':>{self._label - 1}} "
-            label = Segment(name, base + Style(bold=True) if row == self.cursor[0] else base)
+            name = self._rows[row] if middle else ""
+            label = Segment(f"{name:>{self._label - 1}} ", base + Style(bold=True) if row == self.cursor[0] else base)
             body = self._row(row, middle, base)
         x, room = self.scroll_offset.x, max(0, self.size.width - self._label)
         return Strip.join([Strip([label]), Strip(body).crop_extend(x, x + room, base)])
@@ -159,13 +159,14 @@ class Heat(ScrollView, can_focus=True, inherit_bindings=False):
         return found
 
     def _names(self, base: Style) -> list[Segment]:
-        width = self._width
+        """The columns' last parts, all without `_proj` where one would not fit with it."""
+        room = self._width - 1
+        names = [column.rpartition(".")[2] for column in self._columns]
+        if any(cell_len(name) > room for name in names):
+            names = [name.removesuffix("_proj").removesuffix("_cache") for name in names]
         return [
-            Segment(
-                f"{_fitted(column.rpartition('.')[2], width - 1):>{width - 1}} ",
-                base + Style(bold=number == self.cursor[1]),
-            )
-            for number, column in enumerate(self._columns)
+            Segment(f"{_fitted(name, room):>{room}} ", base + Style(bold=at == self.cursor[1]))
+            for at, name in enumerate(names)
         ]
 
     def _row(self, row: int, middle: bool, base: Style) -> list[Segment]:
@@ -259,7 +260,5 @@ def _style(tone: float | str, dark: bool) -> Style:
 
 
 def _fitted(name: str, room: int) -> str:
-    """A column's name in the room that there is: without `_proj`, then cut."""
-    if len(name) > room:
-        name = name.removesuffix("_proj")
-    return name if len(name) <= room else name[: max(0, room - 1)] + "…"[: max(0, room)]
+    """The name, cut where it is too long."""
+    return name if cell_len(name) <= room else name[: max(0, room - 1)] + "…"

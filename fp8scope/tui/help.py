@@ -33,19 +33,19 @@ class HelpScreen(ModalScreen[None]):
 
     def __init__(self, text: str, bindings: Mapping[str, ActiveBinding]) -> None:
         super().__init__()
-        self._text, self._bindings = text, bindings
+        self._said, self._active = text, bindings
 
     def compose(self) -> ComposeResult:
         """Keys first: they are what is looked up."""
         with VerticalScroll() as box_:
             box_.border_title, box_.border_subtitle = "Help", "escape closes"
             yield Static(self._keys(), id="keys")
-            yield Markdown(self._text, open_links=False)
+            yield Markdown(self._said, open_links=False)
 
     def _keys(self) -> Table:
         """One row for each thing that can be done, with all its keys."""
         keys: dict[str, list[str]] = {}
-        for active in self._bindings.values():
+        for active in self._active.values():
             binding = active.binding
             if binding.description and not binding.system:
                 shown = keys.setdefault(binding.description, [])

@@ -80,7 +80,8 @@ def measures(snapshot: Snapshot, living: Living | None) -> tuple[Measure, ...]:
 def _kl_reading(score: Score, candidate: str) -> Reading:
     kl = score.kl
     most = f", most in {printable(score.worst_tag)}" if score.worst_tag else ""
-    error = "" if math.isnan(score.nats.error) else f" ± {score.nats.error!r}"
+    known = kl > 0 and math.isfinite(score.nats.error)
+    error = f" ± {percent(score.nats.error / kl)}" if known else ""
     return Reading(
         value=kl if math.isfinite(kl) else None,
         badness=kl,

@@ -110,7 +110,7 @@ class OverviewScreen(BrowserScreen):
         if module is None:
             return
         group = snapshot.grid.group(module)
-        where = short_name(module, "") + ("" if group == module else f"  in {short_name(group, '')}")
+        where = " in ".join(short_name(name, "") for name in dict.fromkeys((module, group)))
         reading = self._readings.get(at)
         unknown = "still being read" if not snapshot.measured else "no number for it"
         said = reading.detail if reading else f"{self.measure.name}: {unknown}"
