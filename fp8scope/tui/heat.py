@@ -145,7 +145,10 @@ class Heat(ScrollView, can_focus=True, inherit_bindings=False):
                 return Strip.blank(self.size.width, base)
             middle = line == (self._height - 1) // 2
             name = self._rows[row] if middle else ""
-            label = Segment(f"{name:>{self._label - 1}} ", base + Style(bold=True) if row == self.cursor[0] else base)
+            label = Segment(
+                f"{name:>{self._label - 1}} ",
+                base + Style(bold=True) if row == self.cursor[0] else base,
+            )
             body = self._row(row, middle, base)
         x, room = self.scroll_offset.x, max(0, self.size.width - self._label)
         return Strip.join([Strip([label]), Strip(body).crop_extend(x, x + room, base)])

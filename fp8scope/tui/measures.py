@@ -204,12 +204,7 @@ def planned_precision(snapshot: Snapshot, living: Living | None, module: str) ->
     group = snapshot.grid.group(module)
     if living is not None:
         return living.precision(group)
-    plan = snapshot.plan
-    if plan is None:
-        return None
-    found: dict[str, str] = {one.name: one.precision for one in plan.groups}
-    found |= {cache.name: cache.precision for cache in plan.kv_cache}
-    return found.get(group)
+    return snapshot.planned.get(group)
 
 
 def _shorter(value: float) -> Iterator[str]:
