@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fp8scope.tui.living import Living
     from fp8scope.tui.screen import BrowserScreen
     from fp8scope.tui.snapshot import Snapshot
+    from fp8scope.tui.status import StatusLine
 
 LATEST = 0.25
 """Seconds between two refreshes while the profile is read."""
@@ -140,7 +141,7 @@ class BrowseApp(App[None]):
             return
         known = isinstance(message.error, Fp8scopeError)
         self.problem(str(message.error) if known else one_line(message.error))
-        self.tell_status()
+        self._catch_up()
 
     @property
     def progress(self) -> str:
@@ -150,7 +151,7 @@ class BrowseApp(App[None]):
         snapshot = self.snapshot
         if not snapshot.measured:
             total = len(snapshot.profile.sites) + len(snapshot.profile.weights)
-            return f"reading {len(snapshot.sites or ())} of {total} sites …"
+            return f"{len(snapshot.sites or ())} of {total} sites read"
         parts = ("groups", "kv_cache", "scaling", "headroom", "convergence")
         left = [part for part in parts if getattr(snapshot, part) is None]
         return f"looking at {left[0].replace('_', ' ')} …" if left else ""
@@ -161,14 +162,10 @@ class BrowseApp(App[None]):
         if screen is not None and self.is_running:
             screen.catch_up()
 
-    def tell_status(self) -> None:
+    def on_status_line_asked(self, message: StatusLine.Asked) -> None:
         """Write the line at the bottom anew."""
-        from fp8scope.tui.status import StatusLine
-
         unsaved = self.living is not None and self.living.changed
-        screen = self._browser_screen()
-        for line in screen.query(StatusLine) if screen is not None else ():
-            line.tell(self.current_mode, self.progress, unsaved=unsaved)
+        message.line.tell(self.current_mode, self.progress, unsaved=unsaved)
 
     def _browser_screen(self) -> BrowserScreen | None:
         """The uppermost screen of ours, be it under a modal one."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from rich.text import Text
 from textual.binding import Binding
 from textual.command import CommandPalette, DiscoveryHit, Hit, Hits, Provider
 from textual.types import IgnoreReturnCallbackType
@@ -41,12 +42,12 @@ class _Ours(Provider):
             yield DiscoveryHit(command.name, command.run, help=command.help)
 
     async def search(self, query: str) -> Hits:
-        """Those that match."""
-        matcher = self.matcher(query)
+        """Those that match every word, in whatever order."""
+        matchers = [self.matcher(word) for word in query.split()]
         for name, said, run in self.commands():
-            score = matcher.match(name)
-            if score > 0:
-                yield Hit(score, matcher.highlight(name), run, help=said)
+            scores = [matcher.match(name) for matcher in matchers]
+            if scores and all(scores):
+                yield Hit(sum(scores) / len(scores), Text(name), run, help=said)
 
 
 class Modules(_Ours):

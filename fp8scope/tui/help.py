@@ -7,10 +7,11 @@ from typing import ClassVar
 
 from rich import box
 from rich.table import Table
-from textual.app import ComposeResult
+from textual.app import App, ComposeResult
 from textual.binding import ActiveBinding, Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.screen import ModalScreen
+from textual.dom import DOMNode
+from textual.screen import ModalScreen, Screen
 from textual.widgets import Markdown, Static
 
 
@@ -45,7 +46,8 @@ class HelpScreen(ModalScreen[None]):
     def _keys(self) -> Table:
         """One row for each thing that can be done, with all its keys."""
         keys: dict[str, list[str]] = {}
-        for active in self._active.values():
+        ours = sorted(self._active.values(), key=lambda active: _rank(active.node))
+        for active in ours:
             binding = active.binding
             if binding.description and not binding.system:
                 shown = keys.setdefault(binding.description, [])
@@ -56,3 +58,10 @@ class HelpScreen(ModalScreen[None]):
         for description, names in keys.items():
             table.add_row(" ".join(dict.fromkeys(names)), description)
         return table
+
+
+def _rank(node: DOMNode) -> int:
+    """The screen's own keys first, then those of what has the focus, then everywhere's."""
+    if isinstance(node, App):
+        return 2
+    return 0 if isinstance(node, Screen) else 1

@@ -86,7 +86,7 @@ def _kl_reading(score: Score, candidate: str) -> Reading:
         value=kl if math.isfinite(kl) else None,
         badness=kl,
         tone=_NATS.level(kl),
-        texts=(nats(kl), *_shorter(kl)),
+        texts=(nats(kl), *_shorter(kl)) if kl >= 1e-4 else tuple(_shorter(kl)),
         detail=f"{candidate}: {kl!r}{error} nats per token{most}",
     )
 
