@@ -135,13 +135,18 @@ class BrowseApp(App[None]):
     def on_browse_app_failed(self, message: Failed) -> None:
         """Before anything is shown there is nothing to stay for."""
         self._complete = True
-        if not hasattr(self, "snapshot"):
+        if not self.started:
             self.refusal = message.error
             self.exit()
             return
         known = isinstance(message.error, Fp8scopeError)
         self.problem(str(message.error) if known else one_line(message.error))
         self._catch_up()
+
+    @property
+    def started(self) -> bool:
+        """Whether the profile is open."""
+        return hasattr(self, "snapshot")
 
     @property
     def progress(self) -> str:
@@ -190,7 +195,7 @@ class BrowseApp(App[None]):
 
     async def action_show(self, mode: str) -> None:
         """Show a main screen, without what lies on top of it."""
-        if not hasattr(self, "snapshot"):
+        if not self.started:
             return
         if self.current_mode != mode:
             await self.switch_mode(mode)
@@ -204,7 +209,7 @@ class BrowseApp(App[None]):
 
     def action_search(self) -> None:
         """Find a module by name, and open it."""
-        if hasattr(self, "snapshot"):
+        if self.started:
             self.push_screen(commands.search())
 
     def action_copy_name(self) -> None:

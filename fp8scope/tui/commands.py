@@ -57,7 +57,7 @@ class Modules(_Ours):
 
     def commands(self) -> Iterator[_Command]:
         """In module order, groups of more than one member after their members."""
-        if not hasattr(self.browse, "snapshot"):
+        if not self.browse.started:
             return
         structure = self.browse.snapshot.profile.structure
         named = {linear.name: "a linear" for linear in structure.linears}
@@ -78,7 +78,7 @@ class Screens(_Ours):
         from fp8scope.tui.app import screen_class
 
         app = self.browse
-        if not hasattr(app, "snapshot"):
+        if not app.started:
             return
         for binding in _described(app.BINDINGS):
             if binding.action not in ("back", "quit", "dark"):

@@ -46,11 +46,10 @@ class HelpScreen(ModalScreen[None]):
     def _keys(self) -> Table:
         """One row for each thing that can be done, with all its keys."""
         keys: dict[str, list[str]] = {}
-        ours = sorted(self._active.values(), key=lambda active: _rank(active.node))
-        for active in ours:
+        for active in sorted(self._active.values(), key=_rank):
             binding = active.binding
             if binding.description and not binding.system:
-                shown = keys.setdefault(binding.description, [])
+                shown = keys.setdefault(binding.description.lower(), [])
                 shown.append(self.app.get_key_display(binding))
         table = Table(box=box.SIMPLE_HEAD, show_header=False, show_edge=False, pad_edge=False)
         table.add_column(style="bold", no_wrap=True)
@@ -60,8 +59,20 @@ class HelpScreen(ModalScreen[None]):
         return table
 
 
-def _rank(node: DOMNode) -> int:
-    """The screen's own keys first, then those of what has the focus, then everywhere's."""
-    if isinstance(node, App):
+def _rank(active: ActiveBinding) -> int:
+    """The screen's own keys first, then those of what has the focus, then those that work
+    everywhere, and last textual's.
+    """
+    if active.binding.action in _TEXTUAL:
+        return 3
+    if isinstance(active.node, App):
         return 2
-    return 0 if isinstance(node, Screen) else 1
+    return 0 if isinstance(active.node, Screen) else 1
+
+
+_TEXTUAL = {
+    binding.action
+    for base in (App, Screen)
+    for binding in base.BINDINGS
+    if isinstance(binding, Binding)
+}
