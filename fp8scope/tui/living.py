@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 from fp8scope.artefacts.plan import Plan, Precision
@@ -19,3 +20,6 @@ class Living(Protocol):
 
     def plan(self) -> Plan:
         """The plan as it is now, complete."""
+
+    def save(self) -> Path:
+        """Write the plan to where it came from, or a new file. Raises CannotWrite."""
