@@ -25,6 +25,7 @@ from fp8scope.tui import sections
 from fp8scope.tui.bars import kl_bars
 from fp8scope.tui.panel import KEYS, NO_FOLD, outcome_table, scheme_words
 from fp8scope.tui.plot import HistogramPlot
+from fp8scope.tui.printed import Printed
 from fp8scope.tui.screen import BrowserScreen
 from fp8scope.tui.snapshot import Snapshot
 from fp8scope.tui.study import Study, readable, siblings, study
@@ -39,6 +40,7 @@ TITLES = {
     "values": "v  largest values",
     "traffic": "t  tags, headroom, convergence",
 }
+PASSED = 0.04  # seconds
 JUMPS = {"h": "histogram", "w": "why", "k": "costs", "l": "spread", "v": "values", "t": "traffic"}
 
 
@@ -88,10 +90,13 @@ estimate from each channel's rms.
     LayerScreen.-narrow #columns { layout: vertical; }
     LayerScreen .column { height: auto; width: 1fr; }
     LayerScreen.-narrow .column { width: 100%; }
-    LayerScreen .section { height: auto; border-top: solid $secondary; padding: 0 1; }
+    LayerScreen .section { height: auto; border-top: solid $secondary; padding: 0 1;
+                           border-title-color: $text; }
     LayerScreen #plot { height: 11; }
     LayerScreen.-wide #plot { height: 20; }
     LayerScreen Static { height: auto; }
+    LayerScreen #scheme { height: 1; }
+    LayerScreen #outcome { height: 10; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab", "next_site(1)", "site", priority=True),
@@ -106,7 +111,7 @@ estimate from each channel's rms.
         Binding("o", "format", "format", show=False),
         Binding("a", "alpha(1)", "α up", show=False),
         Binding("A", "alpha(-1)", "α down", show=False),
-        *(Binding(key, f"jump('{name}')", name) for key, name in JUMPS.items()),
+        *(Binding(key, f"jump('{name}')", f"to {name}", show=False) for key, name in JUMPS.items()),
         Binding("c", "copy_name", "copy"),
         Binding("escape", "back", "back"),
     ]
@@ -126,16 +131,16 @@ estimate from each channel's rms.
                 with Vertical(id="histogram", classes="section"):
                     yield HistogramPlot(id="plot")
                     yield Static(id="scheme", markup=False)
-                    yield Static(id="outcome", markup=False)
                     yield Static(Content.from_markup(KEYS), id="keys")
-                yield Static(id="why", classes="section", markup=False)
+                    yield Static(id="outcome", markup=False)
+                yield Printed(id="why", classes="section")
                 with Vertical(id="costs", classes="section"):
                     yield KlBars(id="scores")
                 with Vertical(id="pairs", classes="section"):
                     yield KlBars(id="pair_scores")
             with Vertical(classes="column"):
                 for name in ("spread", "values", "traffic"):
-                    yield Static(id=name, classes="section", markup=False)
+                    yield Printed(id=name, classes="section")
         yield Footer()
 
     def on_mount(self) -> None:
@@ -167,7 +172,12 @@ estimate from each channel's rms.
         self.query_one("#page").scroll_home(animate=False)
         self.refresh_from(self.browser.snapshot)
         self._show_site()
-        self.run_worker(self._reading(module), thread=True, exclusive=True, exit_on_error=False)
+        # after this has been painted, and not for what is only passed on the way to another
+        self.set_timer(PASSED, lambda: self._start(module))
+
+    def _start(self, module: str) -> None:
+        if module == self.module:
+            self.run_worker(self._reading(module), thread=True, exclusive=True)
 
     def _reading(self, module: str) -> Callable[[], None]:
         browser, profile = self.browser, self.browser.snapshot.profile
@@ -197,7 +207,7 @@ estimate from each channel's rms.
         """Name, costs, causes and the plan; what was read of the sites does not change."""
         group, read = self.group, self.study
         self.query_one("#heading", Static).update(sections.heading(self.browser, self.module, group))
-        self.query_one("#why", Static).update(sections.why(self.browser, group, read))
+        self.query_one("#why", Printed).show(sections.why(self.browser, group, read))
         known = sorted(snapshot.scores.get(group, {}).values(), key=lambda score: score.kl)
         scores, pairs = (read.findings.scores, read.findings.pairs) if read else (known, [])
         self.query_one("#scores", KlBars).show(scores)
@@ -206,6 +216,12 @@ estimate from each channel's rms.
         self.query_one("#pairs").display = bool(pairs)
 
     def _show_site(self) -> None:
+        """What the keys act on first, and what is below once that has been painted."""
+        self.query_one("#histogram").border_title = self._site_names()
+        self._try(self.trial)
+        self.call_after_refresh(self._show_tables)
+
+    def _show_tables(self) -> None:
         detail, read = self.detail, self.study
         parts: dict[str, RenderableType] = dict.fromkeys(
             ("spread", "values", "traffic"), sections.READING
@@ -219,9 +235,7 @@ estimate from each channel's rms.
         elif read:
             parts = dict.fromkeys(parts, Text("The text never reached it: nothing was recorded."))
         for name, text in parts.items():
-            self.query_one(f"#{name}", Static).update(text)
-        self.query_one("#histogram").border_title = self._site_names()
-        self._try(self.trial)
+            self.query_one(f"#{name}", Printed).show(text)
 
     def _site_names(self) -> Content:
         """The sites of this module, the one that is shown marked; a click shows another."""
@@ -240,21 +254,23 @@ estimate from each channel's rms.
         scheme, table = self.query_one("#scheme", Static), self.query_one("#outcome", Static)
         if what is None or self.study is None or self.detail is None:
             plot.show(None)
-            scheme.update("")
-            table.update("")
+            scheme.update("", layout=False)
+            table.update("", layout=False)
             return
         tried = what.outcome(trial)
         plain = tried if tried.exact else what.outcome(Trial(trial.format, trial.eighths))
         scored = self.study.scored(self.detail, tried.trial)
         self.trial = tried.trial
         plot.show(tried)
-        scheme.update(scheme_words(tried))
-        table.update(outcome_table(tried, what.outcome(Trial()), plain, scored))
+        scheme.update(scheme_words(tried), layout=False)
+        said = outcome_table(tried, what.current, plain, scored)
+        table.update(said, layout=False)  # its height is fixed, and a layout takes 50 ms
 
     def _tried(self, trial: Trial) -> None:
         if self.what_if is not None:
             self._try(trial)
-            self.query_one("#page").scroll_home(animate=False)
+            if self.query_one("#page").scroll_y:
+                self.query_one("#page").scroll_home(animate=False)
 
     def action_scale(self, eighths: int) -> None:
         """Move the scale by eighths of an octave."""

@@ -9,7 +9,7 @@ from textual.content import Content
 
 from fp8scope.core.error import QuantError
 from fp8scope.core.words import decibel, number, percent, times
-from fp8scope.tui.whatif import Outcome
+from fp8scope.tui.whatif import EIGHTHS, Outcome
 
 KEYS = (
     "[b]\\[ ][/] scale by ⅛ octave  [b]{ }[/] by an octave  [b]=[/] amax/max  "
@@ -17,32 +17,35 @@ KEYS = (
 )
 NO_FOLD = "Nothing folds into this, so α changes nothing here."
 ESTIMATED = (
-    "Exact: amax, scale and rms. ≤ is a bound: no more values than their channels hold. ≈ is an "
-    "estimate that takes each channel for a Gaussian of its rms; without smoothing it would say "
-    "body {body}, underflow {underflow}, where the truth is {true_body}, {true_underflow}."
+    "≈ estimate, each channel a Gaussian of its rms (of all without smoothing it would say "
+    "{body}, {underflow}; truly {true_body}, {true_underflow}); ≤ bound by channels; else exact."
 )
 
 
 def scheme_words(outcome: Outcome) -> Content:
-    """`E4M3 at 1.12× amax/448: scale 0.0033 …` and where its range ends."""
-    trial, scale = outcome.trial, outcome.scale
-    fmt = trial.format
-    start = f"amax/{fmt.max:g}"
+    """`E4M3, scale 0.0033 = 1.09 × amax/448 (+0.125 octaves), α 0.5`."""
+    trial = outcome.trial
+    start = f"amax/{trial.format.max:g}"
     if trial.eighths:
-        octaves = f"{trial.eighths / 8:+g}".replace("-", "−")
-        start = f"{times(2 ** (trial.eighths / 8))} × {start} ({octaves} octaves)"
+        octaves = f"{trial.eighths / EIGHTHS:+g}".replace("-", "−")
+        start = f"{times(2 ** (trial.eighths / EIGHTHS))} × {start} ({octaves} octaves)"
     alpha = "" if trial.alpha is None else f", smoothed at α {trial.alpha:g}"
-    normal = (
-        f"smallest normal {number(scale * fmt.smallest_normal)}, subnormal "
+    name = trial.format.name.upper()
+    return Content.assemble((name, "bold"), f", scale {number(outcome.scale)} = {start}{alpha}")
+
+
+def _range_words(outcome: Outcome) -> Content:
+    """Where the tensor ends, and where the format does."""
+    fmt, scale = outcome.trial.format, outcome.scale
+    steps = (
+        f"its normals begin at {number(scale * fmt.smallest_normal)}, its subnormals at "
         f"{number(scale * fmt.smallest_subnormal)}"
         if fmt.mantissa_bits is not None
-        else f"step {number(scale)}"
+        else f"its step is {number(scale)}"
     )
-    return Content.assemble(
-        (fmt.name.upper(), "bold"),
-        f", scale {number(scale)} = {start}{alpha}\n"
+    return Content(
         f"amax {number(outcome.amax)}, rms {number(outcome.rms)}; {fmt.name.upper()} ends at "
-        f"{number(scale * fmt.max)}, {normal}",
+        f"{number(scale * fmt.max)}, {steps}"
     )
 
 
@@ -82,7 +85,7 @@ def outcome_table(tried: Outcome, current: Outcome, plain: Outcome, scored: str)
             for cell, width in zip(cells[1:], widths[1:], strict=True)
         )
         lines.append(Content.styled(text, ("dim", "", "bold", "")[row]))
-    return Content("\n").join([*lines, *_notes(tried, plain.error, scored)])
+    return Content("\n").join([*lines, _range_words(tried), *_notes(tried, plain.error, scored)])
 
 
 def _notes(tried: Outcome, truth: QuantError, scored: str) -> list[Content]:

@@ -9,7 +9,7 @@ from math import ceil, log2, log10
 
 import numpy as np
 from numpy.typing import NDArray
-from textual.content import Content
+from textual.content import Content, Span
 from textual.widget import Widget
 
 from fp8scope.core.formats import Format
@@ -128,36 +128,55 @@ def plot(outcome: Outcome, width: int, height: int) -> Content:
         logs = np.log10(bars.counts)
     # one value is a visible eighth
     eighths = np.where(logs < 0, 0, np.maximum(1, np.rint(logs / decades * rows * 8)))
-    lines = [
-        _label(row, rows, decades).append(_row(eighths - 8 * row, zones))
-        for row in reversed(range(rows))
-    ]
-    indent = Content(" " * (AXIS + 1))
-    lines.append(Content(" " * AXIS + "└" + _ruler(bars, columns)))
-    lines.append(indent + Content(_magnitudes(bars, columns)))
-    lines.append(indent + _names(zones))
-    return Content("\n").join(lines)
+    page = _Page()
+    for row in reversed(range(rows)):
+        page.add(_label(row, rows, decades))
+        _add_row(page, eighths - 8 * row, zones)
+    indent = " " * (AXIS + 1)
+    page.add(" " * AXIS + "└" + _ruler(bars, columns) + "\n")
+    page.add(indent + _magnitudes(bars, columns) + "\n" + indent)
+    _add_names(page, zones)
+    return page.content()
 
 
-def _label(row: int, rows: int, decades: float) -> Content:
+class _Page:
+    """Text and its styles, put together at once: a plot has a thousand runs."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._spans: list[Span] = []
+        self._length = 0
+
+    def add(self, text: str, style: str = "") -> None:
+        """Append a run."""
+        if style:
+            self._spans.append(Span(self._length, self._length + len(text), style))
+        self._parts.append(text)
+        self._length += len(text)
+
+    def content(self) -> Content:
+        """All of it."""
+        return Content("".join(self._parts), self._spans)
+
+
+def _label(row: int, rows: int, decades: float) -> str:
     """`10³ ┤` where a decade's line lies in the row."""
     power = ceil(row * decades / rows)
     inside = power * rows / decades < row + 1
     step = ceil(1.5 * decades / rows)
     text = f"{_power(10, power)} ┤" if inside and power % step == 0 else "│"
-    return Content(text.rjust(AXIS + 1))
+    return text.rjust(AXIS + 1)
 
 
-def _row(eighths: NDArray[np.float64], zones: list[Zone]) -> Content:
+def _add_row(page: _Page, eighths: NDArray[np.float64], zones: list[Zone]) -> None:
     cells = []
     for column, (level, zone) in enumerate(zip(eighths.tolist(), zones, strict=True)):
         starts = column > 0 and zones[column - 1] is not zone
         empty = "┊" if starts else " "
         cells.append((BLOCKS[int(min(level, 8))] if level >= 1 else empty, zone))
-    parts = []
     for zone, run in groupby(cells, lambda cell: cell[1]):
-        parts.append(Content.styled("".join(cell for cell, _ in run), zone.colour))
-    return Content("").join(parts)
+        page.add("".join(cell for cell, _ in run), zone.colour)
+    page.add("\n")
 
 
 def _ticks(bars: Bars, columns: int) -> dict[int, int]:
@@ -182,16 +201,14 @@ def _magnitudes(bars: Bars, columns: int) -> str:
     return "".join(line)
 
 
-def _names(zones: list[Zone]) -> Content:
+def _add_names(page: _Page, zones: list[Zone]) -> None:
     """The name of each zone below it, shortened or left out where it is too narrow."""
     starts = [i for i in range(len(zones)) if i == 0 or zones[i - 1] is not zones[i]]
-    parts = []
     for start, stop in pairwise([*starts, len(zones)]):
         zone, room = zones[start], stop - start
         name = next((name for name in zone.value if len(name) < room), "")
         text = ("│" + name.center(room - 1)) if start else name.center(room)
-        parts.append(Content.styled(text[:room], zone.colour))
-    return Content("").join(parts)
+        page.add(text[:room], zone.colour)
 
 
 def _power(base: int, exponent: int) -> str:

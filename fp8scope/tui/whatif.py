@@ -9,6 +9,7 @@ without smoothing, where the truth is known.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -98,6 +99,21 @@ class WhatIf:
     histogram: Histogram
     smooth: Smoothable | None
 
+    @property
+    def zero_share(self) -> float:
+        """Share of the values that are zero, and stay so."""
+        return self.histogram.zeros / max(self.histogram.elements, 1)
+
+    @cached_property
+    def current(self) -> Outcome:
+        """E4M3 at amax / 448, as `analyze` has it."""
+        return self._measured(Trial())
+
+    @cached_property
+    def _unsmoothed_guess(self) -> Histogram:
+        channels = self.smooth.channels if self.smooth else None
+        return channels.gaussian(self.zero_share) if channels else self.histogram
+
     def outcome(self, trial: Trial) -> Outcome:
         """What the trial makes of the site. Where nothing folds, α changes nothing."""
         if trial.alpha is None or self.smooth is None:
@@ -122,11 +138,9 @@ class WhatIf:
 
     def _smoothed(self, trial: Trial, smooth: Smoothable) -> Outcome:
         channels = smooth.at(trial.alpha)
-        zero_share = self.histogram.zeros / max(self.histogram.elements, 1)
         scale = scale_of(trial, channels.largest)
-        guess = channels.gaussian(zero_share)
-        plain = smooth.channels.gaussian(zero_share)
-        doubt = quantization_error(plain, trial.format, scale_of(trial, smooth.channels.largest))
+        guess = channels.gaussian(self.zero_share)
+        plain = scale_of(trial, smooth.channels.largest)
         return Outcome(
             trial=trial,
             amax=channels.largest,
@@ -136,7 +150,7 @@ class WhatIf:
             elements=self.histogram.elements,
             error=quantization_error(guess, trial.format, scale),
             saturated=channels.share_reaching(saturates_above(trial.format) * scale),
-            doubt=doubt,
+            doubt=quantization_error(self._unsmoothed_guess, trial.format, plain),
         )
 
 

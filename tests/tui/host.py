@@ -66,7 +66,7 @@ def drive(
 
 async def settled(pilot: Pilot[Any]) -> None:
     """Until nothing is read any more."""
-    await pilot.pause()
+    await pilot.pause(0.06)  # a screen reads what is not only passed
     await pilot.app.workers.wait_for_complete()
     await pilot.pause()
 
