@@ -15,14 +15,14 @@ from fp8scope.core.words import nats, printable
 from fp8scope.report.findings import candidate_words
 
 FEWEST_NATS = 1e-5  # what is less is drawn as nothing
-NARROWEST = 12
+NARROWEST = 16  # a bar beside which the worst tag is said
 MEASURED, PREDICTED = "●", "○"
 
 
 def term_words(term: Term) -> str:
     """`fp8_smooth α 0.5`, with the reader's α where that divides rows of the weight."""
     alpha = "" if term.alpha is None else f" α {term.alpha:g}"
-    folded = "" if term.folded is None else f", reader's α {term.folded:g}"
+    folded = "" if term.folded is None else f", its reader α {term.folded:g}"
     return f"{candidate_words(term)}{alpha}{folded}"
 
 
@@ -37,7 +37,10 @@ def kl_bars(scores: Sequence[Score], width: int) -> Content:
     names = [term_words(score.row.terms[-1]) for score in scores]
     figures = [_figures(score) for score in scores]
     left, right = max(map(len, names)), max(map(cell_len, figures))
-    room = max(NARROWEST, width - left - right - 2)
+    if left + right + 2 + NARROWEST > width:
+        figures = [_figures(score, tag=False) for score in scores]
+        right = max(map(cell_len, figures))
+    room = max(1, width - left - right - 2)
     high = max((_end(score) for score in scores), default=0.0)
     low, high = log10(FEWEST_NATS), max(ceil(log10(max(high, 1e-4))), log10(FEWEST_NATS) + 1)
     axis = _Axis(low, high, room)
@@ -48,11 +51,11 @@ def kl_bars(scores: Sequence[Score], width: int) -> Content:
     return Content("\n").join([*lines, Content(" " * (left + 1) + axis.labels())])
 
 
-def _figures(score: Score) -> str:
+def _figures(score: Score, *, tag: bool = True) -> str:
     """The numbers beside a bar; ● where they were measured."""
     mark = MEASURED if score.measured else PREDICTED
-    tag = score.worst_tag
-    most = f", {printable(tag)} {nats(score.tags[tag].kl)}" if tag else ""
+    worst = score.worst_tag if tag else ""
+    most = f", {printable(worst)} {nats(score.tags[worst].kl)}" if worst else ""
     return f"{mark} {with_error(score)}{most}"
 
 

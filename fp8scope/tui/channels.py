@@ -142,7 +142,7 @@ def smoothable(profile: Profile, scales: Scales, site: Site) -> Smoothable | Non
 
     def divisors(alpha: float) -> Float32:
         factors = fold.on_columns(scales.factors(fold, alpha))
-        return 1 / factors if weight else factors
+        return np.reciprocal(factors) if weight else factors
 
     channels = _of_weight(profile, site.module, each) if weight else _of_input(profile, site, each)
     return Smoothable(channels, divisors)

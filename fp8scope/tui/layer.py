@@ -13,7 +13,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.geometry import Size
 from textual.widget import Widget
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 from textual.worker import get_current_worker
 
 from fp8scope.analyze.detail import SiteDetail
@@ -41,7 +41,18 @@ TITLES = {
     "traffic": "t  tags, headroom, convergence",
 }
 PASSED = 0.04  # seconds
-JUMPS = {"h": "histogram", "w": "why", "k": "costs", "l": "spread", "v": "values", "t": "traffic"}
+JUMPS = (
+    ("h", "histogram", "to the magnitudes"),
+    ("w", "why", "to cause and remedy"),
+    ("k", "costs", "to the costs"),
+    ("l", "spread", "to the channels"),
+    ("v", "values", "to the largest values"),
+    ("t", "traffic", "to tags, headroom and convergence"),
+)
+HINT = (
+    "[b]tab[/] site  [b]n p[/] next, previous  [b]h w k l v t[/] sections  "
+    "[b]\\[ ] { } = o a A[/] what if"
+)
 
 
 class KlBars(Widget):
@@ -83,9 +94,13 @@ estimate from each channel's rms.
 
 **What it costs**: KL in nats per token of this group alone, by candidate, on a log axis.
 """
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (130, "-wide")]
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
+        (0, "-narrow"),
+        (130, "-wide"),
+    ]
     CSS = """
     LayerScreen #heading { height: auto; padding: 0 1; background: $panel; }
+    LayerScreen #hint { height: 1; padding: 0 1; color: $text-muted; }
     LayerScreen #columns { height: auto; }
     LayerScreen.-narrow #columns { layout: vertical; }
     LayerScreen .column { height: auto; width: 1fr; }
@@ -99,21 +114,19 @@ estimate from each channel's rms.
     LayerScreen #outcome { height: 10; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("tab", "next_site(1)", "site", priority=True),
-        Binding("shift+tab", "next_site(-1)", "previous site", show=False, priority=True),
-        Binding("n", "sibling(1)", "next"),
-        Binding("p", "sibling(-1)", "previous"),
-        Binding("[", "scale(-1)", "scale ÷ 2^⅛", show=False),
-        Binding("]", "scale(1)", "scale × 2^⅛", show=False),
-        Binding("{", f"scale(-{EIGHTHS})", "scale ÷ 2", show=False),
-        Binding("}", f"scale({EIGHTHS})", "scale × 2", show=False),
-        Binding("=", "reset_scale", "scale amax/max", show=False),
-        Binding("o", "format", "format", show=False),
-        Binding("a", "alpha(1)", "α up", show=False),
-        Binding("A", "alpha(-1)", "α down", show=False),
-        *(Binding(key, f"jump('{name}')", f"to {name}", show=False) for key, name in JUMPS.items()),
-        Binding("c", "copy_name", "copy"),
-        Binding("escape", "back", "back"),
+        Binding("tab", "next_site(1)", "next site", priority=True),
+        Binding("shift+tab", "next_site(-1)", "previous site", priority=True),
+        Binding("n", "sibling(1)", "next module"),
+        Binding("p", "sibling(-1)", "previous module"),
+        Binding("[", "scale(-1)", "scale down by an eighth of an octave"),
+        Binding("]", "scale(1)", "scale up by an eighth of an octave"),
+        Binding("{", f"scale(-{EIGHTHS})", "scale down by an octave"),
+        Binding("}", f"scale({EIGHTHS})", "scale up by an octave"),
+        Binding("=", "reset_scale", "scale back to amax/max"),
+        Binding("o", "format", "next format"),
+        Binding("a", "alpha(1)", "smooth more"),
+        Binding("A", "alpha(-1)", "smooth less"),
+        *(Binding(key, f"jump('{name}')", words) for key, name, words in JUMPS),
     ]
 
     def __init__(self, module: str) -> None:
@@ -122,6 +135,7 @@ estimate from each channel's rms.
         self.study: Study | None = None
         self.at = 0
         self.trial = Trial()
+        self._told: tuple[object, ...] = ()
 
     def compose(self) -> ComposeResult:
         """Heading, and two columns: beside each other if there is room, or one below the other."""
@@ -141,13 +155,18 @@ estimate from each channel's rms.
             with Vertical(classes="column"):
                 for name in ("spread", "values", "traffic"):
                     yield Printed(id=name, classes="section")
-        yield Footer()
+        yield Static(Content.from_markup(HINT), id="hint")
 
     def on_mount(self) -> None:
         """Show what the snapshot knows at once, and read the rest."""
         for name, title in TITLES.items():
             self.query_one(f"#{name}").border_title = Content(title)
         self._open(self.module)
+
+    @property
+    def named(self) -> str | None:
+        """The module."""
+        return self.module
 
     @property
     def group(self) -> str:
@@ -169,6 +188,7 @@ estimate from each channel's rms.
 
     def _open(self, module: str) -> None:
         self.module, self.study, self.at, self.trial = module, None, 0, Trial()
+        self._told = ()
         self.query_one("#page").scroll_home(animate=False)
         self.refresh_from(self.browser.snapshot)
         self._show_site()
@@ -206,7 +226,13 @@ estimate from each channel's rms.
     def refresh_from(self, snapshot: Snapshot) -> None:
         """Name, costs, causes and the plan; what was read of the sites does not change."""
         group, read = self.group, self.study
-        self.query_one("#heading", Static).update(sections.heading(self.browser, self.module, group))
+        told = (group, read, snapshot.groups is None, sections.precision(self.browser, group))
+        if told == self._told:
+            return  # most snapshots say nothing new of one module
+        self._told = told
+        self.query_one("#heading", Static).update(
+            sections.heading(self.browser, self.module, group)
+        )
         self.query_one("#why", Printed).show(sections.why(self.browser, group, read))
         known = sorted(snapshot.scores.get(group, {}).values(), key=lambda score: score.kl)
         scores, pairs = (read.findings.scores, read.findings.pairs) if read else (known, [])
@@ -304,7 +330,9 @@ estimate from each channel's rms.
 
     def action_sibling(self, steps: int) -> None:
         """Show the next module of the kind, or the previous one."""
-        names = siblings(self.browser.snapshot, readable(self.browser.snapshot.profile, self.module))
+        names = siblings(
+            self.browser.snapshot, readable(self.browser.snapshot.profile, self.module)
+        )
         at = names.index(readable(self.browser.snapshot.profile, self.module)) + steps
         if 0 <= at < len(names):
             self._open(names[at])
@@ -315,15 +343,6 @@ estimate from each channel's rms.
         """Scroll to a section."""
         section = self.query_one(f"#{name}")
         self.query_one("#page").scroll_to_widget(section, animate=False, top=True)
-
-    def action_copy_name(self) -> None:
-        """Copy the module's name."""
-        self.app.copy_to_clipboard(self.module)
-        self.notify(printable(self.module), title="copied", markup=False)
-
-    def action_back(self) -> None:
-        """To the screen before."""
-        self.dismiss()
 
 
 def _site_words(site: Site, several: bool) -> str:

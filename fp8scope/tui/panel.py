@@ -119,5 +119,3 @@ def _changed(about: str, old: float, new: float) -> str:
     if not (math.isfinite(old) and math.isfinite(new)):
         return "–"
     return f"{about}{new - old:+.1f} dB".replace("-", "−")
-
-

@@ -87,7 +87,8 @@ class Bars:
         low, high = log2(max(min(found), 2.0**-149)), log2(max(found))
         at = np.log2(np.maximum(magnitudes.astype(np.float64), 2.0**-149)) - low
         column = np.clip((at / (high - low) * width).astype(np.int64), 0, width - 1)
-        return cls(np.bincount(column, weights, minlength=width), low, high)
+        counts = np.bincount(column, weights, minlength=width).astype(np.float64)
+        return cls(counts, low, high)
 
     def middle(self, column: int) -> float:
         """The magnitude in the middle of a column."""

@@ -45,10 +45,9 @@ def heading(browser: Browser, module: str, group: str) -> Text:
     said = []
     plain = snapshot.scores.get(group, {}).get("fp8_tensor")
     if plain is not None:
-        said.append(f"{with_error(plain)} nats per token with one static scale per tensor")
-    precision = _precision(browser, group)
-    if precision:
-        said.append(f"planned {precision}")
+        said.append(f"{with_error(plain)} nats per token in fp8_tensor")
+    if planned := precision(browser, group):
+        said.append(f"planned {planned}")
     finding = (snapshot.groups or {}).get(group)
     if finding is not None:
         said.append(str(finding.cause.cause).replace("_", " "))
@@ -86,7 +85,7 @@ def values(detail: SiteDetail) -> RenderableType:
 
 
 def traffic(study: Study, detail: SiteDetail) -> RenderableType:
-    """The tags side by side, what static scales of one do to another, and whether all has settled."""
+    """The tags side by side, what static scales of one do to another, and has all settled."""
     site = detail.measures.site
     headroom = [row for row in study.findings.headroom if row.site == site]
     settled = [row for row in study.findings.convergence if row.site == site]
@@ -136,7 +135,8 @@ def _convergence_table(row: Convergence) -> Group:
     )
 
 
-def _precision(browser: Browser, group: str) -> str:
+def precision(browser: Browser, group: str) -> str:
+    """What a group or cache is planned to run in, as it is now; "" without a plan."""
     if browser.living is not None:
         return browser.living.precision(group) or ""
     return _planned(browser.snapshot.plan, group)[0]
@@ -153,10 +153,12 @@ def _planned(plan: Plan | None, group: str) -> tuple[str, str]:
 
 def _reason(browser: Browser, group: str) -> list[str]:
     """The plan's reason; that of a precision that was changed since holds no more."""
-    precision, reason = _planned(browser.snapshot.plan, group)
-    now = _precision(browser, group)
-    if not reason or now not in (precision, ""):
-        return [f"The plan: {now}, chosen here."] if now and precision else []
+    planned, reason = _planned(browser.snapshot.plan, group)
+    now = precision(browser, group)
+    if now != planned:
+        return [f"The plan: {now}, chosen here."]
+    if not reason:
+        return []
     return [literal(f"The plan: {reason}.").plain]
 
 

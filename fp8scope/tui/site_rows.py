@@ -51,7 +51,9 @@ def by_name(site: Site) -> tuple[tuple[tuple[int, str], ...], str]:
 def columns(short: Callable[[str], str]) -> list[Column]:
     """What `analyze --sites` shows."""
     return [
-        Column("module", lambda r: printable(short(r.site.module)), lambda r: by_name(r.site), True),
+        Column(
+            "module", lambda r: printable(short(r.site.module)), lambda r: by_name(r.site), True
+        ),
         Column("role", role, lambda r: (list(Role).index(r.site.role), by_name(r.site)), True),
         Column("body SQNR", lambda r: decibel(r.error.body_sqnr_db), ORDERS["body-sqnr"]),
         Column("underflow", lambda r: percent(r.error.underflow_rate), ORDERS["underflow"]),
@@ -110,7 +112,7 @@ class View:
             and (not wanted or wanted in f"{row.site.module} {row.site.role}".casefold())
         ]
         by = ORDERS["severity"] if self.column is None else table[self.column].key
-        return sorted(found, key=lambda row: by(row), reverse=self.reverse)
+        return sorted(found, key=by, reverse=self.reverse)
 
 
 def in_block(module: str, block: str) -> bool:

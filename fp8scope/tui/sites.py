@@ -6,16 +6,22 @@ from dataclasses import replace
 from typing import ClassVar
 
 from textual import events, on
+from textual.actions import SkipAction
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Input, Static
 
 from fp8scope.core.words import printable
 from fp8scope.tui.screen import BrowserScreen
 from fp8scope.tui.site_rows import Cells, View, block_of, columns, findings
 from fp8scope.tui.site_table import Header, SiteTable
 from fp8scope.tui.snapshot import Snapshot
+
+HINT = (
+    "[b]⏎[/] open  [b]s[/] sort  [b]r[/] reverse  [b]f[/] role  [b]b[/] block  [b]x[/] findings  "
+    "[b]/[/] search"
+)
 
 
 class SitesScreen(BrowserScreen):
@@ -26,29 +32,29 @@ Every site (a linear's input or weight, what the KV cache receives, residual str
 with one static scale, the worst first; `!` marks what belongs to a finding.
 
 **body SQNR** of the values up to the .9 quantile of |x|: about 31 dB is E4M3's floor, under 25 dB
-the tensor is damaged. **underflow**: share of the values that become zero. **amax/rms**: the largest
-value over the rms of the body. **headroom**: what the scale of all other tags would leave of this
-tag's largest value. Then the largest value, its channel, and the token that it stands at.
+the tensor is damaged. **underflow**: share of the values that become zero. **amax/rms**: the
+largest value over the rms of the body. **headroom**: what the scale of all other tags would leave of
+this tag's largest value. Then the largest value, its channel, and the token that it stands at.
 
 **Severity** is the order of all of them, less what is noise.
 """
     CSS = """
     SitesScreen #state { height: 1; padding: 0 1; color: $text-muted; }
+    SitesScreen #hint { height: 1; padding: 0 1; color: $text-muted; }
     SitesScreen #search { display: none; height: 1; border: none; padding: 0 1; }
     SitesScreen #search.-open { display: block; }
     SitesScreen .table--cursor { background: $primary 40%; text-style: bold; }
     SitesScreen .table--mark { color: $accent; text-style: bold; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "open", "open"),
-        Binding("s", "sort", "sort"),
-        Binding("r", "reverse", "reverse"),
-        Binding("f", "roles", "role"),
-        Binding("b", "block", "block"),
-        Binding("x", "findings", "findings"),
-        Binding("slash", "search", "search", key_display="/"),
-        Binding("c", "copy_name", "copy"),
-        Binding("escape", "clear", "clear", show=False),
+        Binding("enter", "open", "open the layer"),
+        Binding("s", "sort", "sort by the next column"),
+        Binding("r", "reverse", "reverse the order"),
+        Binding("f", "roles", "show the next role"),
+        Binding("b", "block", "show this block alone, or all"),
+        Binding("x", "findings", "show findings alone, or all"),
+        Binding("slash", "search", "search the names", key_display="/"),
+        Binding("escape", "clear", "show all again", show=False),
     ]
 
     def __init__(self) -> None:
@@ -62,18 +68,24 @@ tag's largest value. Then the largest value, its channel, and the token that it 
         yield Static(id="state", markup=False)
         yield header
         yield SiteTable(Cells(self.columns), header)
-        yield Input(id="search", placeholder="part of a name, such as layers.12. or down_proj input")
-        yield Footer()
+        yield Input(
+            id="search", placeholder="part of a name, such as layers.12. or down_proj input"
+        )
+        yield Static(Content.from_markup(HINT), id="hint")
 
     def on_mount(self) -> None:
         """Show what is known."""
         self.table.focus()
-        super().on_mount()
 
     @property
     def table(self) -> SiteTable:
         """The table."""
         return self.query_one(SiteTable)
+
+    @property
+    def named(self) -> str | None:
+        """The module under the cursor."""
+        return self.table.site.module if self.table.site else None
 
     def refresh_from(self, snapshot: Snapshot) -> None:
         """More rows, perhaps in another order."""
@@ -165,20 +177,17 @@ tag's largest value. Then the largest value, its channel, and the token that it 
             event.stop()
 
     def action_clear(self) -> None:
-        """End the search, or undo what limits the rows."""
+        """End the search, or undo what limits the rows; if nothing does, go back."""
         if self.query_one("#search").has_class("-open") or self.view.search:
             self.query_one("#search", Input).value = ""
             self._end_search()
-        else:
-            self._see(replace(View(), column=self.view.column, reverse=self.view.reverse))
+            return
+        everything = replace(View(), column=self.view.column, reverse=self.view.reverse)
+        if everything == self.view:
+            raise SkipAction
+        self._see(everything)
 
     def _end_search(self) -> None:
         search = self.query_one("#search", Input)
         search.set_class(bool(search.value), "-open")  # what is searched for stays to be seen
         self.table.focus()
-
-    def action_copy_name(self) -> None:
-        """Copy the name of the module under the cursor."""
-        if self.table.site is not None:
-            self.app.copy_to_clipboard(self.table.site.module)
-            self.notify(printable(self.table.site.module), title="copied", markup=False)

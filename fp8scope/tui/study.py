@@ -1,4 +1,4 @@
-"""One module, read from the profile for its screen: findings, and what can be tried on its sites."""
+"""One module, read for its screen: its findings, and what can be tried on each site."""
 
 from __future__ import annotations
 

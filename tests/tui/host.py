@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from textual.app import App
+from textual.binding import Binding, BindingType
 from textual.pilot import Pilot
 
 from fp8scope.artefacts.plan import Plan
@@ -19,10 +20,16 @@ NARROW, WIDE = (80, 24), (160, 50)
 
 
 class Host(App[None]):
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "back", "back"),
+        Binding("c", "copy_name", "copy"),
+    ]
+
     def __init__(self, snapshot: Snapshot, screen: BrowserScreen) -> None:
         super().__init__()
         self.snapshot, self.living = snapshot, None
         self.shown = screen
+        self.left = False
         self.layers: list[str] = []
         self.problems: list[str] = []
 
@@ -34,6 +41,12 @@ class Host(App[None]):
 
     def problem(self, sentence: str) -> None:
         self.problems.append(sentence)
+
+    async def action_back(self) -> None:
+        self.left = True
+
+    def action_copy_name(self) -> None:
+        self.copy_to_clipboard(str(getattr(self.shown, "named", "")))
 
     def know(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
