@@ -28,6 +28,7 @@ Float64 = NDArray[np.float64]
 
 PER_OCTAVE = 32
 LOW, HIGH = -20, 4  # octaves around σ in which a Gaussian's magnitudes are told apart
+TINY = 2.0**-149  # the smallest float32
 SHARES = 2**40  # an estimate is of shares: integers as fine as this
 
 
@@ -66,18 +67,17 @@ class Channels:
     def gaussian(self, zero_share: float) -> Histogram:
         """The histogram, in shares, if every channel were Gaussian beside its zeros.
 
-        `zero_share` of each channel's values is taken to be zero: smoothing keeps zeros. What would
-        lie above the largest magnitude, which is known, counts as that.
+        `zero_share` of all values are zero, and stay so under any factors: those of the channels
+        that are nothing but zero, the others spread evenly. What would lie above the largest
+        magnitude, which is known, counts as that.
         """
-        with np.errstate(divide="ignore", invalid="ignore"):
-            sigma = np.sqrt(self.energy / (self.values * (1 - zero_share)))
-        there = (sigma > 0) & np.isfinite(sigma)
+        live, total = self.amax > 0, max(float(self.values.sum()), 1.0)
         counts = np.zeros(BINS, np.int64)
-        weights = np.broadcast_to(self.values, sigma.shape)[there]
-        nonzero = 0.0
-        if there.any():
-            nonzero = (1 - zero_share) * weights.sum() / self.values.sum()
-            shares = _mixture(np.log2(sigma[there]), weights / weights.sum())
+        nonzero = min(1 - zero_share, float(self.values[live].sum()) / total)
+        if nonzero > 0:
+            values = self.values[live]
+            sigma = np.sqrt(self.energy[live] / (values * (nonzero * total / values.sum())))
+            shares = _mixture(np.log2(np.maximum(sigma, TINY)), values / values.sum())
             counts[: BF16.first_nonfinite] = np.rint(shares * nonzero * SHARES).astype(np.int64)
         zeros = round((1 - nonzero) * SHARES)
         counts[0] += zeros

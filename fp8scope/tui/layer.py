@@ -94,10 +94,7 @@ estimate from each channel's rms.
 
 **What it costs**: KL in nats per token of this group alone, by candidate, on a log axis.
 """
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
-        (0, "-narrow"),
-        (130, "-wide"),
-    ]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (130, "-wide")]  # noqa: RUF012  (textual's type)
     CSS = """
     LayerScreen #heading { height: auto; padding: 0 1; background: $panel; }
     LayerScreen #hint { height: 1; padding: 0 1; color: $text-muted; }
@@ -152,8 +149,9 @@ estimate from each channel's rms.
                     yield KlBars(id="scores")
                 with Vertical(id="pairs", classes="section"):
                     yield KlBars(id="pair_scores")
+                yield Printed(id="spread", classes="section")
             with Vertical(classes="column"):
-                for name in ("spread", "values", "traffic"):
+                for name in ("values", "traffic"):
                     yield Printed(id=name, classes="section")
         yield Static(Content.from_markup(HINT), id="hint")
 

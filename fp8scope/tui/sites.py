@@ -33,8 +33,8 @@ with one static scale, the worst first; `!` marks what belongs to a finding.
 
 **body SQNR** of the values up to the .9 quantile of |x|: about 31 dB is E4M3's floor, under 25 dB
 the tensor is damaged. **underflow**: share of the values that become zero. **amax/rms**: the
-largest value over the rms of the body. **headroom**: what the scale of all other tags would leave of
-this tag's largest value. Then the largest value, its channel, and the token that it stands at.
+largest value over the rms of the body. **headroom**: what the scale of all other tags would leave
+of this tag's largest value. Then the largest value, its channel, and the token that it stands at.
 
 **Severity** is the order of all of them, less what is noise.
 """
