@@ -86,7 +86,7 @@ class Draft:
             raise Stale(what, "open the profile that the plan was made from")
         groups = plan.groups if plan else ()
         asked: KVCache = maker.settings.kv_cache
-        cached = any(term.group in self._caches for way in ways for term in way.terms)
+        cached = any(name in self._caches for name in _all(ways))
         if asked != "auto":
             asked = "fp8" if cached else "bf16"
         return Step(
@@ -124,7 +124,12 @@ class Draft:
     @property
     def cached(self) -> bool:
         """Whether the KV cache is in FP8."""
-        return any(self.precision(name) != BF16 for name in self._caches)
+        return self._cached(self.step)
+
+    @property
+    def smooths(self) -> bool:
+        """Whether anything is folded into the weights."""
+        return any(term.alpha is not None or term.folded is not None for term in self.step.terms)
 
     def precision(self, name: str) -> Precision | None:
         """What a fused group runs in; of a KV cache fp8_tensor or bf16; None of what is unknown."""
@@ -210,31 +215,32 @@ class Draft:
 
     # ---- what becomes of it
 
-    def plan(self) -> tuple[Plan, Factors]:
-        """The whole plan, and the smoothing factors by key; takes seconds of a large model.
+    def plan(self, step: Step | None = None) -> tuple[Plan, Factors]:
+        """The whole plan, as it is now or was at a step, and the smoothing factors by key; takes
+        seconds of a large model.
 
         What was set by hand is said of each group, in the summary and in the notes.
         """
-        step = self.step
-        maker = step.maker.by_hand(self._by_hand(), step.kv_cache)
-        plan, factors = maker.plan(self._choice(maker), step.max_kl)
+        step = step or self.step
+        maker = step.maker.by_hand(self._by_hand(step), step.kv_cache)
+        plan, factors = maker.plan(self._choice(step, maker), step.max_kl)
         if self._given is not None and step.essence == self.steps.first.essence:
             return self._given, factors
         return plan, factors
 
     def frontier(self) -> tuple[Point, ...]:
         """What other budgets would buy, with the KV cache as it is; takes a second at first."""
-        maker = self.step.maker
-        return points(maker.planner, self._choice(maker))
+        step = self.step
+        return points(step.maker.planner, self._choice(step, step.maker))
 
     def saved(self, step: Step) -> None:
         """The plan of this step was written."""
         self._saved = step.essence
 
-    def _by_hand(self) -> dict[str, str]:
+    def _by_hand(self, step: Step) -> dict[str, str]:
         """The precision of all that the solver, or the plan that was read, did not choose so."""
-        step, planner = self.step, self.step.maker.planner
-        now, solved, rules = by_group(step.terms), _all(step.solved), planner.rules(self.cached)
+        now, solved = by_group(step.terms), _all(step.solved)
+        rules = step.maker.planner.rules(self._cached(step))
         return {
             name: candidate(now, name)
             for name in self._groups(step.maker)
@@ -243,15 +249,18 @@ class Draft:
             or candidate(now, name) not in rules.allowed(name)
         }
 
-    def _choice(self, maker: PlanMaker) -> Choice:
-        step, planner = self.step, maker.planner
-        problem = planner.problem(self.cached)
+    def _choice(self, step: Step, maker: PlanMaker) -> Choice:
+        planner = maker.planner
+        problem = planner.problem(self._cached(step))
         return Choice(problem, maker.under(step.max_kl), step.ways, *planner.sums(step.ways))
 
     def _then(self, done: str, **changes: Any) -> str:
         step = replace(self.step, done=done, **changes)
         sums = step.maker.planner.sums(step.ways)
         return self.steps.then(replace(step, predicted=predicted_again(step.predicted, sums)))
+
+    def _cached(self, step: Step) -> bool:
+        return any(term.group in self._caches for term in step.terms)
 
     def _groups(self, maker: PlanMaker) -> list[str]:
         return [unit.name for unit in maker.planner.decided]
