@@ -57,6 +57,7 @@ class Ratios:
         strata, tokens = sampled.strata, sampled.tokens
         self._kl, self._error = np.full((2, len(nats), len(strata)), np.nan)
         self._weights, self._tags = sampled.weights, np.array(sampled.tags)
+        self._shares: dict[int | None, tuple[NDArray[np.bool_], Float64]] = {}
         for i, stratum in enumerate(strata):
             total, count = tokens[stratum].sum(), len(stratum)
             self._kl[:, i] = nats[:, stratum].sum(axis=1) / total
@@ -69,20 +70,27 @@ class Ratios:
 
     def of(self, row: int, tag: int) -> Nats:
         """One tag of a row."""
-        return self._mean(row, self._tags == tag)
+        return self._mean(row, *self._of_tag(tag))
 
     def whole(self, row: int) -> Nats:
         """All tags of a row."""
-        return self._mean(row, np.full(len(self._tags), True))
+        return self._mean(row, *self._of_tag(None))
 
     def of_all(self, tag: int | None = None) -> Float64:
         """The KL of every row, of all tags or of one, [rows]."""
-        used = np.full(len(self._tags), True) if tag is None else self._tags == tag
-        kl: Float64 = self._kl[:, used] @ (self._weights[used] / max(self._weights[used].sum(), 1))
+        used, shares = self._of_tag(tag)
+        kl: Float64 = self._kl[:, used] @ shares
         return kl
 
-    def _mean(self, row: int, used: NDArray[np.bool_]) -> Nats:
-        shares = self._weights[used] / max(self._weights[used].sum(), 1)
+    def _of_tag(self, tag: int | None) -> tuple[NDArray[np.bool_], Float64]:
+        """Which strata are of a tag, and the share of each; all strata of None."""
+        if tag not in self._shares:
+            used = np.full(len(self._tags), True) if tag is None else self._tags == tag
+            shares = self._weights[used] / max(self._weights[used].sum(), 1)
+            self._shares[tag] = used, shares
+        return self._shares[tag]
+
+    def _mean(self, row: int, used: NDArray[np.bool_], shares: Float64) -> Nats:
         kl = float(self._kl[row, used] @ shares)
         return Nats(kl, float(np.sqrt((self._error[row, used] ** 2) @ shares**2)))
 

@@ -119,15 +119,15 @@ class Scores:
 
         Without those whose KL is not known (not a number); infinite is known, and worst.
         """
-        best: dict[str, Score] = {}
+        best: dict[str, tuple[float, Row]] = {}
         for row in self._alone.get(group, ()):
             term = row.terms[0]
             if term.folded is None and term.part is Part.BOTH:
-                score = self.of(row)
+                kl = self._best.whole(self._number[row]).kl
                 known = best.get(term.candidate)
-                if not np.isnan(score.kl) and (known is None or score.kl < known.kl):
-                    best[term.candidate] = score
-        return best
+                if not np.isnan(kl) and (known is None or kl < known[0]):
+                    best[term.candidate] = kl, row
+        return {name: self.of(row) for name, (_, row) in best.items()}
 
     def alone(self, group: str) -> Iterator[Score]:
         """Every row of the group (or cache) by itself."""

@@ -13,7 +13,8 @@ CACHE = "kv_cache"
 @dataclass(frozen=True)
 class Grid:
     """`rows` are the blocks, and last "" for linears outside of them (lm_head); `columns` the kinds
-    of linears in module order (`self_attn.q_proj`) and `kv_cache`.
+    of linears in module order (`self_attn.q_proj`) and `kv_cache`. Without blocks, `rows` are the
+    modules.
 
     `modules` by (row, column): the linear there, or the attention module of the cache; `groups` the
     fused group (or cache) by module.
@@ -24,9 +25,15 @@ class Grid:
     modules: Mapping[tuple[int, int], str]
     groups: Mapping[str, str]
 
+    def group(self, module: str) -> str:
+        """The fused group of a module, or the cache of an attention module."""
+        return self.groups.get(module, module)
+
     @classmethod
     def of(cls, structure: Structure) -> Grid:
-        """Of a model. Where it has no blocks that are known, everything is in the last row."""
+        """Of a model. Where it has no blocks that are known, each linear is a row of its own."""
+        if not structure.blocks:
+            return cls._without_blocks(structure)
         blocks = {block: number for number, block in enumerate(structure.blocks)}
         rest = len(blocks)
         placed: dict[tuple[int, str], str] = {}
@@ -42,14 +49,27 @@ class Grid:
             placed[rest if block is None else blocks[block], CACHE] = layer.attention
         number = {kind: at for at, kind in enumerate(columns)}
         outside = any(row == rest for row, _ in placed)
-        groups = {name: group.name for group in structure.groups for name in group.members}
-        groups |= {layer.attention: layer.group for layer in structure.kv_layers}
         return cls(
             rows=(*structure.blocks, *([""] if outside else [])),
             columns=tuple(columns),
             modules={(row, number[kind]): name for (row, kind), name in placed.items()},
-            groups=groups,
+            groups=_groups(structure),
         )
+
+    @classmethod
+    def _without_blocks(cls, structure: Structure) -> Grid:
+        """A row for each module: nothing else would fit a screen."""
+        names = [linear.name for linear in structure.linears]
+        caches = [layer.attention for layer in structure.kv_layers]
+        modules = {(row, 0): name for row, name in enumerate(names)}
+        modules |= {(len(names) + row, 1): name for row, name in enumerate(caches)}
+        columns = ("linear", CACHE) if caches else ("linear",)
+        return cls((*names, *caches), columns, modules, _groups(structure))
+
+
+def _groups(structure: Structure) -> dict[str, str]:
+    found = {name: group.name for group in structure.groups for name in group.members}
+    return found | {layer.attention: layer.group for layer in structure.kv_layers}
 
 
 def _block_of(name: str, blocks: Mapping[str, int]) -> str | None:

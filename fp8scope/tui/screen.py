@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from textual.screen import Screen
 
+from fp8scope.errors import Fp8scopeError
 from fp8scope.tui.snapshot import Snapshot
+from fp8scope.tui.status import StatusLine
 
 if TYPE_CHECKING:
     from fp8scope.tui.living import Living
@@ -17,6 +19,9 @@ class Browser(Protocol):
 
     snapshot: Snapshot
     living: Living | None
+
+    def tell_status(self) -> None:
+        """Write the line at the bottom anew."""
 
     def open_layer(self, module: str) -> None:
         """Show a module, a fused group or the attention module of a cache on its own screen."""
@@ -36,9 +41,26 @@ class BrowserScreen(Screen[None]):
         """The app."""
         return cast(Browser, self.app)
 
+    @property
+    def named(self) -> str | None:
+        """The full name under the cursor, which `c` copies."""
+        return None
+
     def on_mount(self) -> None:
-        """Show what is known."""
-        self.refresh_from(self.browser.snapshot)
+        """The line at the bottom is the same everywhere."""
+        self.mount(StatusLine())
+
+    def on_screen_resume(self) -> None:
+        """Show what is known by now: others may have been on top for a while."""
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Show what is known, or say why that cannot be."""
+        try:
+            self.refresh_from(self.browser.snapshot)
+        except Fp8scopeError as error:
+            self.browser.problem(str(error))
+        self.browser.tell_status()
 
     def refresh_from(self, snapshot: Snapshot) -> None:
         """Show this snapshot, which knows more than the last. Must be quick: keys wait for it."""

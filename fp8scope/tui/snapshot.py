@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from fp8scope.analyze.convergence import Convergence, convergence
@@ -51,6 +52,17 @@ class Snapshot:
     kv_cache: tuple[CachedLayer, ...] | None = None
     headroom: tuple[Headroom, ...] | None = None
     convergence: tuple[Convergence, ...] | None = None
+
+    def headroom_under(self, tag: str) -> Mapping[Site, Headroom]:
+        """Each site under scales from this tag alone; empty where that is not known (yet)."""
+        return self._by_calibration.get(tag, {})
+
+    @cached_property
+    def _by_calibration(self) -> dict[str, dict[Site, Headroom]]:
+        found: dict[str, dict[Site, Headroom]] = {}
+        for row in self.headroom or ():
+            found.setdefault(row.calibration, {})[row.site] = row
+        return found
 
     def short(self, name: str) -> str:
         """A module's name as screens show it."""

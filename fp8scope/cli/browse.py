@@ -1,0 +1,91 @@
+"""`fp8scope browse`: a profile on screens, in a terminal or a browser."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fp8scope.errors import BadInput, Missing, Stale
+
+if TYPE_CHECKING:
+    from fp8scope.artefacts.plan import Plan
+    from fp8scope.profile.record import Profile
+    from fp8scope.tui.snapshot import Snapshot
+
+SERVED = "TEXTUAL_DRIVER"
+"""Set by textual-serve for the browser that it runs without a terminal."""
+
+
+@click.command(name="browse", short_help="Look around in a profile, and change a plan.")
+@click.argument("profile", type=click.Path(path_type=Path))
+@click.option("--plan", metavar="PLAN", type=click.Path(path_type=Path), help="A plan of it.")
+@click.option("--serve", is_flag=True, help="In a web browser, on this machine alone.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Of --serve.  [default: 8000]")
+def command(profile: Path, plan: Path | None, serve: bool, port: int | None) -> None:
+    """Look around in a profile: every layer in one heatmap, tables, histograms, the plan. `?` shows
+    the keys.
+
+    \b
+    fp8scope browse profile.h5
+    fp8scope browse profile.h5 --plan plan.json
+    fp8scope browse profile.h5 --serve
+    """
+    if port is not None and not serve:
+        raise BadInput("--port is for --serve", "leave it out")
+    if serve:
+        _serve(profile, plan, port or 8000)
+        return
+    if SERVED not in os.environ and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        again = f"fp8scope analyze {shlex.quote(str(profile))}"
+        raise BadInput("browse needs a terminal", f"{again} prints what is found")
+    from fp8scope.tui.app import BrowseApp
+
+    app = BrowseApp(lambda: _opened(profile, plan), str(profile))
+    app.run()
+    if app.refusal is not None:
+        raise app.refusal
+
+
+def _opened(path: Path, plan: Path | None) -> Snapshot:
+    from fp8scope.profile.reader import open_profile
+    from fp8scope.tui.snapshot import opened
+
+    profile = open_profile(path)
+    return opened(path, profile, _read_plan(plan, path, profile) if plan else None)
+
+
+def _read_plan(path: Path, of: Path, profile: Profile) -> Plan:
+    """The plan; Stale where it is not of this very profile."""
+    from fp8scope.artefacts.identity import check_same_model
+    from fp8scope.artefacts.plan_file import read_plan
+    from fp8scope.profile.digest import profile_hash
+
+    plan = read_plan(path)
+    remedy = f"make it again with fp8scope plan {shlex.quote(str(of))}, or leave --plan out"
+    check_same_model(plan.model.model_dump(), str(path), profile.model, str(of), remedy)
+    if plan.profile.profile_hash != profile_hash(profile):
+        raise Stale(f"{path} was made from another profile of this model than {of}", remedy)
+    return plan
+
+
+def _serve(profile: Path, plan: Path | None, port: int) -> None:
+    """The same command in a web browser, each visitor with one of his own."""
+    try:
+        from textual_serve.server import Server
+    except ImportError:
+        what = "--serve needs textual-serve, which is not installed"
+        raise Missing(what, "pip install 'fp8scope[serve]'") from None
+    # what it would refuse is refused here, not in the browser
+    _opened(profile, plan)
+    words = [sys.executable, "-m", "fp8scope", "browse", str(profile.absolute())]
+    if plan is not None:
+        words += ["--plan", str(plan.absolute())]
+    try:
+        Server(shlex.join(words), port=port, title=f"fp8scope: {profile.name}").serve()
+    except OSError as error:
+        raise BadInput(f"cannot listen on port {port}: {error.strerror}", "try --port") from error

@@ -1,0 +1,44 @@
+"""Leaving with a plan that is not saved."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Button, Label
+
+
+class QuitScreen(ModalScreen[str]):
+    """Dismissed with `save`, `discard` or `cancel`."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("s,y", "dismiss('save')", "save and quit"),
+        Binding("d", "dismiss('discard')", "quit without saving"),
+        Binding("c,escape,q", "dismiss('cancel')", "stay"),
+        Binding("left", "app.focus_previous", "the button before", show=False),
+        Binding("right", "app.focus_next", "the next button", show=False),
+    ]
+    DEFAULT_CSS = """
+    QuitScreen { align: center middle; }
+    QuitScreen Vertical {
+        width: 60; height: auto; border: round $warning; padding: 1 2; background: $surface;
+    }
+    QuitScreen Horizontal { height: auto; margin-top: 1; }
+    QuitScreen Button { width: 1fr; }
+    """
+
+    def compose(self) -> ComposeResult:
+        """The question, and three answers."""
+        with Vertical():
+            yield Label("The plan has changes that are not saved.")
+            with Horizontal():
+                yield Button("[u]S[/]ave", id="save", variant="primary", compact=True)
+                yield Button("[u]D[/]iscard", id="discard", compact=True)
+                yield Button("[u]C[/]ancel", id="cancel", compact=True)
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        """One of the three."""
+        self.dismiss(event.button.id)
