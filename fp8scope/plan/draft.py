@@ -112,6 +112,17 @@ class Draft:
         return self.step.predicted
 
     @property
+    def point(self) -> Point:
+        """The plan among those that other budgets would buy."""
+        quantized = {term.group for term in self.step.terms}
+        return Point(
+            kl=self.predicted.nats.kl,
+            effective_bits=self.predicted.effective_bits,
+            step_time_us=self.predicted.step_time_us,
+            bf16_groups=sum(n not in quantized for n in self._groups(self.step.maker)),
+        )
+
+    @property
     def objective(self) -> Objective:
         """What was asked for."""
         return self.step.maker.stated
