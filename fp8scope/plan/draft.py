@@ -151,6 +151,12 @@ class Draft:
         way = self.step.ways[self._moves.cluster_of[name]]
         return cast(Precision, candidate(by_group(way.terms), name))
 
+    def alone(self, name: str) -> float:
+        """Nats per token of a group or cache by itself, as it is; 0 in BF16."""
+        number = self._moves.cluster_of.get(name)
+        ways = () if number is None else self.step.ways[number].terms
+        return sum(self._moves.kl[term] for term in ways if term.group == name)
+
     def options(self, name: str) -> tuple[Precision, ...]:
         """What a group may be set to; nothing where that is not for a person to say."""
         if name not in self._moves.cluster_of or name in self._caches:

@@ -50,7 +50,8 @@ class Moves:
         ]
         self._scores, self._rows = planner.scores, planner.rows
         kl = planner.scores.nats @ planner.scores.weights()
-        self._kl = {term: float(kl[row]) for term, row in planner.rows.items()}
+        self.kl: Mapping[Term, float] = {t: float(kl[row]) for t, row in planner.rows.items()}
+        """Nats per token of each term alone."""
         self.cluster_of = {
             name: number for number, tied in enumerate(self._tied) for name in _names(tied.cluster)
         }
@@ -62,7 +63,7 @@ class Moves:
 
     def way(self, number: int, terms: Terms) -> Way:
         """A cluster's way with its numbers."""
-        kl = sum(self._kl[term] for term in terms)
+        kl = sum(self.kl[term] for term in terms)
         return Way(terms, kl, *self._tied[number].prices.of(terms))
 
     def split(self, terms: Collection[Term]) -> list[Way] | None:
@@ -134,7 +135,7 @@ class Moves:
                 len(moved),
                 sum(term.alpha != alphas.get(term.group, term.alpha) for term in terms),
                 sum(term.folded is not None for term in terms),
-                sum(self._kl[term] for term in terms),
+                sum(self.kl[term] for term in terms),
             )
             if best is None or distance < best[0]:
                 best = distance, terms

@@ -64,24 +64,38 @@ class Rows:
             name: {known: score.kl for known, score in snapshot.scores.get(name, {}).items()}
             for name in self._units
         }
-        self._kl: dict[Term, float] = {}
         self._us: dict[tuple[str, str], float] = {}
+        self._known: dict[str, tuple[object, Row]] = {}
+        layers = self._structure.kv_layers
+        plain = [Term(layer.group, PLAIN) for layer in layers]
+        known = [planner.rows[term] for term in plain if term in planner.rows]
+        self._cached = None
+        if layers and len(known) == len(layers):
+            self._cached = planner.scores.together(known)[0].kl
+        self._cache_us = [
+            sum(planner.cost.cache_us(layer, name) for layer in layers) for name in (PLAIN, BF16)
+        ]
 
-    def all(self, order: str = "module order", wanted: str = "") -> list[Row]:
-        """Those whose name holds `wanted`, in one of `ORDERS`; the KV caches first or last."""
+    def all(self) -> list[Row]:
+        """In module order, the KV caches last."""
         terms = by_group(self._living.draft.step.terms)
-        rows = [self._group(group.name, terms) for group in self._structure.groups]
-        rows += [self._caches(self._living.draft.cached)] if self._structure.kv_layers else []
-        words = wanted.lower().split()
-        found = [row for row in rows if all(word in row.name.lower() for word in words)]
-        key = ORDERS[order]
-        return sorted(found, key=key) if key else found
+        rows = [self._group(group.name, terms.get(group.name)) for group in self._structure.groups]
+        return rows + ([self._caches(terms)] if self._structure.kv_layers else [])
 
-    def _group(self, name: str, terms: Mapping[str, Term]) -> Row:
-        term, living = terms.get(name), self._living
-        pinned = name in living.draft.step.pins
-        precision = living.precision(name) or BF16
-        known, reason = living.reasons.get(name, (precision, ""))
+    def _group(self, name: str, term: Term | None) -> Row:
+        """As it was, where nothing of it changed."""
+        living = self._living
+        pinned, why = name in living.draft.step.pins, living.reasons.get(name)
+        key = term, pinned, why
+        if name not in self._known or self._known[name][0] != key:
+            self._known[name] = key, self._new(name, term, pinned, why)
+        return self._known[name][1]
+
+    def _new(
+        self, name: str, term: Term | None, pinned: bool, why: tuple[Precision, str] | None
+    ) -> Row:
+        precision = self._living.precision(name) or BF16
+        known, reason = why or (precision, "")
         if known != precision:
             reason = "set by hand" if pinned else "changed, together with others"
         fp8 = precision if precision != BF16 else PLAIN
@@ -90,20 +104,13 @@ class Rows:
             short=short_name(name, self._snapshot.prefix),
             precision=precision,
             words=precision_words(term),
-            kl=self._alone(term),
+            kl=self._living.draft.alone(name),
             candidates=self._candidates.get(name, {}),
             fp8_us=self._time(name, fp8),
             bf16_us=self._time(name, BF16),
             reason=reason,
             pinned=pinned,
         )
-
-    def _alone(self, term: Term | None) -> float:
-        if term is None:
-            return 0.0
-        if term not in self._kl:
-            self._kl[term] = self._planner.score(term).kl
-        return self._kl[term]
 
     def _time(self, name: str, precision: str) -> float:
         if name not in self._units:  # a router
@@ -112,27 +119,28 @@ class Rows:
             self._us[name, precision] = self._planner.cost.time_us(self._units[name], precision)
         return self._us[name, precision]
 
-    def _caches(self, fp8: bool) -> Row:
+    def _caches(self, terms: Mapping[str, Term]) -> Row:
         """All of them, as they are now: folds may divide what they hold."""
-        layers, planner = self._structure.kv_layers, self._planner
-        terms = by_group(self._living.draft.step.terms)
-        stored = [terms[layer.group] for layer in layers if layer.group in terms]
-        plain = [planner.rows.get(Term(layer.group, PLAIN)) for layer in layers]
-        known = [row for row in plain if row is not None]
-        alone = planner.scores.together(known)[0].kl if len(known) == len(layers) else None
-        now = planner.scores.together([planner.rows[term] for term in stored])[0].kl
-        fp8_us, bf16_us = (sum(planner.cost.cache_us(c, p) for c in layers) for p in (PLAIN, BF16))
+        layers = self._structure.kv_layers
+        fp8 = any(layer.group in terms for layer in layers)
         return Row(
             name=CACHE,
             short=f"KV cache, {len(layers)} layers",
             precision=PLAIN if fp8 else BF16,
             words="FP8" if fp8 else "BF16",
-            kl=now,
-            candidates={} if alone is None else {PLAIN: alone},
-            fp8_us=fp8_us,
-            bf16_us=bf16_us,
+            kl=sum(self._living.draft.alone(layer.group) for layer in layers),
+            candidates={} if self._cached is None else {PLAIN: self._cached},
+            fp8_us=self._cache_us[0],
+            bf16_us=self._cache_us[1],
             reason="all layers together (v): engines keep one format",
         )
+
+
+def arranged(rows: Sequence[Row], order: str, wanted: str) -> list[Row]:
+    """Those whose names hold all words of `wanted`, in one of `ORDERS`."""
+    words, key = wanted.lower().split(), ORDERS[order]
+    found = [row for row in rows if all(word in row.name.lower() for word in words)]
+    return sorted(found, key=key) if key else found
 
 
 def candidates_shown(rows: Sequence[Row]) -> list[Precision]:

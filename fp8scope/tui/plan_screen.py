@@ -118,7 +118,7 @@ class PlanScreen(PlanView):
         pins = len(living.draft.step.pins)
         dialog = LineDialog(
             "Solve again: under which budget?",
-            "0.01 (nats per token), 8.5 bits, 10% (in BF16), safe, fast; empty is balanced",
+            "0.01 (nats), 8.5 bits, 10% (in BF16), safe, fast; nothing is balanced",
             box=f"keep what is pinned ({pins})" if pins else "",
         )
         self.app.push_screen(dialog, partial(self._solve, living))

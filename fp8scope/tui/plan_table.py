@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Generic, Literal, Protocol, TypeVar
 
 from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
@@ -31,16 +31,19 @@ class Column:
     align: Literal["left", "right"] = "right"
 
 
-@dataclass(frozen=True)
-class Line:
-    """A row's cells with how each is painted. `key` says whose row it is."""
+class Named(Protocol):
+    """A row: its name tells it from the others."""
 
-    key: str
-    cells: Sequence[tuple[str, Tone]]
+    @property
+    def name(self) -> str:
+        """Whose row it is."""
 
 
-class PlanTable(ScrollView, can_focus=True, inherit_bindings=False):
-    """Lines under a heading; the first `fixed` columns do not scroll sideways."""
+R = TypeVar("R", bound=Named)
+
+
+class PlanTable(ScrollView, Generic[R], can_focus=True, inherit_bindings=False):
+    """Rows under a heading; the first `fixed` columns do not scroll sideways."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "move(-1)", "up", show=False),
@@ -69,20 +72,28 @@ class PlanTable(ScrollView, can_focus=True, inherit_bindings=False):
         super().__init__(id=id)
         self._fixed = fixed
         self._columns: Sequence[Column] = ()
-        self._lines: Sequence[Line] = ()
+        self._lines: Sequence[R] = ()
+        self._cells: Callable[[R], Sequence[tuple[str, Tone]]] = lambda _: ()
         self.cursor = 0
 
     @property
     def key(self) -> str | None:
         """Whose row the cursor is on."""
-        return self._lines[self.cursor].key if self._lines else None
+        return self._lines[self.cursor].name if self._lines else None
 
-    def show(self, columns: Sequence[Column], lines: Sequence[Line]) -> None:
-        """Paint these; the cursor stays with its key, or else where it is."""
+    def show(
+        self,
+        columns: Sequence[Column],
+        rows: Sequence[R],
+        cells: Callable[[R], Sequence[tuple[str, Tone]]],
+    ) -> None:
+        """Paint these; `cells` with their tones are asked for of rows that are seen. The cursor
+        stays with its row, or else where it is.
+        """
         key = self.key
-        self._columns, self._lines = columns, lines
-        found = next((i for i, line in enumerate(lines) if line.key == key), None)
-        self.cursor = min(self.cursor, max(0, len(lines) - 1)) if found is None else found
+        self._columns, self._lines, self._cells = columns, rows, cells
+        found = next((i for i, row in enumerate(rows) if row.name == key), None)
+        self.cursor = min(self.cursor, max(0, len(rows) - 1)) if found is None else found
         self._measure()
         self.refresh()
 
@@ -118,8 +129,8 @@ class PlanTable(ScrollView, can_focus=True, inherit_bindings=False):
             return Strip.blank(self.size.width, base)
         if number == self.cursor:
             base += self.get_component_rich_style("plan-table--cursor")
-        line = self._lines[number]
-        cells = [self._cell(*pair, base) for pair in zip(self._columns, line.cells, strict=True)]
+        texts = self._cells(self._lines[number])
+        cells = [self._cell(*pair, base) for pair in zip(self._columns, texts, strict=True)]
         return self._strip(cells, base)
 
     def _cell(self, column: Column, cell: tuple[str, Tone], base: Style) -> Segment:

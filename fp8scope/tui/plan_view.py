@@ -13,15 +13,15 @@ from textual.widgets import Input, Static
 
 from fp8scope.artefacts.plan import Point
 from fp8scope.tui.living import Living
-from fp8scope.tui.plan_rows import CACHE, ORDERS, Row, Rows
+from fp8scope.tui.plan_rows import CACHE, ORDERS, Row, Rows, arranged, candidates_shown
 from fp8scope.tui.plan_table import PlanTable
-from fp8scope.tui.plan_words import FIXED, about, frontier, headline, table
+from fp8scope.tui.plan_words import FIXED, about, cells, columns, frontier, headline
 from fp8scope.tui.snapshot import Snapshot
 from fp8scope.tui.working import WorkingScreen, in_words
 
 WIDE = 130
 """Columns from which on there is room for what other budgets would buy."""
-KEYS = "space t k B s b set  u undo  R solve  p pin  v KV  w save  x export  o order"
+KEYS = "space t k B s b  u undo  R solve  p pin  v KV  w save  x export  o order  / find"
 
 
 class PlanView(WorkingScreen):
@@ -33,6 +33,7 @@ class PlanView(WorkingScreen):
     PlanView #body PlanTable { width: 1fr; }
     PlanView #side { width: 44; padding: 0 1; background: $surface; display: none; }
     PlanView.-wide #side { display: block; }
+    PlanView.-wide #about { max-height: 4; }
     PlanView #find { display: none; border: none; height: 1; padding: 0 1; }
     PlanView #find.-open { display: block; }
     PlanView #about { height: auto; max-height: 2; padding: 0 1; background: $surface; }
@@ -62,7 +63,7 @@ class PlanView(WorkingScreen):
         yield Static(KEYS, id="keys", markup=False)
 
     @property
-    def rows(self) -> PlanTable:
+    def rows(self) -> PlanTable[Row]:
         """The table."""
         return self.query_one(PlanTable)
 
@@ -128,9 +129,9 @@ class PlanView(WorkingScreen):
             self._rows = Rows(self.browser.snapshot, living)
         draft = living.draft
         every = self._rows.all()
-        found = self._rows.all(self._order, self.query_one("#find", Input).value)
+        found = arranged(every, self._order, self.query_one("#find", Input).value)
         self._shown = {row.name: row for row in every}
-        self.rows.show(*table(found, every))
+        self.rows.show(columns(every), found, partial(cells, candidates_shown(every)))
         head = headline(draft.predicted, draft.objective, cached=draft.cached)
         self.query_one("#head", Static).update(head)
         self.query_one("#said", Static).update(self.said)

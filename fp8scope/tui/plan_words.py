@@ -13,7 +13,7 @@ from fp8scope.plan.prediction import limited, over
 from fp8scope.report.plan import frontier_points
 from fp8scope.tui.colours import PRECISIONS
 from fp8scope.tui.plan_rows import CACHE, Row, candidates_shown
-from fp8scope.tui.plan_table import Column, Line
+from fp8scope.tui.plan_table import Column, Tone
 
 FIXED = 2
 BAR = 20
@@ -56,43 +56,39 @@ def bar(share: float, width: int = BAR) -> str:
     return "▕" + drawn.ljust(width) + "▏"
 
 
-def table(rows: Sequence[Row], every: Sequence[Row]) -> tuple[list[Column], list[Line]]:
-    """Columns and lines; the widths are those of `every` row, whichever are shown."""
-    names = max((len(row.short) for row in every), default=0)
-    shown = candidates_shown(every)
-    columns = [
+def columns(rows: Sequence[Row]) -> list[Column]:
+    """Wide enough for all rows."""
+    names = max((len(row.short) for row in rows), default=0)
+    return [
         Column("", 1, "left"),
         Column("fused group", min(max(names, 11), 34), "left"),
         Column("runs in", 9, "left"),
         Column("KL", 7),
-        *(Column(PRECISIONS[name][1], 7) for name in shown),
+        *(Column(PRECISIONS[name][1], 7) for name in candidates_shown(rows)),
         Column("µs FP8", 8),
         Column("µs BF16", 8),
         Column("why", 60, "left"),
     ]
-    return columns, [_line(row, shown) for row in rows]
 
 
-def _line(row: Row, shown: Sequence[str]) -> Line:
+def cells(shown: Sequence[str], row: Row) -> list[tuple[str, Tone]]:
+    """Of one row; `shown` are the candidates that there are columns of."""
     letter, word = PRECISIONS[row.precision]
     known = [
         (_nats(row.candidates.get(name)), "bold" if name == row.precision else "dim")
         for name in shown
     ]
     own = "–" if row.precision == "bf16" else _nats(row.kl)
-    return Line(
-        row.name,
-        [
-            ("•" if row.pinned else " ", "bold"),
-            (row.short, "bold" if row.name == CACHE else ""),
-            (f" {letter} {word}" if letter != "16" else " 16 bf16", row.precision),
-            (own, "bold"),
-            *known,
-            (number(row.fp8_us), ""),
-            (number(row.bf16_us), ""),
-            (row.reason, "dim"),
-        ],
-    )
+    return [
+        ("•" if row.pinned else " ", "bold"),
+        (row.short, "bold" if row.name == CACHE else ""),
+        (f" {letter} {word}", row.precision),
+        (own, "bold"),
+        *known,
+        (number(row.fp8_us), ""),
+        (number(row.bf16_us), ""),
+        (row.reason, "dim"),
+    ]
 
 
 def about(row: Row) -> str:
