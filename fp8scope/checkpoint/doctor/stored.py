@@ -24,6 +24,7 @@ from fp8scope.core.modules import Module
 FLOATS8 = {FLOAT8, "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"}
 BYTES = {"U8", "I8"}
 _GRANULARITIES: tuple[Granularity, ...] = ("tensor", "channel", "block")
+_LETTERS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 Shape = tuple[int, ...]
 
 
@@ -72,10 +73,15 @@ class Stored:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Those that lists may mean it by: its own, transformers', that of the fused layer."""
+        """Those that lists may mean it by: its own, transformers', that of the fused layer, and of
+        experts that have letters the usual one.
+        """
         parent, _, last = self.name.rpartition(".")
-        fused = (f"{parent}.{FUSED[last]}_proj",) if last in FUSED and parent else ()
-        return tuple(dict.fromkeys((self.name, self.module.runtime, *fused)))
+        other = f"{FUSED[last]}_proj" if last in FUSED and parent else ""
+        if self.module.kind == "expert":
+            other = _LETTERS.get(last, other)
+        names = (self.name, self.module.runtime, *((f"{parent}.{other}",) if other else ()))
+        return tuple(dict.fromkeys(names))
 
 
 def stored_linears(listing: Listing, config: Mapping[str, Any]) -> tuple[Stored, ...]:
