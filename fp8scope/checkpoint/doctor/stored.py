@@ -12,6 +12,7 @@ from fp8scope.checkpoint.inventory import Inventory
 from fp8scope.checkpoint.linears import (
     FLOAT8,
     FUSED,
+    LETTERS,
     PLAIN,
     Granularity,
     fits,
@@ -24,7 +25,6 @@ from fp8scope.core.modules import Module
 FLOATS8 = {FLOAT8, "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"}
 BYTES = {"U8", "I8"}
 _GRANULARITIES: tuple[Granularity, ...] = ("tensor", "channel", "block")
-_LETTERS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 Shape = tuple[int, ...]
 
 
@@ -79,7 +79,7 @@ class Stored:
         parent, _, last = self.name.rpartition(".")
         other = f"{FUSED[last]}_proj" if last in FUSED and parent else ""
         if self.module.kind == "expert":
-            other = _LETTERS.get(last, other)
+            other = LETTERS.get(last, other)
         names = (self.name, self.module.runtime, *((f"{parent}.{other}",) if other else ()))
         return tuple(dict.fromkeys(names))
 
