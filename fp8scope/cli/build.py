@@ -86,10 +86,15 @@ def command(interrupts: Interrupts, /, **options: object) -> None:
     asked = _Arguments(**options)  # type: ignore[arg-type]  # click has checked them
     plan = read_plan(asked.plan)
     factors = read_factors(plan, asked.plan)
+    from fp8scope.build.folder import new_folder
+
+    folder = interrupts.cleanup.enter_context(new_folder(asked.output, force=asked.force))
+    interrupts.standing = lambda: (
+        f"{asked.output} is complete" if folder.published else "nothing is left of it"
+    )
     say("loading torch and ModelOpt …")
     quiet_transformers()
     from fp8scope.build.api import Order, build_into, reference_of
-    from fp8scope.build.folder import new_folder
     from fp8scope.runtime.loading import LoadOptions
 
     order = Order(
@@ -100,11 +105,8 @@ def command(interrupts: Interrupts, /, **options: object) -> None:
         LoadOptions(asked.dtype, asked.device, asked.trust_remote_code, asked.allow_pickle),
         int(asked.shard_gb * 1e9),
     )
-    folder = interrupts.cleanup.enter_context(new_folder(asked.output, force=asked.force))
-    interrupts.standing = lambda: "nothing is left of it"
     with examining() as examined:
         built = build_into(order, folder, _events(examined))
-    interrupts.standing = lambda: f"{asked.output} is complete"
     _report(built, order, as_json=asked.as_json)
 
 
