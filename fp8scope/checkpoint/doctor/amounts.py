@@ -8,7 +8,7 @@ from statistics import median
 from fp8scope.checkpoint.doctor.contents import Contents
 from fp8scope.checkpoint.doctor.counting import ScaleValues
 from fp8scope.checkpoint.doctor.diagnosis import Fault
-from fp8scope.checkpoint.doctor.phrases import many, some, verb
+from fp8scope.checkpoint.doctor.phrases import are, many, some, verb
 from fp8scope.checkpoint.doctor.stored import Stored
 from fp8scope.checkpoint.header import TensorEntry
 
@@ -48,7 +48,7 @@ def _sizes(contents: Contents) -> Iterator[Fault]:
     scales = list(_scales(contents))
     tiny = [s.name for s in scales if (v := contents.scale(s)) is not None and 0 < v.highest < TINY]
     if tiny:
-        what = f"{many(tiny, 'scale')} {verb(tiny, 'is', 'are')} under {TINY:g}"
+        what = f"{are(tiny, 'scale')} under {TINY:g}"
         remedy = "calibrate again: the layer saw nothing but zeros, or a unit was mistaken"
         yield Fault("scale-tiny", "error", what, remedy, tuple(tiny))
     weights = [each.scale for each in contents.fp8 if each.scale is not None]
@@ -61,7 +61,7 @@ def _sizes(contents: Contents) -> Iterator[Fault]:
         large += _above(contents, inputs, LARGEST_INPUT)
     if large:
         value = contents.values.scales[large[0]].highest
-        what = f"{many(large, 'scale')} far too large ({value:.4g} in the first)"
+        what = f"{are(large, 'scale')} far too large (the first is {value:.4g})"
         remedy = "a scale is amax / 448, and not its inverse"
         yield Fault("scale-huge", "error", what, remedy, tuple(large))
 
@@ -79,7 +79,7 @@ def _ones(contents: Contents) -> Iterator[Fault]:
         found += ones
         ones = []
     if found:
-        what = f"{many(found, 'scale')} of exactly 1: never calibrated"
+        what = f"{are(found, 'scale')} exactly 1: never calibrated"
         remedy = CALIBRATE if found[-1] in {s.name for s in inputs} else QUANTIZE_AGAIN
         yield Fault("scale-unity", "error", what, remedy, tuple(found))
     if ones:

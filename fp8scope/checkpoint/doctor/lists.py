@@ -11,7 +11,7 @@ from fp8scope.checkpoint.declaration import LINEAR, Declaration
 from fp8scope.checkpoint.doctor.contents import Contents
 from fp8scope.checkpoint.doctor.diagnosis import Fault
 from fp8scope.checkpoint.doctor.fused import split_groups
-from fp8scope.checkpoint.doctor.phrases import many, some, verb
+from fp8scope.checkpoint.doctor.phrases import are, many, some, verb
 from fp8scope.checkpoint.doctor.stored import Stored
 from fp8scope.checkpoint.linears import BLOCK, FUSED, HEADS, Granularity
 
@@ -104,7 +104,7 @@ class _Lists:
                 said = _per(scheme.granularity, scheme.block)
                 other.setdefault((said, _per(real, (BLOCK, BLOCK))), []).append(each.name)
         for (asked, found), names in other.items():
-            what = f"{many(names, 'linear')} {verb(names, 'is', 'are')} stored {found}"
+            what = f"{are(names, 'linear')} stored {found}"
             what = f"{what}, and {self.said.file} says {asked}"
             remedy = "correct the metadata: engines refuse scales of another shape, or misread them"
             yield Fault("scheme-differs", "error", what, remedy, tuple(names))
@@ -192,7 +192,7 @@ def _is_tied_head(entry: str) -> bool:
 
 
 def _plain(names: Sequence[str]) -> str:
-    return f"{many(names, 'linear')} {verb(names, 'is', 'are')} in BF16"
+    return f"{are(names, 'linear')} in BF16"
 
 
 def _elsewhere(entry: str, tails: Mapping[str, Sequence[str]]) -> list[str]:
