@@ -66,6 +66,7 @@ LINEARS: Mapping[str, tuple[tuple[Severity, ...], str]] = {
     "norm-quantized": (_ERROR, "a norm or a bias in FP8"),
     "embedding-quantized": (_ERROR, "an embedding in FP8"),
     "sides-unaligned": (_WARNING, "a side that is no multiple of 16"),
+    "blocks-unaligned": (_WARNING, "a block is cut where vLLM wants it whole: it refuses to load"),
     "fp8-format": (_ERROR, "codes in E5M2, fnuz, or saved as bytes"),
     "fp8-nan": (_ERROR, "NaN among the codes"),
     "fp8-zero": (_ERROR, "an FP8 weight of nothing but zeros"),

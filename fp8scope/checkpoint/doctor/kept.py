@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from fp8scope.checkpoint.doctor.contents import Contents
 from fp8scope.checkpoint.doctor.diagnosis import Fault
 from fp8scope.checkpoint.doctor.phrases import are, have, many, verb
-from fp8scope.checkpoint.doctor.stored import FLOATS8
+from fp8scope.checkpoint.doctor.stored import FLOATS8, Stored
 
 SIDE = 16
+_EARLY = {"q_proj", "k_proj", "gate_proj", "w1"}  # shards of a fused layer, but for the last
 _NORM = re.compile(r"(^|[._])(norm|layernorm|ln)[^.]*\.(weight|bias)$|norm\.(weight|bias)$")
 
 
@@ -27,6 +28,24 @@ def kept_faults(contents: Contents) -> Iterator[Fault]:
         what = f"{have(odd, 'FP8 linear')} a side that is no multiple of {SIDE}"
         remedy = "keep them in BF16: FP8 GEMMs pad them or refuse"
         yield Fault("sides-unaligned", "warning", what, remedy, tuple(odd))
+    odd = [each.name for each in contents.fp8 if _is_cut(contents, each)]
+    if odd:
+        what = f"{have(odd, 'FP8 linear')} a side that cuts a block, where vLLM wants it whole"
+        remedy = "quantize them per token, or keep them in BF16; other engines may load them"
+        yield Fault("blocks-unaligned", "warning", what, remedy, tuple(odd))
+
+
+def _is_cut(contents: Contents, linear: Stored) -> bool:
+    """Of a fused layer the last shard alone may end within a block; under ModelOpt's metadata the
+    input of none.
+    """
+    if contents.granularity(linear) != "block" or contents.declaration is None:
+        return False
+    rows, columns = contents.declared(linear).block
+    if contents.declaration.form == "modelopt" and linear.module.in_features % columns:
+        return True
+    is_early = linear.name.rpartition(".")[2] in _EARLY
+    return is_early and linear.module.out_features % rows != 0
 
 
 def _linears(contents: Contents) -> Iterator[Fault]:
