@@ -21,9 +21,9 @@ from fp8scope.build.complete import left_out, refuse_incomplete
 from fp8scope.build.files import file_shapes, with_saved_names
 from fp8scope.build.finish import copy_beside, put_plan, write_config, write_metadata
 from fp8scope.build.folder import NewFolder, new_folder
-from fp8scope.build.folds import fold_plan
+from fp8scope.build.folds import check_folds, fold_plan
 from fp8scope.build.memory import Needs, check_needs, needs
-from fp8scope.build.refused import check_buildable
+from fp8scope.build.refused import check_buildable, check_weights
 from fp8scope.build.scales import static_scales
 from fp8scope.checkpoint.doctor.diagnosis import Diagnosis
 from fp8scope.checkpoint.doctor.examine import examine
@@ -34,6 +34,7 @@ from fp8scope.export.consumer import Document
 from fp8scope.runtime.devices import check_device
 from fp8scope.runtime.folders import model_folder
 from fp8scope.runtime.loading import DTYPES, LoadedModel, LoadOptions, load
+from fp8scope.runtime.structure import discover
 
 Format = Literal["modelopt", "compressed-tensors"]
 WRITTEN: dict[Format, str] = {
@@ -128,6 +129,8 @@ def build_into(order: Order, folder: NewFolder, events: Events) -> Built:
     loaded, before = _loaded(order, folder.output, events)
     order = replace(order, plan=with_saved_names(order.plan, loaded.model))
     document = export_plan(order.plan, WRITTEN[order.format])
+    check_weights(loaded.model, order.plan)
+    check_folds(order.plan, discover(loaded.model, loaded.tensor_shapes))
     events.step("folding")
     inexact = fold_plan(loaded.model, order.plan, order.factors)
     if inexact:
@@ -162,7 +165,8 @@ def _loaded(order: Order, output: Path, events: Events) -> tuple[LoadedModel, in
     before = 0
     if any(home.glob("*.safetensors")):
         inventory = read_inventory(home)
-        found = needs(plan, inventory, DTYPES[dtype], order.shard_bytes)
+        at_once = None if order.format == "modelopt" else order.shard_bytes
+        found = needs(plan, inventory, DTYPES[dtype], at_once)
         events.needs(found)
         check_needs(found, output, torch.device(options.device))
         before = inventory.nbytes()
