@@ -28,6 +28,7 @@ from fp8scope.build.scales import static_scales
 from fp8scope.checkpoint.doctor.diagnosis import Diagnosis
 from fp8scope.checkpoint.doctor.examine import examine
 from fp8scope.checkpoint.inventory import read_inventory
+from fp8scope.demo.files import DEMO_MODEL
 from fp8scope.errors import BadInput, BadModel, CannotWrite, GateFailed, one_line
 from fp8scope.export.checking import export_plan
 from fp8scope.export.consumer import Document
@@ -43,6 +44,7 @@ WRITTEN: dict[Format, str] = {
 }
 """The consumer whose words the metadata of a format are."""
 SHARD_BYTES = 5_000_000_000
+DEMO = "demo"
 
 
 @dataclass
@@ -89,41 +91,39 @@ def build_checkpoint(  # noqa: PLR0913  (keywords, each with a default)
     plan: str | Path,
     output: str | Path,
     *,
-    model: str | None = None,
-    format: Format = "modelopt",  # noqa: A002  (as on the command line)
+    model: str = "",
+    format: Format = "modelopt",  # noqa: A002  (as the command line has it)
     options: LoadOptions | None = None,
     shard_bytes: int = SHARD_BYTES,
     force: bool = False,
     events: Events | None = None,
 ) -> Built:
-    """Build the checkpoint of the plan.json at `plan` in the new folder `output`, from Python.
+    """Build the checkpoint of the plan.json at `plan` into `output`, a folder which appears whole
+    or not at all; `force` overwrites an earlier build.
 
-    `model`: the folder or hub id of the plan's model, None for where the plan says. Raises as
-    `build`, and what `read_plan` and `read_factors` raise.
+    model: folder, hub id or `demo`; else as the plan says.
+
+    Raises what reading plans raises; OutputExists, CannotExpress (the format has no words for the
+    plan), Stale (not the plan's model), CannotWrite (no room), Missing (no memory; ModelOpt,
+    compressed-tensors or the hub cannot be had), BadInput and BadModel (what cannot be folded or
+    quantized, by name), and GateFailed where what was built has a fault: nothing is left of it.
     """
     read = read_plan(Path(plan))
     factors = read_factors(read, Path(plan))
-    reference = model or read.model.name
+    reference = reference_of(read, model)
     order = Order(read, factors, reference, format, options or LoadOptions(), shard_bytes)
-    return build(order, Path(output), force=force, events=events)
-
-
-def build(
-    order: Order, output: Path, *, force: bool = False, events: Events | None = None
-) -> Built:
-    """Build the checkpoint at `output`, a folder which appears whole or not at all.
-
-    Raises OutputExists, CannotExpress (the format has no words for the plan), Stale (not the
-    plan's model), CannotWrite (no room), Missing (no memory; ModelOpt, compressed-tensors or the
-    hub cannot be had), BadInput and BadModel (what cannot be folded or quantized, by name), and
-    GateFailed where what was built has a fault: then nothing is left of it.
-    """
-    with new_folder(output, force=force) as folder:
+    with new_folder(Path(output), force=force) as folder:
         return build_into(order, folder, events or Events())
 
 
+def reference_of(plan: Plan, model: str = "") -> str:
+    """The folder or hub id of the plan's model, unless `model` names one."""
+    name = model or plan.model.name
+    return str(DEMO_MODEL) if name == DEMO else name
+
+
 def build_into(order: Order, folder: NewFolder, events: Events) -> Built:
-    """The same in a folder that was opened before."""
+    """Build what is ordered in a folder that was opened before. Raises as `build_checkpoint`."""
     export_plan(order.plan, WRITTEN[order.format])  # refuses before anything is loaded
     check_buildable(order.plan)
     loaded, before = _loaded(order, folder.output, events)

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from fp8scope.artefacts.plan import Plan
-from fp8scope.checkpoint.inventory import BITS, Inventory
+from fp8scope.checkpoint.header import BITS
+from fp8scope.checkpoint.inventory import Inventory
 from fp8scope.checkpoint.planned import planned_model
 from fp8scope.errors import CannotWrite, Missing
 from fp8scope.runtime.memory import available_bytes

@@ -1,31 +1,27 @@
 """What a checkpoint's metadata says of every linear, by the rules of its format.
 
-| form | where | what names match |
-|---|---|---|
-| ModelOpt | `exclude_modules` (nested) or `ignore` (flat) | whole names, parents, globs |
-| compressed-tensors | `config_groups`, `ignore` | whole names, `re:` from the start, classes |
-| fp8, fbgemm_fp8 | `ignored_layers` or `modules_to_not_convert` | whole names, any dotted part |
-
-Engines depart from these rules, each in its own way (docs/consumers.md); this is the letter.
+ModelOpt's (nested and flat), compressed-tensors', fp8 and fbgemm_fp8. Engines depart from these
+rules, each in its own way (docs/consumers.md); this is the letter.
 """
 
 from __future__ import annotations
 
-import fnmatch
-import re
-import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
-from fp8scope.checkpoint.linears import Granularity
+from fp8scope.checkpoint.declaration import (
+    BF16,
+    OTHER,
+    Cache,
+    Complaint,
+    Declaration,
+    Scheme,
+    Weights,
+)
+from fp8scope.checkpoint.entries import Form, Names, is_broken
 from fp8scope.checkpoint.schemes import strategy
 
-Form = Literal["modelopt", "compressed-tensors", "fp8", "fbgemm_fp8", "unknown"]
-Weights = Granularity | Literal["bf16", "other"]
-Cache = Literal["fp8", "fp8_dynamic", "other"]
 LISTS = ("exclude_modules", "ignore", "ignored_layers", "modules_to_not_convert")
-LINEAR = ("Linear", "Module")
 
 # quant_method of libraries whose lists are not read here
 _OTHER_METHODS = frozenset(
@@ -45,105 +41,12 @@ _OTHER_ALGORITHMS = frozenset(
         "IQ2_XS", "IQ2_XXS", "Q8_0",
     }
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """How one linear is said to be stored: granularity of its weight scales, and whether its input
-    has a scale in the files.
-    """
-
-    weights: Weights
-    static: bool = False
-    block: tuple[int, int] = (128, 128)
-
-    @property
-    def granularity(self) -> Granularity | None:
-        """Of FP8; None of all else."""
-        known: tuple[Granularity, ...] = ("tensor", "channel", "block")
-        return next((each for each in known if each == self.weights), None)
-
-
-BF16, OTHER = Scheme("bf16"), Scheme("other")
 _ALGORITHMS: dict[str, Scheme] = {
     "FP8": Scheme("tensor", static=True),
     "FP8_PER_CHANNEL_PER_TOKEN": Scheme("channel"),
     "FP8_PB_WO": Scheme("block"),
     "FP8_BLOCK_SCALES": Scheme("block"),
 }
-
-
-@dataclass(frozen=True)
-class Complaint:
-    """Something in the metadata that no reader understands."""
-
-    code: Literal["metadata-malformed", "quant-method-unknown", "quant-algo-unknown"]
-    what: str
-    remedy: str
-    is_known_elsewhere: bool = False
-
-
-@dataclass(frozen=True)
-class Names:
-    """A list of names, matched by the rules of `form`."""
-
-    form: Form
-    entries: tuple[str, ...]
-    _exact: frozenset[str] = field(init=False, repr=False)
-    _patterns: tuple[tuple[str, re.Pattern[str]], ...] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        found = [(entry, _compiled(entry, self.form)) for entry in self.entries]
-        object.__setattr__(self, "_exact", frozenset(self.entries))
-        object.__setattr__(self, "_patterns", tuple((e, p) for e, p in found if p is not None))
-
-    def matching(self, names: Iterable[str], classes: Iterable[str] = ()) -> list[str]:
-        """The entries that match a module with these names and classes, whole names first."""
-        given = tuple(names)
-        meant = [each for name in given for each in _meant(name, self.form) if each in self._exact]
-        patterns = [e for e, found in self._patterns if any(found.match(name) for name in given)]
-        ofclass = classes if self.form == "compressed-tensors" else ()
-        return [*meant, *patterns, *(each for each in ofclass if each in self._exact)]
-
-
-@dataclass(frozen=True)
-class Declaration:
-    """What the metadata of one file says. `targets`: names that it quantizes, and how; None where
-    it means every linear, which then is `scheme`. `listed`: names that it does not quantize.
-    """
-
-    form: Form
-    file: str
-    scheme: Scheme
-    targets: Names | None
-    asked: Mapping[str, Scheme]
-    listed: Names
-    kv_cache: Cache | None
-    complaints: tuple[Complaint, ...] = ()
-
-    def of(self, names: Iterable[str], classes: Iterable[str] = LINEAR) -> Scheme:
-        """How a module is said to be stored that goes by these names."""
-        given, kinds = tuple(names), tuple(classes)
-        if self.listed.matching(given, kinds):
-            return BF16
-        if self.targets is None:
-            return self.scheme
-        found = self.targets.matching(given, kinds)
-        return self.asked[found[0]] if found else BF16
-
-    def schemes(self) -> set[Scheme]:
-        """Every scheme that it gives to some module."""
-        return {self.scheme} if self.targets is None else set(self.asked.values())
-
-    @property
-    def promises_fp8(self) -> bool:
-        """Whether anything is said to be in FP8."""
-        return any(scheme.granularity is not None for scheme in self.schemes())
-
-    @property
-    def is_read(self) -> bool:
-        """Whether its lists are understood, so that tensors can be held against them."""
-        return self.form != "unknown" and not self.complaints
 
 
 def declare(data: Mapping[str, Any], file: str) -> Declaration:
@@ -231,7 +134,7 @@ def _compressed(data: Mapping[str, Any], file: str) -> Declaration:
     if not isinstance(groups, Mapping) or not groups:
         what = f"{file} says compressed-tensors and has no config_groups"
         complaints.append(Complaint("metadata-malformed", what, "give each group its targets"))
-    broken = [t for t in (*asked, *listed.entries) if _is_broken(t)]
+    broken = [t for t in (*asked, *listed.entries) if is_broken(t)]
     if broken:
         what = f"{broken[0]!r} in {file} is no regular expression"
         remedy = "what is `*` in a glob is `.*` in one"
@@ -317,38 +220,3 @@ def _sides(block: Any) -> tuple[int, int]:
         if rows > 0 and columns > 0:
             return rows, columns
     return (128, 128)
-
-
-def _meant(name: str, form: Form) -> Iterable[str]:
-    """The entries without wildcards that would mean a module of this name."""
-    parts = name.split(".")
-    if form == "compressed-tensors":
-        return (name,)
-    if form == "modelopt":
-        return (".".join(parts[:stop]) for stop in range(len(parts), 0, -1))
-    return (
-        ".".join(parts[start:stop])
-        for start in range(len(parts))
-        for stop in range(len(parts), start, -1)
-    )
-
-
-def _compiled(entry: str, form: Form) -> re.Pattern[str] | None:
-    if form == "compressed-tensors" or entry.startswith("re:"):
-        return _expression(entry[3:]) if entry.startswith("re:") else None
-    if form == "modelopt" and not {"*", "?", "["}.isdisjoint(entry):
-        return _expression(fnmatch.translate(entry))
-    return None
-
-
-def _expression(text: str) -> re.Pattern[str] | None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is odd in others' expressions
-            return re.compile(text)
-    except (re.error, OverflowError, RecursionError):
-        return None
-
-
-def _is_broken(target: str) -> bool:
-    return target.startswith("re:") and _expression(target[3:]) is None

@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from fp8scope.checkpoint.inventory import Inventory, TensorEntry
+from fp8scope.checkpoint.header import TensorEntry
+from fp8scope.checkpoint.inventory import Inventory
 from fp8scope.core.modules import Kind, Module, Treatment
 
 FUSED = {

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fp8scope.errors import BadInput
-from fp8scope.export.checking import check
+from fp8scope.export.checking import Checked, check
 from fp8scope.export.registry import all_consumers
 
 
 @dataclass(frozen=True)
 class Reader:
     """A consumer of the checkpoint: how many of its layers will run as planned, and what is wrong
-    where not all do.
+    where not all do; empty where all is as planned.
     """
 
     name: str
@@ -48,8 +49,15 @@ def _reader(folder: Path, name: str) -> Reader:
     try:
         found = check(folder, name)
     except BadInput as refusal:
-        return Reader(name, "", 0, 0, str(refusal))
+        return Reader(name, "", 0, 0, refusal.what)
     layers, wrong = len(found.proof.rows), len(found.proof.differences)
-    faults = [fault.sentence for fault in found.proof.faults]
-    fault = "" if found.proof.holds else (faults or [f"{wrong} layers differ"])[0]
+    fault = "" if found.proof.holds else _fault(found)
     return Reader(name, found.version, layers, layers - wrong, fault)
+
+
+def _fault(found: Checked) -> str:
+    """The first, or what befalls most layers, without their names."""
+    notes = Counter(row.outcome.error or row.outcome.note for row in found.proof.differences)
+    (why, _), *_ = notes.most_common(1) or [("", 0)]
+    sentences = [fault.sentence for fault in found.proof.faults]
+    return why or next(iter(sentences), "some layers differ").rstrip(".")

@@ -29,7 +29,7 @@ def built_page(
     caches = [cache for cache in plan.kv_cache if cache.precision == "fp8"]
     if caches:
         lines.append(f"Scales of an FP8 KV cache: {len(caches)} layers.")
-    lines += [f"{_named(reader)}: {_verdict(reader)}." for reader in read_by]
+    lines += _readers(read_by)
     lines += [f"Warning: {fault.what}; {fault.remedy}." for fault in diagnosis.faults]
     return Renderables(head, *(literal(f"  {line}") for line in lines))
 
@@ -52,16 +52,22 @@ def built_json(
     }
 
 
+def _readers(read_by: Sequence[Reader]) -> list[str]:
+    """Those who will do as planned in one line, each of the others in its own."""
+    holding = [_named(reader) for reader in read_by if reader.holds]
+    lines = [f"{', '.join(holding)}: all layers will run as planned."] if holding else []
+    others = [reader for reader in read_by if not reader.holds]
+    return lines + [f"{_named(reader)}: {_verdict(reader)}." for reader in others]
+
+
 def _named(reader: Reader) -> str:
     return f"{reader.name} {reader.version}".strip()
 
 
 def _verdict(reader: Reader) -> str:
-    if reader.holds:
-        return f"all {reader.layers} layers will run as planned"
     if not reader.layers:
-        return f"cannot read it ({reader.fault.rstrip('.')})"
-    return f"{reader.as_planned} of {reader.layers} layers as planned; {reader.fault.rstrip('.')}"
+        return f"cannot read it ({reader.fault})"
+    return f"{reader.as_planned} of {reader.layers} layers as planned: {reader.fault}"
 
 
 def _size(count: int) -> str:

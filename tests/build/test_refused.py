@@ -9,8 +9,9 @@ from typing import get_args
 import pytest
 
 from fp8scope.artefacts.plan import Plan
+from fp8scope.artefacts.plan_file import write_plan
 from fp8scope.build import api
-from fp8scope.build.api import Format, Order, build
+from fp8scope.build.api import Format, build_checkpoint
 from fp8scope.build.refused import check_buildable, check_weights
 from fp8scope.errors import BadInput
 from fp8scope.runtime.linears import linear_weights
@@ -24,10 +25,12 @@ def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(plan: Plan, match: str, folder: Path) -> None:
+    path = folder / "plan.json"
+    write_plan(plan, {}, path)
     for form in get_args(Format):
         with pytest.raises(BadInput, match=match):
-            build(Order(plan, {}, "nowhere", form), folder / "fp8")
-        assert not any(folder.iterdir())
+            build_checkpoint(path, folder / "fp8", format=form)
+        assert list(folder.iterdir()) == [path]
 
 
 def test_a_conv1d(tmp_path: Path) -> None:

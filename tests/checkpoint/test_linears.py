@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel
 
-from fp8scope.checkpoint.inventory import Inventory, TensorEntry, read_inventory
+from fp8scope.checkpoint.header import TensorEntry
+from fp8scope.checkpoint.inventory import Inventory, read_inventory
 from fp8scope.checkpoint.linears import linears
 from fp8scope.core.modules import Module, Treatment
 from fp8scope.core.structure import Structure

@@ -51,7 +51,7 @@ def left(folder: Path) -> set[str]:
 def test_a_checkpoint_is_whole(fp8scope: Fp8scope, plan: Path, output: Path, what: Scanned) -> None:
     ran = fp8scope("build", plan, "-o", output)
     assert ran.code == 0, ran.err
-    assert "vllm 0.33.0: all 9 layers will run as planned." in ran.out
+    assert "vllm 0.33.0: all layers will run as planned." in ran.out
     assert "Smoothing is folded into the weights (2 folds)." in ran.out
     assert "this takes about 0.8 GB of memory, and 0.1 MB on the disk" in ran.err
     assert left(output) == {

@@ -14,7 +14,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from fp8scope.checkpoint.inventory import Inventory, TensorEntry
+from fp8scope.checkpoint.header import TensorEntry
+from fp8scope.checkpoint.inventory import Inventory
 from fp8scope.checkpoint.linears import stored_as
 from fp8scope.core.modules import WORDS, Treatment
 from fp8scope.errors import BadModel
