@@ -19,7 +19,13 @@ from fp8scope.artefacts.plan import Plan
 from fp8scope.artefacts.plan_file import read_factors, read_plan
 from fp8scope.build.complete import left_out, refuse_incomplete
 from fp8scope.build.files import file_shapes, with_saved_names
-from fp8scope.build.finish import copy_beside, put_plan, write_config, write_metadata
+from fp8scope.build.finish import (
+    check_architecture,
+    copy_beside,
+    put_plan,
+    write_config,
+    write_metadata,
+)
 from fp8scope.build.folder import NewFolder, new_folder
 from fp8scope.build.folds import check_folds, fold_plan
 from fp8scope.build.memory import Needs, check_needs, needs
@@ -31,7 +37,7 @@ from fp8scope.checkpoint.inventory import read_inventory
 from fp8scope.demo.files import DEMO_MODEL
 from fp8scope.errors import BadInput, BadModel, CannotWrite, GateFailed, one_line
 from fp8scope.export.checking import export_plan
-from fp8scope.export.consumer import Document
+from fp8scope.export.consumer import CannotExpress, Document
 from fp8scope.runtime.devices import check_device
 from fp8scope.runtime.folders import model_folder
 from fp8scope.runtime.loading import DTYPES, LoadedModel, LoadOptions, load
@@ -124,11 +130,11 @@ def reference_of(plan: Plan, model: str = "") -> str:
 
 def build_into(order: Order, folder: NewFolder, events: Events) -> Built:
     """Build what is ordered in a folder that was opened before. Raises as `build_checkpoint`."""
-    export_plan(order.plan, WRITTEN[order.format])  # refuses before anything is loaded
+    _metadata(order)  # refuses before anything is loaded
     check_buildable(order.plan)
     loaded, before = _loaded(order, folder.output, events)
     order = replace(order, plan=with_saved_names(order.plan, loaded.model))
-    document = export_plan(order.plan, WRITTEN[order.format])
+    document = _metadata(order)
     check_weights(loaded.model, order.plan)
     check_folds(order.plan, discover(loaded.model, loaded.tensor_shapes))
     events.step("folding")
@@ -149,6 +155,14 @@ def build_into(order: Order, folder: NewFolder, events: Events) -> Built:
         events.warn(f"{block} of the model's files is not in it: transformers does not load that")
     folder.publish()
     return Built(folder.output, order.format, before, diagnosis.nbytes, inexact, diagnosis)
+
+
+def _metadata(order: Order) -> Document:
+    try:
+        return export_plan(order.plan, WRITTEN[order.format])
+    except CannotExpress as refusal:
+        remedy = refusal.remedy.replace("--to ", "--format ")  # export's word for it
+        raise CannotExpress(refusal.what, remedy) from refusal
 
 
 def _loaded(order: Order, output: Path, events: Events) -> tuple[LoadedModel, int]:
@@ -175,6 +189,7 @@ def _loaded(order: Order, output: Path, events: Events) -> tuple[LoadedModel, in
     loaded = load(str(home), chosen)
     remedy = f"give {plan.model.name} with --model, or plan this one"
     check_same_model(loaded.identity, order.reference, plan.model.model_dump(), "the plan", remedy)
+    check_architecture(loaded.config, plan.model.architecture)
     return loaded, before
 
 
