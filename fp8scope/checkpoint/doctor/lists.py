@@ -128,7 +128,7 @@ class _Lists:
         harmless = [entry for entry in dead if entry not in used and not _is_tied_head(entry)]
         if harmless:
             what = f"{len(harmless)} {verb(harmless, 'entry', 'entries')} of the lists"
-            tails = _by_tail(self._names())
+            tails = _by_tail(self._modules())
             hints = [found[0] for entry in harmless if (found := _elsewhere(entry, tails))]
             near = f"; with another prefix it would be {hints[0]}" if hints else ""
             what = f"{what} {verb(harmless, 'matches', 'match')} nothing ({some(harmless)}){near}"
@@ -140,21 +140,25 @@ class _Lists:
         """Entries of lists that mean no module of the files, in their order."""
         entries = [*self.said.listed.entries, *(self.said.targets or self.said.listed).entries]
         hit = {e for e in entries if e[:1].isupper() and "." not in e}  # classes
-        for each in self.contents.stored:
-            hit |= self._hits(each.names)
-        others = self._names() if set(entries) - hit else []
-        for name in others:
-            hit |= self._hits((name,))
-        return [entry for entry in dict.fromkeys(entries) if entry not in hit]
+        left = set(entries) - hit
+        for names in (
+            *(each.names for each in self.contents.stored),
+            *((name,) for name in self._modules()),
+            *((name,) for name in self.contents.tensors),
+        ):
+            if not left:
+                break
+            left -= self._hits(names)
+        return [entry for entry in dict.fromkeys(entries) if entry in left]
 
     def _hits(self, names: Iterable[str]) -> set[str]:
         given = tuple(names)
         listed = set(self.said.listed.matching(given))
         return listed | set(self.said.targets.matching(given) if self.said.targets else ())
 
-    def _names(self) -> list[str]:
-        """Every tensor, the modules that hold it, and a tied head."""
-        found: dict[str, None] = {"lm_head": None} | dict.fromkeys(self.contents.tensors)
+    def _modules(self) -> list[str]:
+        """Every module that has a tensor, those that hold it, and a tied head."""
+        found: dict[str, None] = {"lm_head": None}
         for name in self.contents.tensors:
             while "." in name:
                 name = name.rpartition(".")[0]  # noqa: PLW2901

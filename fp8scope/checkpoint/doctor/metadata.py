@@ -111,7 +111,7 @@ def _two_files(contents: Contents) -> Iterator[Fault]:
     if len(contents.declarations) != 2 or not all(each.is_read for each in contents.declarations):
         return
     here, there = contents.declarations
-    apart = [s.name for s in contents.stored if here.of(s.names) != there.of(s.names)]
+    apart = [s.name for s in contents.stored if contents.declared(s) != there.of(s.names)]
     if apart:
         what = f"{CONFIG} and {METADATA} disagree on {many(apart, 'linear')}"
         yield Fault("metadata-disagree", "error", what, _ONE_SOURCE, tuple(apart))
