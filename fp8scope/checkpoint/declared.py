@@ -1,27 +1,19 @@
 """What a checkpoint's metadata says of every linear, by the rules of its format.
 
-| form | where | what names match |
-|---|---|---|
-| ModelOpt | `exclude_modules` (nested) or `ignore` (flat) | whole names, parents, globs |
-| compressed-tensors | `config_groups`, `ignore` | whole names, `re:` from the start, classes |
-| fp8, fbgemm_fp8 | `ignored_layers` or `modules_to_not_convert` | whole names, any dotted part |
-
-Engines depart from these rules, each in its own way (docs/consumers.md); this is the letter.
+ModelOpt's (nested and flat), compressed-tensors', fp8 and fbgemm_fp8. Engines depart from these
+rules, each in its own way (docs/consumers.md); this is the letter.
 """
 
 from __future__ import annotations
 
-import fnmatch
-import re
-import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
+from fp8scope.checkpoint.entries import Form, Names, is_broken
 from fp8scope.checkpoint.linears import Granularity
 from fp8scope.checkpoint.schemes import strategy
 
-Form = Literal["modelopt", "compressed-tensors", "fp8", "fbgemm_fp8", "unknown"]
 Weights = Granularity | Literal["bf16", "other"]
 Cache = Literal["fp8", "fp8_dynamic", "other"]
 LISTS = ("exclude_modules", "ignore", "ignored_layers", "modules_to_not_convert")
@@ -81,29 +73,6 @@ class Complaint:
     what: str
     remedy: str
     is_known_elsewhere: bool = False
-
-
-@dataclass(frozen=True)
-class Names:
-    """A list of names, matched by the rules of `form`."""
-
-    form: Form
-    entries: tuple[str, ...]
-    _exact: frozenset[str] = field(init=False, repr=False)
-    _patterns: tuple[tuple[str, re.Pattern[str]], ...] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        found = [(entry, _compiled(entry, self.form)) for entry in self.entries]
-        object.__setattr__(self, "_exact", frozenset(self.entries))
-        object.__setattr__(self, "_patterns", tuple((e, p) for e, p in found if p is not None))
-
-    def matching(self, names: Iterable[str], classes: Iterable[str] = ()) -> list[str]:
-        """The entries that match a module with these names and classes, whole names first."""
-        given = tuple(names)
-        meant = [each for name in given for each in _meant(name, self.form) if each in self._exact]
-        patterns = [e for e, found in self._patterns if any(found.match(name) for name in given)]
-        ofclass = classes if self.form == "compressed-tensors" else ()
-        return [*meant, *patterns, *(each for each in ofclass if each in self._exact)]
 
 
 @dataclass(frozen=True)
@@ -231,7 +200,7 @@ def _compressed(data: Mapping[str, Any], file: str) -> Declaration:
     if not isinstance(groups, Mapping) or not groups:
         what = f"{file} says compressed-tensors and has no config_groups"
         complaints.append(Complaint("metadata-malformed", what, "give each group its targets"))
-    broken = [t for t in (*asked, *listed.entries) if _is_broken(t)]
+    broken = [t for t in (*asked, *listed.entries) if is_broken(t)]
     if broken:
         what = f"{broken[0]!r} in {file} is no regular expression"
         remedy = "what is `*` in a glob is `.*` in one"
@@ -317,38 +286,3 @@ def _sides(block: Any) -> tuple[int, int]:
         if rows > 0 and columns > 0:
             return rows, columns
     return (128, 128)
-
-
-def _meant(name: str, form: Form) -> Iterable[str]:
-    """The entries without wildcards that would mean a module of this name."""
-    parts = name.split(".")
-    if form == "compressed-tensors":
-        return (name,)
-    if form == "modelopt":
-        return (".".join(parts[:stop]) for stop in range(len(parts), 0, -1))
-    return (
-        ".".join(parts[start:stop])
-        for start in range(len(parts))
-        for stop in range(len(parts), start, -1)
-    )
-
-
-def _compiled(entry: str, form: Form) -> re.Pattern[str] | None:
-    if form == "compressed-tensors" or entry.startswith("re:"):
-        return _expression(entry[3:]) if entry.startswith("re:") else None
-    if form == "modelopt" and not {"*", "?", "["}.isdisjoint(entry):
-        return _expression(fnmatch.translate(entry))
-    return None
-
-
-def _expression(text: str) -> re.Pattern[str] | None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is odd in others' expressions
-            return re.compile(text)
-    except (re.error, OverflowError, RecursionError):
-        return None
-
-
-def _is_broken(target: str) -> bool:
-    return target.startswith("re:") and _expression(target[3:]) is None

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fp8scope.checkpoint.inventory import Inventory, TensorEntry
+from fp8scope.checkpoint.header import TensorEntry
+from fp8scope.checkpoint.inventory import Inventory
 from fp8scope.errors import BadInput, BadModel, Missing, one_line
 
 

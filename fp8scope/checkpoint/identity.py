@@ -20,7 +20,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fp8scope.checkpoint.inventory import Inventory, TensorEntry
+from fp8scope.checkpoint.header import TensorEntry
+from fp8scope.checkpoint.inventory import Inventory
 from fp8scope.errors import BadModel
 
 WHOLE = 64 * 1024

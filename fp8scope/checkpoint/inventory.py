@@ -1,77 +1,35 @@
 """What lies in a folder of safetensors: every tensor's file, dtype, shape and bytes.
 
-A safetensors file is 8 bytes of header length N (little-endian), N bytes of JSON, then the
-data. The header gives each tensor's dtype, shape and byte range, counted from the end of the
-header. Only headers are read here, so that a folder of any size takes milliseconds.
-
-`list_folder` lists what can be read and says what is wrong with the rest; `read_inventory` refuses
-at the first thing that would make a loader stop.
+Only headers are read here, so that a folder of any size takes milliseconds. `list_folder` lists
+what can be read and says what is wrong with the rest; `read_inventory` refuses at the first thing
+that would make a loader stop.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
+from fp8scope.checkpoint.header import (
+    FETCH_AGAIN,
+    HeaderFile,
+    Problem,
+    ProblemKind,
+    TensorEntry,
+    parse_object,
+    unreadable,
+)
 from fp8scope.errors import BadModel
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth")
-MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
-FETCH_AGAIN = "fetch the file again"
 _OTHER_WEIGHTS = ("consolidated", "adapter")  # of other loaders
-
-BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64,
-    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
-    "F8_E5M2FNUZ": 8, "F8_E4M3FNUZ": 8, "BF16": 16, "F16": 16, "F32": 32, "F64": 64, "C64": 64,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class TensorEntry:
-    """One tensor on disk. `start` and `stop` are byte offsets from the start of `file`."""
-
-    name: str
-    file: str
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the tensor's data in bytes."""
-        return self.stop - self.start
-
-
-ProblemKind = Literal[
-    "no-weights", "unreadable", "truncated", "header", "offsets", "layout", "trailing", "index",
-    "missing-shard", "not-in-shard", "not-in-index", "duplicate", "two-weights", "stray",
-]  # fmt: skip
 # a loader goes on, though not every loader with the same tensors
 _LOADED_ANYWAY: frozenset[ProblemKind] = frozenset(
     {"not-in-index", "duplicate", "two-weights", "stray", "layout"}
 )
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with `file` of a folder, "" for the folder itself. `tensors`: those concerned;
-    of duplicates and strays `files` are the others.
-    """
-
-    kind: ProblemKind
-    file: str
-    what: str
-    remedy: str = FETCH_AGAIN
-    tensors: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,7 +85,7 @@ def read_header(path: Path) -> list[TensorEntry]:
 
     Raises BadModel if the header cannot be read or does not fit the file.
     """
-    found = _File(path)
+    found = HeaderFile(path)
     for problem in found.problems:
         _refuse(path.parent, problem)
     return found.tensors
@@ -149,7 +107,7 @@ def list_folder(folder: Path) -> Listing:
         names = there
         if not (folder / INDEX).is_file():
             problems.append(_without_weights(folder, there))
-    files = {name: _File(folder / name) for name in names}
+    files = {name: HeaderFile(folder / name) for name in names}
     problems += [problem for file in files.values() for problem in file.problems]
     strays = [n for n in there if n not in names and not n.startswith(_OTHER_WEIGHTS)]
     if names == [SINGLE] and weight_map is not None:
@@ -174,71 +132,8 @@ def list_folder(folder: Path) -> Listing:
     )
 
 
-class _File:
-    """One safetensors file: its size in bytes, tensors, and what is wrong with it."""
-
-    def __init__(self, path: Path) -> None:
-        self.name, self.size = path.name, 0
-        self.tensors: list[TensorEntry] = []
-        self.problems: list[Problem] = []
-        try:
-            self.size = path.stat().st_size
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                if self.size < 8 or length > min(self.size - 8, MAX_HEADER):
-                    self.problems.append(_bad_length(path.name, self.size, length))
-                    return
-                text = file.read(length)
-        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-            self.problems.append(_unreadable(path.name, error))
-            return
-        header = _parse_object(path.name, text, "header", "header", self.problems)
-        for name, row in (header or {}).items():
-            if name != "__metadata__":
-                self._add(name, row, 8 + length)
-        self._check_bytes(8 + length)
-
-    def _add(self, name: str, row: Any, data_start: int) -> None:
-        try:
-            start, stop = (int(offset) for offset in row["data_offsets"])
-            shape = tuple(int(size) for size in row["shape"])
-            dtype = str(row["dtype"])
-        except (TypeError, KeyError, ValueError, OverflowError):
-            what = f"the header's entry for {name} is malformed"
-            self.problems.append(Problem("offsets", self.name, what, tensors=(name,)))
-            return
-        # A dtype newer than this table is listed as it is: nothing here depends on its size.
-        bits = BITS[dtype] * math.prod(shape) if dtype in BITS else 8 * (stop - start)
-        if start < 0 or min(shape, default=0) < 0 or stop < start or 8 * (stop - start) != bits:
-            what = f"bytes {start}..{stop} cannot hold {name}, {dtype} {list(shape)}"
-            self.problems.append(Problem("offsets", self.name, what, tensors=(name,)))
-            return
-        entry = TensorEntry(name, self.name, dtype, shape, data_start + start, data_start + stop)
-        self.tensors.append(entry)
-
-    def _check_bytes(self, data_start: int) -> None:
-        if self.problems:
-            return
-        expected = max((tensor.stop for tensor in self.tensors), default=data_start)
-        if self.size < expected:
-            cut = tuple(tensor.name for tensor in self.tensors if tensor.stop > self.size)
-            what = f"truncated, {self.size:,} of {expected:,} bytes"
-            self.problems.append(Problem("truncated", self.name, what, tensors=cut))
-        if self.size > expected:
-            what = f"{self.size - expected:,} bytes longer than its header says"
-            self.problems.append(Problem("trailing", self.name, what))
-        at = data_start
-        for tensor in sorted(self.tensors, key=lambda tensor: (tensor.start, tensor.stop)):
-            if tensor.start != at:
-                how = "overlap" if tensor.start < at else "leave a hole"
-                what = f"the bytes of its tensors {how} before {tensor.name}"
-                self.problems.append(Problem("layout", self.name, what, tensors=(tensor.name,)))
-                return
-            at = tensor.stop
-
-
 def _merged(
-    weight_map: Mapping[str, str], files: Mapping[str, _File], problems: list[Problem]
+    weight_map: Mapping[str, str], files: Mapping[str, HeaderFile], problems: list[Problem]
 ) -> list[TensorEntry]:
     """The tensors of all files; where two hold one name, the index decides."""
     holders: dict[str, dict[str, TensorEntry]] = {}
@@ -260,7 +155,7 @@ def _merged(
 
 def _against_index(
     weight_map: Mapping[str, str],
-    files: Mapping[str, _File],
+    files: Mapping[str, HeaderFile],
     holders: Mapping[str, Mapping[str, TensorEntry]],
 ) -> Iterable[Problem]:
     absent: dict[str, list[str]] = {}
@@ -278,12 +173,12 @@ def _against_index(
         yield Problem("not-in-index", INDEX, what, remedy, tuple(forgotten))
 
 
-def _is_broken(file: _File) -> bool:
+def _is_broken(file: HeaderFile) -> bool:
     """Whether tensors of it are not listed, and nothing says which."""
     return not file.tensors and bool(file.problems)
 
 
-def _against_single(weight_map: Mapping[str, str], single: _File) -> Iterable[Problem]:
+def _against_single(weight_map: Mapping[str, str], single: HeaderFile) -> Iterable[Problem]:
     """Some loaders take the single file, others what the index names."""
     own = {tensor.name for tensor in single.tensors}
     others = sorted(set(weight_map.values()) - {SINGLE})
@@ -314,9 +209,9 @@ def _read_weight_map(folder: Path, problems: list[Problem]) -> dict[str, str] | 
     try:
         text = (folder / INDEX).read_bytes()
     except OSError as error:
-        problems.append(_unreadable(INDEX, error))
+        problems.append(unreadable(INDEX, error))
         return None
-    data = _parse_object(INDEX, text, "index", "index", problems)
+    data = parse_object(INDEX, text, "index", "index", problems)
     if data is None:
         return None
     weight_map = data.get("weight_map")
@@ -326,32 +221,6 @@ def _read_weight_map(folder: Path, problems: list[Problem]) -> dict[str, str] | 
         problems.append(Problem("index", INDEX, "has no `weight_map` from tensors to files"))
         return None
     return weight_map
-
-
-def _parse_object(
-    file: str, text: bytes, part: str, kind: ProblemKind, problems: list[Problem]
-) -> dict[str, Any] | None:
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError):  # ValueError: also what is not UTF-8
-        problems.append(Problem(kind, file, f"its {part} is not JSON"))
-        return None
-    if not isinstance(data, dict):
-        problems.append(Problem(kind, file, f"its {part} is not a JSON object"))
-        return None
-    return data
-
-
-def _unreadable(file: str, error: Exception) -> Problem:
-    why = getattr(error, "strerror", None) or str(error)
-    return Problem("unreadable", file, f"cannot be read ({why})", "check the file")
-
-
-def _bad_length(file: str, size: int, length: int) -> Problem:
-    if size >= 8 and length > MAX_HEADER:
-        what = f"not a safetensors file (a header of {length:,} bytes is absurd)"
-        return Problem("header", file, what, "check that it is the file itself and not a pointer")
-    return Problem("truncated", file, f"ends inside its header, at {size:,} bytes")
 
 
 def _without_weights(folder: Path, others: list[str]) -> Problem:

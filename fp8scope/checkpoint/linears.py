@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from fp8scope.checkpoint.inventory import Inventory, TensorEntry
+from fp8scope.checkpoint.header import TensorEntry
+from fp8scope.checkpoint.inventory import Inventory
 from fp8scope.core.modules import Kind, Module, Treatment
 
 FUSED = {
@@ -127,6 +128,7 @@ def fits(
         shapes = {(*stack, rows), (*stack, rows, 1)}
         return scale in (shapes | {(*stack, columns), (*stack, 1, columns)} if stack else shapes)
     down, across = -(-rows // block[0]), -(-columns // block[1])
+    # four axes in ModelOpt's own export
     return scale in {(*stack, down, across), (*stack, down, 1, across, 1)}
 
 

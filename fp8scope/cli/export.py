@@ -78,7 +78,7 @@ def _explain(document: Document, *, smooths: bool) -> None:
 
     say(f"This is {SAYS[document.kind]}.")
     if smooths:
-        say("The plan smooths: it holds for weights into which plan.npz is folded, which is not")
-        say("part of this release yet; without: fp8scope plan --candidates fp8_tensor,fp8_token")
+        say("The plan smooths: it holds for weights into which plan.npz is folded, which fp8scope")
+        say("build does; without smoothing: fp8scope plan --candidates fp8_tensor,fp8_token")
     for line in document.use:
         say(f"  {line}")

@@ -6,13 +6,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Group as Renderables
+from rich.table import Table
 from rich.text import Text
 
 from fp8scope.checkpoint.doctor.diagnosis import Diagnosis, Fault
+from fp8scope.checkpoint.doctor.phrases import SHOWN
 from fp8scope.core.modules import WORDS
+from fp8scope.core.words import printable
 from fp8scope.report.words import literal
 
-NAMES = 5
 _CACHE = {
     "fp8": "FP8 with static scales",
     "fp8_dynamic": "FP8 with dynamic scales",
@@ -24,14 +26,20 @@ def doctor_page(diagnosis: Diagnosis, *, whole: bool) -> Renderables:
     """Everything that `fp8scope doctor` shows; `whole` for every name."""
     head = literal(f"{diagnosis.folder}: {_size(diagnosis)}")
     head.stylize("bold")
-    parts = [head, *(literal(f"  {line}") for line in _facts(diagnosis)), Text()]
+    parts: list[Text | Table] = [
+        head,
+        *(literal(f"  {line}") for line in _facts(diagnosis)),
+        Text(),
+    ]
     for title, faults, style in (
         ("Errors", diagnosis.errors, "bold red"),
         ("Warnings", diagnosis.warnings, "bold yellow"),
     ):
         if faults:
-            parts += [Text(title, style=style), *_numbered(faults, whole=whole), Text()]
+            parts += [Text(title, style=style), _table(faults, whole=whole), Text()]
     parts.append(literal(doctor_sentence(diagnosis)))
+    if not whole and any(len(fault.where) > SHOWN for fault in diagnosis.faults):
+        parts.append(literal("All names of what is concerned: --all"))
     parts.append(literal("What an engine does with it: fp8scope check DIR --for ENGINE"))
     return Renderables(*parts)
 
@@ -80,13 +88,19 @@ def _facts(diagnosis: Diagnosis) -> Iterator[str]:
     yield f"KV cache: {said}, {cache.k_scales} scales of keys and {cache.v_scales} of values"
 
 
-def _numbered(faults: Sequence[Fault], *, whole: bool) -> Iterator[Text]:
+def _table(faults: Sequence[Fault], *, whole: bool) -> Table:
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(justify="right", min_width=4)
+    table.add_column(overflow="fold")
     for number, fault in enumerate(faults, 1):
-        yield literal(f"{number:3}. {fault.what} [{fault.code}].")
-        yield literal(f"     → {fault.remedy}")
-        shown = fault.where if whole else fault.where[:NAMES]
-        if whole or len(fault.where) > 3:
-            yield from (literal(f"       {name}") for name in shown)
-            left = len(fault.where) - len(shown)
-            if left:
-                yield literal(f"       and {left:,} more: --all")
+        table.add_row(f"{number}.", literal(f"{_capital(fault.what)} [{fault.code}]."))
+        table.add_row("", literal(f"→ {fault.remedy}"))
+        if whole:
+            table.add_row("", Text("\n".join(map(printable, fault.where))))
+    return table
+
+
+def _capital(sentence: str) -> str:
+    """Unless it begins with a name."""
+    word = sentence.partition(" ")[0]
+    return sentence[:1].upper() + sentence[1:] if word.isalpha() else sentence

@@ -51,7 +51,10 @@ def _broken_tensor(inventory: Inventory) -> str | None:
 
 
 def _finite(tensor: Tensor) -> bool:
-    """Whether all values are finite. One pass and no copy: minimum and maximum keep a NaN."""
-    if not tensor.is_floating_point() or tensor.numel() == 0:
+    """Whether all values are finite. One pass and no copy: minimum and maximum keep a NaN.
+
+    Codes of one byte, which torch does not compare, are looked at where they are read.
+    """
+    if not tensor.is_floating_point() or tensor.itemsize == 1 or tensor.numel() == 0:
         return True
     return all(bool(end.isfinite()) for end in torch.aminmax(tensor.detach()))

@@ -41,8 +41,9 @@ class LoadOptions:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to scan. `identity` is what the profile's `model` group holds."""
+    """A model from `folder`, ready to run. `identity` is what a profile's `model` group holds."""
 
+    folder: Path
     model: nn.Module
     tokenizer: Any
     config: dict[str, Any]
@@ -59,14 +60,15 @@ def load(reference: str, options: LoadOptions) -> LoadedModel:
     """
     check_device(options.device)
     folder = model_folder(reference, code=options.trust_remote_code, pickles=options.allow_pickle)
-    config = _read_config(folder)
-    code = _needs_code(folder, config, options)
+    config = read_config(folder)
+    code = needs_code(folder, config, options)
     _refuse_quantized(folder, config)
     inventory = None if _pickled(folder, options) else read_inventory(folder)
-    tokenizer = _load_tokenizer(folder, options, code)
+    tokenizer = load_tokenizer(folder, options, code)
     model = _load_weights(folder, options, code)
     refuse_nonfinite(model, inventory)
     return LoadedModel(
+        folder,
         model,
         tokenizer,
         config,
@@ -104,13 +106,15 @@ def memory_hash(model: nn.Module) -> str:
     return f"memory:{digest.hexdigest()}"
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json. Raises BadModel where there is none, or no JSON object."""
     if not (folder / "config.json").exists():
         raise BadModel(f"{folder} has no config.json", "give a model folder")
-    return _read_object(folder / "config.json")
+    return read_object(folder / "config.json")
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises BadModel."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -120,7 +124,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     return found
 
 
-def _needs_code(folder: Path, config: dict[str, Any], options: LoadOptions) -> bool:
+def needs_code(folder: Path, config: dict[str, Any], options: LoadOptions) -> bool:
     """Whether the model is code of its folder's, and allowed to run.
 
     Many folders name such code (auto_map) for releases of transformers that did not have the
@@ -157,9 +161,13 @@ def _pickled(folder: Path, options: LoadOptions) -> bool:
     return options.allow_pickle and not any(folder.glob("*.safetensors"))
 
 
-def _load_tokenizer(folder: Path, options: LoadOptions, code: bool) -> Any:
+def load_tokenizer(folder: Path, options: LoadOptions, code: bool) -> Any:
+    """The tokenizer in the folder; `code`: whether the model's own code is allowed to run.
+
+    Raises BadModel where none loads, or one wants to run code that is not allowed.
+    """
     path = folder / "tokenizer_config.json"
-    own = bool(path.exists() and _read_object(path).get("auto_map"))
+    own = bool(path.exists() and read_object(path).get("auto_map"))
     # Trust says yes to the configuration's code as well: only where one of the two is wanted.
     trust = options.trust_remote_code and (own or code)
     try:

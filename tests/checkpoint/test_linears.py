@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel
 
-from fp8scope.checkpoint.inventory import Inventory, TensorEntry, read_inventory
+from fp8scope.checkpoint.header import TensorEntry
+from fp8scope.checkpoint.inventory import Inventory, read_inventory
 from fp8scope.checkpoint.linears import linears
 from fp8scope.core.modules import Module, Treatment
 from fp8scope.core.structure import Structure
@@ -109,6 +110,7 @@ W = "model.layers.0.mlp.down_proj"
         ("F8_E4M3", {"weight_scale": (256, 1)}, "fp8_token"),
         ("F8_E4M3", {"weight_scale": (256,)}, "fp8_token"),
         ("F8_E4M3", {"weight_scale_inv": (2, 3)}, "fp8_block"),
+        ("F8_E4M3", {"weight_scale": (2, 1, 3, 1)}, "fp8_block"),
         ("F8_E4M3", {"weight_scale": (2, 4)}, "other"),
         ("F8_E4M3", {}, "other"),
         ("F8_E5M2", {"weight_scale": ()}, "other"),

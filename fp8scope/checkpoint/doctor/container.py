@@ -8,7 +8,8 @@ from pathlib import Path
 from fp8scope.checkpoint.doctor.contents import Contents
 from fp8scope.checkpoint.doctor.diagnosis import Fault, Severity
 from fp8scope.checkpoint.doctor.phrases import many
-from fp8scope.checkpoint.inventory import Listing, Problem, ProblemKind
+from fp8scope.checkpoint.header import Problem, ProblemKind
+from fp8scope.checkpoint.inventory import Listing
 
 TOKENIZERS = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",

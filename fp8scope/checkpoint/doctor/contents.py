@@ -13,7 +13,8 @@ from typing import Any
 from fp8scope.checkpoint.declared import BF16, Declaration, Scheme, declare
 from fp8scope.checkpoint.doctor.diagnosis import Fault
 from fp8scope.checkpoint.doctor.values import ScaleValues, Values
-from fp8scope.checkpoint.inventory import Inventory, Listing, TensorEntry
+from fp8scope.checkpoint.header import TensorEntry
+from fp8scope.checkpoint.inventory import Inventory, Listing
 from fp8scope.checkpoint.linears import (
     BLOCK,
     FLOAT8,
@@ -148,14 +149,22 @@ class Contents:
         )
         return tuple(found)
 
-    @property
+    @cached_property
     def declaration(self) -> Declaration | None:
         """The metadata that tensors are held against: config.json's, else the other."""
         return next((each for each in self.declarations if each.is_read), None)
 
     def declared(self, linear: Stored) -> Scheme:
         """What the metadata says of it; BF16 where there is none."""
-        return self.declaration.of(linear.names) if self.declaration else BF16
+        if self.declaration is None:
+            return BF16
+        if linear.name not in self._declared:
+            self._declared[linear.name] = self.declaration.of(linear.names)
+        return self._declared[linear.name]
+
+    @cached_property
+    def _declared(self) -> dict[str, Scheme]:
+        return {}
 
     def may_be_lost(self, names: Iterable[str]) -> bool:
         """Whether any of these tensors may lie in what could not be read."""

@@ -16,7 +16,8 @@ from fp8scope.checkpoint.doctor.realized import plan_faults
 from fp8scope.checkpoint.doctor.scales import scale_faults
 from fp8scope.checkpoint.doctor.values import read_values
 from fp8scope.checkpoint.doctor.weights import weight_faults
-from fp8scope.checkpoint.inventory import TensorEntry, list_folder
+from fp8scope.checkpoint.header import TensorEntry
+from fp8scope.checkpoint.inventory import list_folder
 from fp8scope.errors import BadInput
 
 _LOOKS: tuple[Callable[[Contents], Iterator[Fault]], ...] = (

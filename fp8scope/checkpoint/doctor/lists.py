@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import cached_property
 
 from fp8scope.checkpoint.declared import LINEAR, Declaration, Scheme
 from fp8scope.checkpoint.doctor.contents import CONFIG, METADATA, Contents, Stored
@@ -42,7 +43,7 @@ def _metadata(contents: Contents) -> Iterator[Fault]:
                 (each.file,),
             )
     if not said and contents.fp8:
-        what = f"{many([s.name for s in contents.fp8], 'linear')} in FP8 and no metadata says so"
+        what = f"{many([s.name for s in contents.fp8], 'linear')} in FP8, and no metadata says so"
         remedy = f"put a quantization_config into {CONFIG}: engines load the codes as numbers"
         yield Fault("metadata-missing", "error", what, remedy, (CONFIG, METADATA))
     if said and not contents.fp8 and any(each.promises_fp8 for each in said):
@@ -89,7 +90,7 @@ class _Lists:
 
     def __init__(self, contents: Contents, said: Declaration) -> None:
         self.contents, self.said = contents, said
-        self.declared = {each.name: said.of(each.names) for each in contents.stored}
+        self.declared = {each.name: contents.declared(each) for each in contents.stored}
 
     def found(self) -> Iterator[Fault]:
         if not self.contents.fp8:
@@ -113,11 +114,11 @@ class _Lists:
             known = each.module.kind in {"expert", "lm_head"} or last in _USUAL | fp8_ends
             (usual if known else others).append(each.name)
         if usual:
-            what = f"{many(usual, 'linear')} in BF16 and not in the ignore list"
+            what = f"{_plain(usual)} and not in the ignore list"
             remedy = f"add the names to it: engines load {verb(usual, 'it', 'them')} as FP8"
             yield Fault("bf16-not-ignored", "error", what, remedy, tuple(usual))
         if others:
-            what = f"{many(others, 'linear')} in BF16 and not in the ignore list"
+            what = f"{_plain(others)} and not in the ignore list"
             remedy = "add the names to it: engines that do not know them load them as FP8"
             yield Fault("bf16-unlisted", "warning", what, remedy, tuple(others))
 
@@ -134,8 +135,10 @@ class _Lists:
         if ignored:
             names = [each.name for each in ignored]
             listed = any(self.said.listed.matching(s.names, LINEAR) for s in ignored)
-            how = "is listed as not quantized" if listed else "is named by no target"
-            what = f"{many(names, 'linear')} in FP8, which by {self.said.file} {how}"
+            how = verb(names, "is ", "are ") + (
+                "listed as not quantized" if listed else "named by no target"
+            )
+            what = f"{many(names, 'linear')} in FP8 {how} in {self.said.file}"
             remedy = "correct the metadata: engines load the codes as numbers"
             yield Fault("fp8-ignored", "error", what, remedy, tuple(names))
 
@@ -160,7 +163,7 @@ class _Lists:
             )
 
     def _dead(self, moved: dict[str, str]) -> Iterator[Fault]:
-        dead = self._unmatched()
+        dead = self._unmatched
         if moved:
             entries = tuple(dict.fromkeys(moved.values()))
             names = tuple(moved)
@@ -184,15 +187,16 @@ class _Lists:
             remedy = "delete them, or write the names that were meant"
             yield Fault("list-entry-dead", "warning", what, remedy, tuple(harmless))
 
+    @cached_property
     def _unmatched(self) -> list[str]:
         """Entries of lists that mean no module of the files, in their order."""
         entries = [*self.said.listed.entries, *(self.said.targets or self.said.listed).entries]
         hit = {e for e in entries if e[:1].isupper() and "." not in e}  # classes
         for each in self.contents.stored:
             hit |= self._hits(each.names)
-        if set(entries) - hit:
-            for name in self._names():
-                hit |= self._hits((name,))
+        others = self._names() if set(entries) - hit else []
+        for name in others:
+            hit |= self._hits((name,))
         return [entry for entry in dict.fromkeys(entries) if entry not in hit]
 
     def _hits(self, names: Iterable[str]) -> set[str]:
@@ -224,10 +228,14 @@ class _Lists:
             return {}
         moved: dict[str, str] = {}
         tails = _by_tail(lacking)
-        for entry in self._unmatched():
+        for entry in self._unmatched:
             for name in _elsewhere(entry, tails):
                 moved.setdefault(name, entry)
         return moved
+
+
+def _plain(names: Sequence[str]) -> str:
+    return f"{many(names, 'linear')} {verb(names, 'is', 'are')} in BF16"
 
 
 def _elsewhere(entry: str, tails: Mapping[str, Sequence[str]]) -> list[str]:

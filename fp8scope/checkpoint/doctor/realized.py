@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from fp8scope.artefacts.plan import Cache, Plan
-from fp8scope.artefacts.plan_file import read_factors, read_plan
+from fp8scope.artefacts.plan_file import factors_path, read_factors, read_plan
 from fp8scope.checkpoint.doctor.contents import Contents
 from fp8scope.checkpoint.doctor.diagnosis import Fault
 from fp8scope.checkpoint.doctor.phrases import many, some, verb
@@ -36,7 +36,8 @@ def plan_faults(contents: Contents) -> Iterator[Fault]:
         read_factors(plan, path)
     except Exception as error:  # numpy and zipfile raise as they please for what is damaged
         what = error.what if isinstance(error, BadInput) else f"the factors of {PLAN} are damaged"
-        yield Fault("plan-factors", "error", what, "take plan.npz from where plan.json is from")
+        where = (factors_path(path).name,)
+        yield Fault("plan-factors", "error", what, "take the file from where the plan is", where)
     architecture = contents.text("architectures")
     named = architecture[0] if isinstance(architecture, list) and architecture else None
     if isinstance(named, str) and named != plan.model.architecture:

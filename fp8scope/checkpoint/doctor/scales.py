@@ -9,7 +9,7 @@ from fp8scope.checkpoint.doctor.contents import SCALE_WORDS, Contents, Stored
 from fp8scope.checkpoint.doctor.diagnosis import Fault
 from fp8scope.checkpoint.doctor.phrases import many, some, verb
 from fp8scope.checkpoint.doctor.values import ScaleValues
-from fp8scope.checkpoint.inventory import TensorEntry
+from fp8scope.checkpoint.header import TensorEntry
 from fp8scope.checkpoint.linears import scale_names
 
 TAKEN = {"F32", "BF16", "F16", "F8_E8M0"}

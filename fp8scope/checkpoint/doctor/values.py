@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fp8scope.checkpoint.inventory import Listing, TensorEntry
+from fp8scope.checkpoint.header import TensorEntry
+from fp8scope.checkpoint.inventory import Listing
 from fp8scope.checkpoint.linears import FLOAT8
 from fp8scope.errors import Interrupted
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fp8scope.checkpoint.doctor.examine import examine
+from fp8scope.checkpoint.inventory import Listing, list_folder
 from tests.checkpoint.doctor import checkpoints
 from tests.checkpoint.doctor.checkpoints import INDEX
 from tests.checkpoint.doctor.finding import shown, the_error, the_fault
@@ -166,17 +167,13 @@ def test_metadata_that_is_no_json(single: Path) -> None:
 def test_a_file_that_shrinks_while_it_is_read(
     single: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fp8scope.checkpoint.doctor import examine as module  # noqa: PLC0415
-
-    listed = module.list_folder
-
-    def and_cut(folder: Path) -> object:
-        listing = listed(folder)
+    def and_cut(folder: Path) -> Listing:
+        listing = list_folder(folder)
         with (folder / SINGLE).open("r+b") as file:
             file.truncate((folder / SINGLE).stat().st_size - 100)
         return listing
 
-    monkeypatch.setattr(module, "list_folder", and_cut)
+    monkeypatch.setattr("fp8scope.checkpoint.doctor.examine.list_folder", and_cut)
     the_error(single, "tensor-unread")
 
 

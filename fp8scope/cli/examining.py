@@ -1,0 +1,33 @@
+"""Progress of reading a checkpoint, on stderr: a bar of bytes on a terminal, else nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fp8scope.cli.show import console
+
+SMALL = 200_000_000  # bytes that are read before anybody looks
+
+
+@contextmanager
+def examining() -> Iterator[Callable[[int, int], None]]:
+    """`progress` of `examine`: bytes read, bytes in all."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("examining"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(
+        *columns, console=console(stderr=True), disable=not sys.stderr.isatty(), transient=True
+    ) as bars:
+        tasks: list[Any] = []
+
+        def read(done: int, total: int) -> None:
+            if total < SMALL:
+                return
+            if not tasks:
+                tasks.append(bars.add_task("examining", total=total))
+            bars.update(tasks[0], completed=done)
+
+        yield read
