@@ -95,6 +95,7 @@ SCALES: Mapping[str, tuple[tuple[Severity, ...], str]] = {
     "scale-negative": (_ERROR, "a scale below zero"),
     "scale-tiny": (_ERROR, "a scale under 1e-10"),
     "scale-huge": (_ERROR, "a scale as large as its inverse would be"),
+    "scale-large": (_WARNING, "a weight scale above 4: weights of 1,800 and more"),
     "scale-unity": (_ERROR, "scales of exactly 1: never calibrated"),
     "input-scale-unity": (_WARNING, "one input scale of exactly 1"),
     "input-scales-differ": (_WARNING, "shards that read the same input have other scales for it"),

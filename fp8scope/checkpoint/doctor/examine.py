@@ -42,7 +42,7 @@ _LOOKS: tuple[Callable[[Contents], Iterator[Fault]], ...] = (
 
 
 def examine(
-    folder: Path,
+    folder: str | Path,
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
     stop: Callable[[], bool] = lambda: False,
@@ -53,6 +53,7 @@ def examine(
     BadInput where there is no folder that can be read, nothing that looks like a checkpoint, or
     nothing that is quantized to FP8 or said to be; Interrupted where `stop()`.
     """
+    folder = Path(folder)
     before = stamps(folder)
     listing = list_folder(folder)
     faults = list(file_faults(listing))
