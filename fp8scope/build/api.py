@@ -144,10 +144,10 @@ def build_into(order: Order, folder: NewFolder, events: Events) -> Built:
     tensors, source = file_shapes(loaded.model), loaded.tensor_shapes or {}
     with _writing(folder.output):
         _write(order, loaded, document, folder.path, events)
-        del loaded
-        gc.collect()
-        events.step("examining")
-        diagnosis = examine(folder.path, progress=events.examined)
+    del loaded
+    gc.collect()
+    events.step("examining")
+    diagnosis = examine(folder.path, progress=events.examined)
     _refuse_faults(diagnosis)
     written = read_inventory(folder.path).shapes()
     refuse_incomplete(tensors, written)
