@@ -190,8 +190,7 @@ def test_the_mouse_hovers_clicks_and_opens() -> None:
 
 def test_many_blocks_scroll_under_the_header() -> None:
     async def steps(app: BrowseApp, pilot: Pilot[Any]) -> None:
-        for _ in range(2):
-            await pilot.press("pagedown")
+        await pilot.press("pagedown", "down")
         lines = screen_text(app).splitlines()
         heat = overview(app).heat
         top = heat.region.y
@@ -202,10 +201,11 @@ def test_many_blocks_scroll_under_the_header() -> None:
         assert first > 0
         assert numbers == [str(first + i) for i in range(len(numbers))]
         await pilot.press("end")
+        await pilot.pause()
         assert "–" in screen_text(app)
-        assert heat.max_scroll_y == heat.scroll_offset.y
+        assert heat.max_scroll_y == heat.scroll_offset.y > 0
 
-    browse(all_of_llama(40), steps)
+    browse(all_of_llama(20), steps)
 
 
 @pytest.mark.parametrize("size", [NARROW, WIDE])
