@@ -56,7 +56,8 @@ def _opened(path: Path, plan: Path | None) -> Snapshot:
     from fp8scope.tui.snapshot import opened
 
     profile = open_profile(path)
-    return opened(path, profile, _read_plan(plan, path, profile) if plan else None)
+    read = _read_plan(plan, path, profile) if plan else None
+    return opened(path, profile, read, plan)
 
 
 def _read_plan(path: Path, of: Path, profile: Profile) -> Plan:

@@ -8,13 +8,14 @@ BF16, and a producer's rows are those under it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 from fp8scope.core.choices import Term, value_folds
 from fp8scope.core.gemms import Unit
 from fp8scope.core.schemes import CANDIDATES
 from fp8scope.core.structure import Fold, KVLayer, Structure
+from fp8scope.plan.cost import BF16
 
 PLAIN = "fp8_tensor"
 
@@ -38,14 +39,22 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Rules:
-    """What a plan may use: candidates by name; units that must not, or must, leave BF16; and
-    whether KV caches are in FP8.
+    """What a plan may use: candidates by name; units that must not, or must, leave BF16; whether KV
+    caches are in FP8; and the precision of units that are pinned, whatever else is said.
     """
 
     candidates: tuple[str, ...]
     bf16: frozenset[str]
     fp8: frozenset[str]
     cache: bool
+    pinned: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def allowed(self, name: str) -> tuple[str, ...]:
+        """The precisions that a unit may run in."""
+        if name in self.pinned:
+            return (self.pinned[name],)
+        fp8 = () if name in self.bf16 else self.candidates
+        return fp8 if name in self.fp8 else (BF16, *fp8)
 
 
 def clusters(
@@ -131,7 +140,8 @@ def _ways(
     rules: Rules,
 ) -> Iterator[Terms]:
     alphas = sorted({term.alpha for term in scored if term.alpha is not None})
-    offered = alphas if any(CANDIDATES[name].smooth for name in rules.candidates) else []
+    names = {name for unit in units for name in rules.allowed(unit.name) if name != BF16}
+    offered = alphas if any(CANDIDATES[name].smooth for name in names) else []
     for values in product((None, *offered), repeat=len(folds)):
         chosen: Alphas = dict(zip(folds, values, strict=True))
         choices = [list(_of_unit(unit, chosen, scored, rules)) for unit in units]
@@ -149,17 +159,18 @@ def _of_unit(
     unit: Unit, alphas: Alphas, scored: Collection[Term], rules: Rules
 ) -> Iterator[Term | None]:
     """The terms that a unit may be in under these α; None is BF16."""
-    if unit.name not in rules.fp8:
+    allowed = rules.allowed(unit.name)
+    if BF16 in allowed:
         yield None
-    if unit.name in rules.bf16:
-        return
     own = {alphas.get(gemm.input_fold) for gemm in unit.gemms}
     rows = {alphas.get(fold) for gemm in unit.gemms for fold in gemm.output_folds.values()}
     stacked = any(gemm.experts for gemm in unit.gemms)
     if len(own) > 1 or len(rows) > 1:
         return  # neither smoothed nor not
     alpha, folded = own.pop(), None if stacked or not rows else rows.pop()
-    for name in rules.candidates:
+    for name in allowed:
+        if name == BF16:
+            continue
         candidate = CANDIDATES[name]
         if candidate.smooth != (alpha is not None):
             continue

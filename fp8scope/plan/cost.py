@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import Final
 
 from fp8scope.core.choices import in_block
 from fp8scope.core.gemms import Unit, units
 from fp8scope.core.roofline import GemmShape, Roofline
 from fp8scope.core.structure import KVLayer, Linear, Structure
 
-BF16 = "bf16"
+BF16: Final = "bf16"
 BF16_BITS, FP8_BITS = 16, 8
 PLAIN_OF = {"fp8_smooth": "fp8_tensor"}
 """Candidates whose GEMM is that of another, once they are folded."""

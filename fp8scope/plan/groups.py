@@ -23,8 +23,8 @@ from fp8scope.plan.certainty import Resampled
 from fp8scope.plan.clusters import PLAIN, folds_of
 from fp8scope.plan.cost import BF16
 from fp8scope.plan.planner import Choice, Planner
-from fp8scope.plan.prediction import cache_offer, doubts
-from fp8scope.plan.reasons import How, bf16_reason, fp8_reason, instead
+from fp8scope.plan.prediction import by_hand, cache_offer, doubts
+from fp8scope.plan.reasons import BY_HAND, How, bf16_reason, fp8_reason, instead
 
 Float32 = NDArray[np.float32]
 
@@ -97,6 +97,7 @@ class Groups:
         gpu = self._planner.cost.roofline.gpu
         if not gpu.has_fp8:
             found.append(f"{gpu.name} has no FP8 tensor cores: there FP8 saves memory alone")
+        found += by_hand(self._planner, self._choice, self._objective)
         found += doubts(self._planner, self._choice)
         found += cache_offer(self._planner, self._choice)
         return tuple(found)
@@ -159,6 +160,7 @@ class Groups:
         asked = "keep" if unit.name in planner.asked.kept else None
         if unit.name in planner.asked.excluded and unit not in planner.left_out:
             asked = "exclude"
+        asked = BY_HAND if unit.name in planner.asked.pinned else asked
         return Evidence(
             kl=nats.kl,
             kl_error=0.0 if math.isnan(nats.error) else nats.error,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from fp8scope.plan.identity import model_id, modules, profile_id
 from fp8scope.plan.objective import DEFAULT_PRESET, PRESETS, Limit, Objective
 from fp8scope.plan.planner import Choice, Planner
 from fp8scope.plan.prediction import points, predicted, summary
-from fp8scope.plan.settings import PlanSettings
+from fp8scope.plan.settings import CACHES, PlanSettings
 from fp8scope.profile.record import Profile
 
 Factors = dict[str, NDArray[np.float32]]
@@ -34,15 +35,36 @@ class PlanMaker:
     such GPU or preset) and Stale (times of another model).
     """
 
-    def __init__(self, profile: Profile, settings: PlanSettings) -> None:
-        self.profile, self.settings = profile, settings
+    def __init__(self, profile: Profile, settings: PlanSettings | None = None) -> None:
+        self.profile = profile
+        self.settings = settings = settings or PlanSettings()
         cost, self._source = settings.cost(profile)
         self.planner = Planner(profile, cost, settings.asked(profile))
-        self.objective, self._stated = self._objective()
+        self.objective, self.stated = self._objective()
+
+    def asking(self, settings: PlanSettings) -> PlanMaker:
+        """With other wishes, and what was set by hand; of the same profile and times."""
+        other = copy(self)
+        other.settings, pinned = settings, self.planner.asked.pinned
+        asked = settings.asked(self.profile)
+        other.planner = self.planner.under(replace(asked, pinned=pinned))
+        other.objective, other.stated = other._objective()
+        return other
+
+    def by_hand(
+        self, pinned: Mapping[str, str], kv_cache: Literal["bf16", "fp8", "auto"]
+    ) -> PlanMaker:
+        """With groups set to a precision by hand, and the KV caches; the objective is the same."""
+        other = copy(self)
+        other.settings = replace(self.settings, kv_cache=kv_cache)
+        asked = replace(self.planner.asked, pinned=pinned, cache=CACHES[kv_cache])
+        other.planner = self.planner.under(asked)
+        other.stated = self.stated.model_copy(update={"kv_cache": kv_cache})
+        return other
 
     def choose(self, max_kl: float | None = None) -> Choice:
         """The best choice; under a tighter KL budget than was asked for, where one is given."""
-        return self.planner.choose(self._under(max_kl))
+        return self.planner.choose(self.under(max_kl))
 
     def plan(
         self,
@@ -57,7 +79,7 @@ class PlanMaker:
         what was measured of it.
         """
         sure = certainty(choice)
-        stated = self._stated.model_copy(update={"solved_for": max_kl})
+        stated = self.stated.model_copy(update={"solved_for": max_kl})
         built = Groups(self.planner, choice, stated, sure)
         groups, (folds, factors) = built.groups(), built.folds()
         precision = {name: group.precision for group in groups for name in group.members}
@@ -81,14 +103,15 @@ class PlanMaker:
                 for linear in self.profile.structure.linears
                 if precision.get(linear.name, "bf16") == "bf16"
             ),
-            predicted=predicted(self.planner, choice),
+            predicted=predicted(self.planner, choice.sums),
             frontier=points(self.planner, choice),
             measured=Measured.model_validate(measured) if measured else None,
             notes=(*built.notes(), *notes),
         )
         return plan, factors
 
-    def _under(self, max_kl: float | None) -> Objective:
+    def under(self, max_kl: float | None) -> Objective:
+        """What was asked for, or a tighter KL budget."""
         if max_kl is None:
             return self.objective
         if self.objective.limit is not Limit.KL:
@@ -142,5 +165,5 @@ def make_plan(profile: Profile, settings: PlanSettings | None = None) -> tuple[P
 
     Raises as `PlanMaker`.
     """
-    maker = PlanMaker(profile, settings or PlanSettings())
+    maker = PlanMaker(profile, settings)
     return maker.plan(maker.choose())

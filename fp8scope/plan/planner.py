@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,7 +30,8 @@ class Asked:
     """What a person may ask for beside the objective.
 
     `excluded` groups stay in BF16, `kept` ones leave it, by group name. `cache`: KV caches in FP8;
-    None is whichever serves the objective better. `notes` are for the person.
+    None is whichever serves the objective better. `pinned` is the precision of groups that a person
+    has set by hand, which comes before all else. `notes` are for the person.
     """
 
     candidates: tuple[str, ...] = DEFAULT_CANDIDATES
@@ -36,6 +39,16 @@ class Asked:
     kept: frozenset[str] = frozenset()
     cache: bool | None = False
     notes: tuple[str, ...] = ()
+    pinned: Mapping[str, str] = field(default_factory=dict)
+
+
+class Sums(NamedTuple):
+    """What ways come to: nats per token with those of each tag, µs of a step, bits per weight."""
+
+    nats: Nats
+    tags: Mapping[str, Nats]
+    time_us: float
+    bits: float
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,11 @@ class Choice:
     def terms(self) -> tuple[Term, ...]:
         """What is quantized."""
         return tuple(term for way in self.ways for term in way.terms)
+
+    @property
+    def sums(self) -> Sums:
+        """Its numbers."""
+        return Sums(self.nats, self.tags, self.time_us, self.bits)
 
     @property
     def kl(self) -> float:
@@ -83,24 +101,36 @@ class Planner:
                 "the profile holds no sensitivity, which a plan is made from",
                 "scan again without --sensitivity none",
             )
-        self.profile, self.cost, self.asked = profile, cost, asked or Asked()
+        self.profile, self.cost = profile, cost
         self.scores = Scores(profile)
         self.scales = Scales(profile)
         in_range = Range(profile, self.scales)
         terms = self.scores.terms()
         finite = np.isfinite(self.scores.nats.sum(axis=1)).tolist()
         self.rows = {t: i for t, i in terms.items() if finite[i] and in_range.holds(t)}
-        every = units(profile.structure)
+        self._scored = {term.group for term in terms}
+        self._problems: dict[tuple[frozenset[str], Rules], Problem] = {}
+        self._decide(asked or Asked())
+
+    def under(self, asked: Asked) -> Planner:
+        """The same with other wishes; nothing is read from the profile again."""
+        other = copy(self)
+        other._decide(asked)
+        return other
+
+    def _decide(self, asked: Asked) -> None:
+        self.asked = asked
+        every = units(self.profile.structure)
         self.decided: tuple[Unit, ...] = tuple(
             unit
             for unit in every
-            if in_block(unit, profile.structure) or unit.name in self.asked.kept
+            if in_block(unit, self.profile.structure) or unit.name in asked.kept
         )
         self.left_out = tuple(unit for unit in every if unit not in self.decided)
-        scored = {term.group for term in terms}
-        self.unseen = frozenset(unit.name for unit in self.decided if unit.name not in scored)
-        self.elements = sum(map(cost.elements, self.decided))
-        self._problems: dict[Rules, Problem] = {}
+        self.unseen = frozenset(u.name for u in self.decided if u.name not in self._scored)
+        self.elements = sum(map(self.cost.elements, self.decided))
+        self.fixed_us = sum(self.cost.time_us(unit, BF16) for unit in self.left_out)
+        """Time of what stays in BF16 anyway."""
 
     def choose(self, objective: Objective) -> Choice:
         """The best choice. Raises BadInput where the limit cannot be kept."""
@@ -126,16 +156,22 @@ class Planner:
 
     def problem(self, cache: bool) -> Problem:
         """What there is to choose from, with KV caches in FP8 or without."""
-        bf16 = (self.asked.excluded | self.unseen) - self.asked.kept
-        return self._problem(Rules(self.asked.candidates, bf16, self.asked.kept, cache))
+        return self._problem(self.rules(cache))
+
+    def rules(self, cache: bool) -> Rules:
+        """What was asked for, with KV caches in FP8 or without."""
+        asked = self.asked
+        bf16 = (asked.excluded | self.unseen) - asked.kept
+        return Rules(asked.candidates, bf16, asked.kept, cache, asked.pinned)
 
     def score(self, term: Term) -> Score:
         """The score of a group or cache alone. Raises KeyError for what cannot be had."""
         return self.scores.of(self.scores.rows[self.rows[term]])
 
     def _problem(self, rules: Rules) -> Problem:
-        if rules in self._problems:
-            return self._problems[rules]
+        key = self.asked.kept, rules
+        if key in self._problems:
+            return self._problems[key]
         found = clusters(self.profile.structure, self.decided, self.rows, rules)
         for cluster in found:
             if not cluster.ways:
@@ -144,19 +180,14 @@ class Planner:
                     f"{names}: nothing that was scored fits what is asked",
                     "take back a --keep, or scan with more text or --candidates",
                 )
-        self._problems[rules] = Problem.of(found, self.scores, self.cost)
-        return self._problems[rules]
+        self._problems[key] = Problem.of(found, self.scores, self.cost)
+        return self._problems[key]
 
     def everything_us(self, candidate: str) -> float:
         """Time of a step with all that is decided on in one candidate, the caches in BF16."""
         caches = self.profile.structure.kv_layers
         linears = sum(self.cost.time_us(unit, candidate) for unit in self.decided)
         return linears + sum(self.cost.cache_us(cache, BF16) for cache in caches) + self.fixed_us
-
-    @property
-    def fixed_us(self) -> float:
-        """Time of what stays in BF16 anyway."""
-        return sum(self.cost.time_us(unit, BF16) for unit in self.left_out)
 
     def _can(self, cache: bool) -> bool:
         """Whether every cache was scored; asked for in vain, this is refused."""
@@ -175,14 +206,15 @@ class Planner:
         if numbers is None:
             return None
         ways = tuple(own[number] for own, number in zip(problem.ways, numbers, strict=True))
+        return Choice(problem, under, ways, *self.sums(ways))
+
+    def sums(self, ways: Sequence[Way]) -> Sums:
+        """What one way of each cluster comes to."""
         rows = [self.rows[term] for way in ways for term in way.terms]
-        return Choice(
-            problem,
-            under,
-            ways,
+        return Sums(
             *self.scores.together(rows),
-            sum(way.time_us for way in ways) + self.fixed_us,
-            sum(way.bits for way in ways) / self.elements,
+            time_us=sum(way.time_us for way in ways) + self.fixed_us,
+            bits=sum(way.bits for way in ways) / self.elements,
         )
 
     def _impossible(self, problems: list[Problem], objective: Objective) -> BadInput:

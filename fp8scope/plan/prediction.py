@@ -5,33 +5,53 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from fp8scope.analyze.ratios import Nats
 from fp8scope.analyze.thresholds import HARM_NATS, UNEXPLAINED_TIMES
 from fp8scope.artefacts.plan import Group, Objective, Point, Predicted
 from fp8scope.artefacts.plan import Nats as Stated
 from fp8scope.core.choices import Kind, Term
-from fp8scope.core.words import fine_nats, nats, percent
+from fp8scope.core.words import common_prefix, fine_nats, nats, percent, short_name
 from fp8scope.plan.clusters import PLAIN
 from fp8scope.plan.cost import BF16, FP8_BITS
 from fp8scope.plan.frontier import frontier
-from fp8scope.plan.planner import Choice, Planner
+from fp8scope.plan.planner import Choice, Planner, Sums
 from fp8scope.plan.reasons import WORDS
 
+ROUNDING = 1e-9
+NAMED = 8
 
-def predicted(planner: Planner, choice: Choice) -> Predicted:
-    """The choice's own numbers, and those of all BF16 and all plain FP8 beside it."""
+
+def predicted(planner: Planner, sums: Sums) -> Predicted:
+    """A choice's own numbers, and those of all BF16 and all plain FP8 beside it."""
     everything = _measured_plain(planner) or _plain_fp8(planner)
     return Predicted(
-        nats=_stated(choice.nats),
-        tags={tag: _stated(found) for tag, found in choice.tags.items()},
+        **_numbers(sums),
         plain_fp8=_stated(everything) if math.isfinite(everything.kl) else None,
-        effective_bits=choice.bits,
-        bf16_share=_bf16_share(choice),
-        step_time_us=choice.time_us,
         bf16_step_time_us=planner.everything_us(BF16),
         fp8_step_time_us=planner.everything_us(PLAIN),
     )
+
+
+def predicted_again(found: Predicted, sums: Sums) -> Predicted:
+    """The prediction of another choice for the same model; at once."""
+    return found.model_copy(update=_numbers(sums))
+
+
+def limited(found: Predicted, objective: Objective) -> float:
+    """What the objective limits."""
+    by_limit = {
+        "max_kl": found.nats.kl,
+        "effective_bits": found.effective_bits,
+        "max_bf16_share": found.bf16_share,
+    }
+    return by_limit[objective.limit]
+
+
+def over(found: Predicted, objective: Objective) -> bool:
+    """Whether the objective's limit is not kept, beyond rounding."""
+    return limited(found, objective) > objective.value * (1 + ROUNDING) + ROUNDING
 
 
 def _plain_fp8(planner: Planner) -> Nats:
@@ -65,6 +85,21 @@ def doubts(planner: Planner, choice: Choice) -> list[str]:
             f"{nats(choice.kl)} nats per token are about {percent(choice.kl)} of perplexity, more "
             "than migrations commonly allow; --max-kl 0.005 says what half a per cent would take"
         )
+    return found
+
+
+def by_hand(planner: Planner, choice: Choice, objective: Objective) -> list[str]:
+    """Which groups a person has set, and whether that breaks what was asked for."""
+    pinned, names = planner.asked.pinned, [unit.name for unit in planner.decided]
+    if not pinned:
+        return []
+    prefix = common_prefix(linear.name for linear in planner.profile.structure.linears)
+    named = [f"{short_name(n, prefix)} ({pinned[n]})" for n in names if n in pinned]
+    rest = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
+    found = [f"changed by hand: {', '.join(named[:NAMED])}{rest}"]
+    if over(numbers := predicted(planner, choice.sums), objective):
+        what = f"{objective.limit} is {limited(numbers, objective):.4g}"
+        found.append(f"{what}, over the {objective.value:.4g} that was asked for")
     return found
 
 
@@ -116,15 +151,23 @@ def summary(planner: Planner, choice: Choice, objective: Objective, groups: Sequ
         said = f"{excluded} of {len(names)} groups {'stays' if excluded == 1 else 'stay'} in BF16"
     budget = f" of a budget of {nats(objective.value)}" if objective.limit == "max_kl" else ""
     faster = planner.everything_us(BF16) / choice.time_us
+    hand = "changed by hand; " if planner.asked.pinned else ""
     return (
-        f"{said}{with_what}: {nats(choice.nats.kl)} ± {_error(choice.nats)} nats per "
+        f"{hand}{said}{with_what}: {nats(choice.nats.kl)} ± {_error(choice.nats)} nats per "
         f"token{budget}, {choice.bits:.4g} bits per weight, and linears and KV cache "
         f"{faster:.2f}× as fast as in BF16"
     )
 
 
-def _bf16_share(choice: Choice) -> float:
-    return min(max(choice.bits / FP8_BITS - 1, 0.0), 1.0)
+def _numbers(sums: Sums) -> dict[str, Any]:
+    """The fields of `Predicted` that depend on what is chosen."""
+    return {
+        "nats": _stated(sums.nats),
+        "tags": {tag: _stated(found) for tag, found in sums.tags.items()},
+        "effective_bits": sums.bits,
+        "bf16_share": min(max(sums.bits / FP8_BITS - 1, 0.0), 1.0),
+        "step_time_us": sums.time_us,
+    }
 
 
 def _error(found: Nats) -> str:

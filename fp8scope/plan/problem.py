@@ -56,7 +56,7 @@ class Problem:
             draws = scores.nats @ np.stack([scores.weights(rng) for _ in range(DRAWS)], axis=1)
         ways, drawn = [], []
         for cluster in found:
-            prices = _Prices(cluster, cost)
+            prices = Prices(cluster, cost)
             own, resampled = [], []
             for terms in cluster.ways:
                 chosen = [rows[term] for term in terms]
@@ -77,7 +77,7 @@ class Problem:
         ]
 
 
-class _Prices:
+class Prices:
     """µs and bits of a cluster's ways."""
 
     def __init__(self, cluster: Cluster, cost: Cost) -> None:
@@ -86,6 +86,7 @@ class _Prices:
         self._times: dict[tuple[str, str], float] = {}
 
     def of(self, terms: Terms) -> tuple[float, float]:
+        """Of one way, given its terms."""
         by_group: Mapping[str, Term] = {term.group: term for term in terms}
         time = bits = 0.0
         for unit in self._cluster.units:

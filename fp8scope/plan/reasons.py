@@ -20,6 +20,8 @@ WORDS = {
     "fp8_smooth": "smoothing",
 }
 TIES = 3
+BY_HAND = "by hand"
+"""Who asked for the precision of a group that a person has set in the browser."""
 
 
 @dataclass(frozen=True)
@@ -108,5 +110,7 @@ def _slower(evidence: Evidence) -> str:
 
 
 def _sentence(words: str, evidence: Evidence) -> str:
+    if evidence.asked == BY_HAND:
+        return f"set by hand: {words}"
     asked = f"asked for ({evidence.asked}): " if evidence.asked else ""
     return f"{asked}{words}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from fp8scope.artefacts.identity import check_same_model
-from fp8scope.artefacts.plan import CostSource
+from fp8scope.artefacts.plan import CostSource, Plan
 from fp8scope.artefacts.times import Times, read_times
 from fp8scope.core.choices import Kind
 from fp8scope.core.gemms import routers, units
@@ -17,6 +17,7 @@ from fp8scope.core.schemes import DEFAULT_CANDIDATES
 from fp8scope.core.selection import select_groups
 from fp8scope.errors import BadInput
 from fp8scope.plan.cost import Cost
+from fp8scope.plan.objective import DEFAULT_PRESET, PRESETS
 from fp8scope.plan.planner import Asked
 from fp8scope.profile.record import Profile
 
@@ -44,6 +45,43 @@ class PlanSettings:
     excluded: tuple[str, ...] = ()
     candidates: tuple[str, ...] = DEFAULT_CANDIDATES
     kv_cache: Literal["bf16", "fp8", "auto"] = "bf16"
+
+    @classmethod
+    def of(cls, plan: Plan) -> PlanSettings:
+        """Those that a plan was made with."""
+        asked, cost = plan.objective, plan.cost
+        return cls(
+            **{asked.limit: None if asked.preset else asked.value},
+            preset=asked.preset,
+            gpu=cost.gpu if cost.source == "roofline" else cls.gpu,
+            workload=Workload(cost.batch, cost.context, cost.generate),
+            times=Path(cost.measured_from) if cost.measured_from else None,
+            kept=asked.kept,
+            excluded=asked.excluded,
+            candidates=asked.candidates,
+            kv_cache=asked.kv_cache,
+        )
+
+    def limited(self, text: str) -> PlanSettings:
+        """With the limit that a person writes: `0.01` (nats per token), `8.5 bits`, `10%` (of the
+        weights in BF16), `safe`; nothing is the preset `balanced`. Raises BadInput.
+        """
+        words = text.strip().lower()
+        free = replace(self, max_kl=None, effective_bits=None, max_bf16_share=None, preset=None)
+        if not words or words in PRESETS:
+            return replace(free, preset=words or DEFAULT_PRESET)
+        number = words.removesuffix("bits").removesuffix("%")
+        try:
+            value = float(number)
+        except ValueError:
+            what = f"“{text.strip()}” is no budget"
+            remedy = f"give 0.01 (nats per token), 8.5 bits, 10%, or {', '.join(PRESETS)}"
+            raise BadInput(what, remedy) from None
+        if words.endswith("%"):
+            return replace(free, max_bf16_share=value / 100)
+        if words.endswith("bits"):
+            return replace(free, effective_bits=value)
+        return replace(free, max_kl=value)
 
     def asked(self, profile: Profile) -> Asked:
         """The groups that are meant. Raises BadInput where a pattern matches nothing, a group is

@@ -44,18 +44,22 @@ def frontier_table(plan: Plan) -> Table:
         step_time_us=plan.predicted.step_time_us,
         bf16_groups=sum(group.precision == "bf16" for group in _decided(plan)),
     )
-    others = [point for point in _some(plan.frontier) if not _same(point, own)]
-    shown = [(point, "") for point in others] + [(own, "this plan")]
-    for point, what in sorted(shown, key=lambda row: -row[0].kl):
+    for point, mine in frontier_points(plan.frontier, own):
         table.add_row(
             nats(point.kl),
             f"{point.effective_bits:.2f}",
             f"{point.step_time_us:,.4g}",
             str(point.bf16_groups),
-            what,
-            style="bold" if what else "",
+            "this plan" if mine else "",
+            style="bold" if mine else "",
         )
     return table
+
+
+def frontier_points(frontier: Sequence[Point], own: Point) -> list[tuple[Point, bool]]:
+    """Some points of the frontier, and a plan's own among them, by falling KL; which is its own."""
+    shown = [(point, False) for point in _some(frontier) if not _same(point, own)]
+    return sorted([*shown, (own, True)], key=lambda row: -row[0].kl)
 
 
 def _same(point: Point, own: Point) -> bool:

@@ -49,6 +49,7 @@ class Snapshot:
     models: Mapping[str, Score]
     scores: Mapping[str, Mapping[str, Score]]
     plan: Plan | None = None
+    plan_path: Path | None = None
     sites: Mapping[Site, SiteMeasures] | None = None
     measured: bool = False
     groups: Mapping[str, GroupFinding] | None = None
@@ -91,7 +92,9 @@ class Snapshot:
         return name.removeprefix(self.prefix)
 
 
-def opened(path: Path, profile: Profile, plan: Plan | None = None) -> Snapshot:
+def opened(
+    path: Path, profile: Profile, plan: Plan | None = None, plan_path: Path | None = None
+) -> Snapshot:
     """What is known at once."""
     scores = Scores(profile) if profile.sensitivity else None
     caches = [layer.group for layer in profile.structure.kv_layers]
@@ -104,6 +107,7 @@ def opened(path: Path, profile: Profile, plan: Plan | None = None) -> Snapshot:
         models=model_scores(profile),
         scores={name: scores.candidates(name) for name in names} if scores else {},
         plan=plan,
+        plan_path=plan_path,
     )
 
 

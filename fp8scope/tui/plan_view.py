@@ -1,0 +1,212 @@
+"""What the plan's screen shows: numbers, every group, and what the last change did."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.message import Message
+from textual.widgets import Input, Static
+
+from fp8scope.artefacts.plan import Point
+from fp8scope.tui.living import Living
+from fp8scope.tui.plan_rows import CACHE, ORDERS, Row, Rows, arranged, candidates_shown
+from fp8scope.tui.plan_table import PlanTable
+from fp8scope.tui.plan_words import FIXED, about, cells, columns, frontier, headline
+from fp8scope.tui.snapshot import Snapshot
+from fp8scope.tui.working import WorkingScreen, in_words
+
+WIDE = 130
+"""Columns from which on there is room for what other budgets would buy."""
+KEYS = "space t k B s b  u undo  R solve  p pin  v KV  w save  x export  o order  / find"
+
+
+class PlanView(WorkingScreen):
+    """`said` is the last line of all: what the last change did."""
+
+    DEFAULT_CSS = """
+    PlanView #head { height: auto; max-height: 4; padding: 0 1; }
+    PlanView #body { height: 1fr; }
+    PlanView #body PlanTable { width: 1fr; }
+    PlanView #side { width: 44; padding: 0 1; background: $surface; display: none; }
+    PlanView.-wide #side { display: block; }
+    PlanView.-wide #about { max-height: 4; }
+    PlanView #find { display: none; border: none; height: 1; padding: 0 1; }
+    PlanView #find.-open { display: block; }
+    PlanView #about { height: auto; max-height: 2; padding: 0 1; background: $surface; }
+    PlanView #said { height: auto; max-height: 3; padding: 0 1; text-style: bold; }
+    PlanView #keys { height: 1; padding: 0 1; color: $foreground 70%; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said = ""
+        self._refused = ""
+        self._order = next(iter(ORDERS))
+        self._rows: Rows | None = None
+        self._shown: dict[str, Row] = {}
+        self._frontier: dict[bool, tuple[Point, ...]] = {}
+
+    def compose(self) -> ComposeResult:
+        """Numbers, table, what is under the cursor, and what the last change did."""
+        yield Static(id="head")
+        with Horizontal(id="body"):
+            yield PlanTable(FIXED)
+            with VerticalScroll(id="side", can_focus=False):
+                yield Static(id="frontier")
+        yield _Find(placeholder="part of a name; escape shows all", id="find")
+        yield Static(id="about", markup=False)
+        yield Static(id="said", markup=False)
+        yield Static(KEYS, id="keys", markup=False)
+
+    @property
+    def rows(self) -> PlanTable[Row]:
+        """The table."""
+        return self.query_one(PlanTable)
+
+    @property
+    def named(self) -> str | None:
+        """The group under the cursor."""
+        key = self.rows.key
+        layers = self.browser.snapshot.profile.structure.kv_layers
+        return layers[0].attention if key == CACHE else key
+
+    def on_mount(self) -> None:
+        """The keys are the table's."""
+        self.rows.focus()
+
+    def on_resize(self) -> None:
+        """A wide screen has room for more."""
+        self.set_class(self.size.width >= WIDE, "-wide")
+        self._show_frontier()
+
+    def refresh_from(self, snapshot: Snapshot) -> None:
+        """Make the plan when the screen is first seen; then show it."""
+        if self.browser.living is None:
+            self._begin(snapshot)
+        else:
+            self.show()
+
+    def _begin(self, snapshot: Snapshot) -> None:
+        if self._refused or self.busy:
+            return
+        if snapshot.profile.sensitivity is None:
+            self._refuse(
+                "This profile was not scored, so nobody knows what FP8 would cost, and there is no "
+                "plan. Scan again without --sensitivity none."
+            )
+            return
+        self.query_one("#head", Static).update("Making the plan …")
+        make = partial(Living.of, snapshot)
+        self.work(make, self._begun, lambda error: self._refuse(in_words(error)), "making the plan")
+
+    def _refuse(self, why: str) -> None:
+        self._refused = why
+        self.query_one("#head", Static).update(f"There is no plan.\n{why}")
+
+    def _begun(self, living: Living) -> None:
+        self.browser.living = living
+        self.said = "; ".join(living.draft.notes)
+        self.show()
+        if not living.reasons:
+            self.explain()
+
+    def explain(self) -> None:
+        """Say why of each group, once that is known: it reads records of every group."""
+        living = self.browser.living
+        if living is not None:
+            self.work(living.plan, lambda _: self.show())
+
+    def show(self) -> None:
+        """The plan as it is now."""
+        living = self.browser.living
+        if living is None:
+            return
+        if self._rows is None:
+            self._rows = Rows(self.browser.snapshot, living)
+        draft = living.draft
+        every = self._rows.all()
+        found = arranged(every, self._order, self.query_one("#find", Input).value)
+        self._shown = {row.name: row for row in every}
+        self.rows.show(columns(every), found, partial(cells, candidates_shown(every)))
+        head = headline(draft.predicted, draft.objective, cached=draft.cached)
+        self.query_one("#head", Static).update(head)
+        self.query_one("#said", Static).update(self.said)
+        self._tell()
+        self._show_frontier()
+        self.browser.tell_status()
+
+    def _tell(self) -> None:
+        row = self._shown.get(self.rows.key or "")
+        self.query_one("#about", Static).update(about(row) if row else "no such group")
+
+    def _show_frontier(self) -> None:
+        living = self.browser.living
+        if living is None or not self.has_class("-wide"):
+            return
+        draft, cached = living.draft, living.draft.cached
+        if cached not in self._frontier:
+            self._frontier[cached] = ()  # on its way
+            self.work(draft.frontier, partial(self._keep_frontier, cached))
+            return
+        shown = frontier(self._frontier[cached], draft.point)
+        self.query_one("#frontier", Static).update(shown)
+
+    def _keep_frontier(self, cached: bool, points: tuple[Point, ...]) -> None:
+        self._frontier[cached] = points
+        self._show_frontier()
+
+    def on_plan_table_moved(self) -> None:
+        """Another row."""
+        self._tell()
+
+    def on_plan_table_opened(self) -> None:
+        """Open the layer."""
+        if self.named:
+            self.browser.open_layer(self.named)
+
+    # --- order and search -------------------------------------------------------------------
+
+    def action_order(self) -> None:
+        """The next order of the rows."""
+        orders = list(ORDERS)
+        self._order = orders[(orders.index(self._order) + 1) % len(orders)]
+        self.said = f"rows by {self._order}"
+        self.show()
+
+    def action_find(self) -> None:
+        """Show the rows whose names hold some words."""
+        field = self.query_one("#find", Input)
+        field.add_class("-open")
+        field.focus()
+
+    def on_input_changed(self) -> None:
+        """As it is typed."""
+        self.show()
+
+    def on_input_submitted(self) -> None:
+        """Back to the table, with the rows that were found."""
+        self.rows.focus()
+
+    def on__find_left(self) -> None:
+        """All rows again."""
+        field = self.query_one("#find", Input)
+        field.value = ""
+        field.remove_class("-open")
+        self.rows.focus()
+
+
+class _Find(Input):
+    """Escape leaves it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "show all rows")]
+
+    class Left(Message):
+        """Nothing is looked for any more."""
+
+    def action_leave(self) -> None:
+        """Say so."""
+        self.post_message(self.Left())
