@@ -18,7 +18,7 @@ from textual.screen import Screen
 from textual.widgets import Static
 from textual.worker import get_current_worker
 
-from fp8scope.errors import Fp8scopeError, one_line
+from fp8scope.errors import in_words
 from fp8scope.tui import colours, commands
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class BrowseApp(App[None]):
         self._start, self._subject = start, title
         self.living: Living | None = None
         self.refusal: Exception | None = None
-        self._complete = self._due = False
+        self._ended = self._due = False
         for theme in (colours.DARK, colours.LIGHT):
             self.register_theme(theme)
         self.theme = colours.DARK.name
@@ -127,20 +127,18 @@ class BrowseApp(App[None]):
     def on_browse_app_read(self, message: Read) -> None:
         """Show it soon, and not too often."""
         self.snapshot = message.snapshot
-        self._complete = self.snapshot.convergence is not None
         if not self._due:
             self._due = True
             self.set_timer(LATEST, self._catch_up)
 
     def on_browse_app_failed(self, message: Failed) -> None:
         """Before anything is shown there is nothing to stay for."""
-        self._complete = True
+        self._ended = True
         if not self.started:
             self.refusal = message.error
             self.exit()
             return
-        known = isinstance(message.error, Fp8scopeError)
-        self.problem(str(message.error) if known else one_line(message.error))
+        self.problem(in_words(message.error))
         self._catch_up()
 
     @property
@@ -149,17 +147,14 @@ class BrowseApp(App[None]):
         return hasattr(self, "snapshot")
 
     @property
+    def busy(self) -> bool:
+        """Whether something is known that is not shown yet."""
+        return self._due
+
+    @property
     def progress(self) -> str:
         """What is still being read, or ""."""
-        if self._complete:
-            return ""
-        snapshot = self.snapshot
-        if not snapshot.measured:
-            total = len(snapshot.profile.sites) + len(snapshot.profile.weights)
-            return f"{len(snapshot.sites or ())} of {total} sites read"
-        parts = ("groups", "kv_cache", "scaling", "headroom", "convergence")
-        left = [part for part in parts if getattr(snapshot, part) is None]
-        return f"looking at {left[0].replace('_', ' ')} …" if left else ""
+        return "" if self._ended else self.snapshot.unread
 
     def _catch_up(self) -> None:
         self._due = False
@@ -246,14 +241,21 @@ class BrowseApp(App[None]):
             self.push_screen(QuitScreen(), self._quit)
 
     def _quit(self, answer: str | None) -> None:
-        if answer == "save" and self.living is not None:
-            try:
-                self.living.save()
-            except Fp8scopeError as error:
-                self.problem(str(error))
-                return
-        if answer in {"save", "discard"}:
+        if answer == "discard":
             self.exit()
+        elif answer == "save":
+            self.notify("Saving the plan …")
+            self.run_worker(self._save, thread=True, exit_on_error=False)
+
+    def _save(self) -> None:
+        """Save and leave, in a thread: it takes seconds of a large model."""
+        try:
+            if self.living is not None:
+                self.living.save()
+        except Exception as error:
+            self.call_from_thread(self.problem, in_words(error))
+        else:
+            self.call_from_thread(self.exit)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Those of ours; textual's own would open its own help and themes."""
