@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -30,7 +30,7 @@ from tests.plan.invented import group
 from tests.plan.test_clusters import consistent
 from tests.plan.test_plan import check_whole, small
 
-DOWN, UP, QKV, O = (group(0, name) for name in ("down", "gate_up", "qkv", "o"))
+DOWN, UP, QKV, OUT = (group(0, name) for name in ("down", "gate_up", "qkv", "o"))
 SETTINGS = PlanSettings(max_kl=0.02)
 
 
@@ -46,7 +46,7 @@ def family(name: str) -> Profile:
     return invented.with_nats(of, lambda term: 1e-5 if term.alpha or term.folded else draw(term))
 
 
-def anything(own: Draft, rng: random.Random, names: Sequence[str]) -> str:
+def anything(own: Draft, rng: Random, names: Sequence[str]) -> str:
     """One thing that a person might do; what is refused changes nothing."""
     name, precision = rng.choice(names), rng.choice(PRECISIONS)
     done: list[Callable[[], str]] = [
@@ -73,7 +73,7 @@ def anything(own: Draft, rng: random.Random, names: Sequence[str]) -> str:
 @pytest.mark.parametrize("seed", range(3))
 def test_numbers_are_those_of_the_same_terms_computed_afresh(name: str, seed: int) -> None:
     profile = family(name) if name else small()
-    own, rng = draft(profile), random.Random(seed)
+    own, rng = draft(profile), Random(seed)  # noqa: S311
     names = [unit.name for unit in units(profile.structure)]
     fresh = PlanMaker(profile, SETTINGS)
     for _ in range(25):
@@ -145,8 +145,8 @@ def test_another_smoothed_group_keeps_its_alpha() -> None:
     own = draft(invented.with_nats(invented.profile(), nats), PlanSettings(max_bf16_share=0))
     own.set(QKV, "fp8_smooth")
     alpha = next(term.alpha for term in own.step.terms if term.group == QKV)
-    own.set(O, "fp8_smooth")
-    kept = {term.group: term.alpha for term in own.step.terms if term.group in (QKV, O)}
+    own.set(OUT, "fp8_smooth")
+    kept = {term.group: term.alpha for term in own.step.terms if term.group in (QKV, OUT)}
     assert kept[QKV] == alpha == 0.25
 
 
@@ -211,7 +211,7 @@ def test_refusals(name: str, precision: str, said: str) -> None:
 def test_what_was_not_scored_is_refused_in_words() -> None:
     scored = invented.with_nats(invented.profile(), lambda _: 0.001, (PLAIN, "fp8_token"))
     own = draft(scored)
-    with pytest.raises(BadInput, match="was not scored in fp8_block.*may run in"):
+    with pytest.raises(BadInput, match=r"was not scored in fp8_block.*may run in"):
         own.set(DOWN, "fp8_block")
     gemma = family("gemma2")
     own = draft(gemma)
@@ -238,7 +238,7 @@ def test_no_scores_no_plan() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_undo_and_redo_give_back_every_step(seed: int) -> None:
-    own, rng = draft(), random.Random(seed)
+    own, rng = draft(), Random(seed)  # noqa: S311
     names = [unit.name for unit in units(small().structure)]
     history = [own.step]
     while len(history) < 20:
