@@ -22,7 +22,7 @@ _WHERE = {
     "export_plan": "fp8scope.export.checking",
     "check": "fp8scope.export.checking",
     "examine": "fp8scope.checkpoint.doctor.examine",
-    "build": "fp8scope.build.api",
+    "build_checkpoint": "fp8scope.build.api",
     "measure_sites": "fp8scope.analyze.measures",
     "Profile": "fp8scope.profile.record",
     "Fp8scopeError": "fp8scope.errors",

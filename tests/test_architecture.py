@@ -73,7 +73,9 @@ def test_the_import_contracts_hold() -> None:
 
 def test_public_names_resolve() -> None:
     for name in fp8scope.__all__:
-        assert getattr(fp8scope, name) is not None
+        first = getattr(fp8scope, name)
+        assert first is not None
+        assert getattr(fp8scope, name) is first, f"{name} is also a package, which hides it"
     assert dir(fp8scope) == sorted(fp8scope.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
         fp8scope.nonsense  # noqa: B018

@@ -60,8 +60,8 @@ class Forms:
         if not np.isfinite(kl).all():
             return np.nan
         if len(chosen) == 1:  # what thousands of rows are asked for one by one
-            row = chosen[0]
-            return float(abs(kl[0]) * hypot(self.spread[row], self.mean_error[int(self.cached[row])]))
+            mean_error = self.mean_error[int(self.cached[chosen[0]])]
+            return float(abs(kl[0]) * hypot(self.spread[chosen[0]], mean_error))
         means = [
             self.mean_error[kind] * kl[self.cached[chosen] == bool(kind)].sum() for kind in (0, 1)
         ]

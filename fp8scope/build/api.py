@@ -16,18 +16,23 @@ from safetensors import SafetensorError
 
 from fp8scope.artefacts.identity import check_same_model
 from fp8scope.artefacts.plan import Plan
-from fp8scope.build.files import with_saved_names
+from fp8scope.artefacts.plan_file import read_factors, read_plan
+from fp8scope.build.complete import left_out, refuse_incomplete
+from fp8scope.build.files import file_shapes, with_saved_names
 from fp8scope.build.finish import copy_beside, put_plan, write_config, write_metadata
 from fp8scope.build.folder import NewFolder, new_folder
 from fp8scope.build.folds import fold_plan
 from fp8scope.build.memory import Needs, check_needs, needs
+from fp8scope.build.refused import check_buildable
 from fp8scope.build.scales import static_scales
 from fp8scope.checkpoint.doctor.diagnosis import Diagnosis
 from fp8scope.checkpoint.doctor.examine import examine
 from fp8scope.checkpoint.inventory import read_inventory
+from fp8scope.demo.files import DEMO_MODEL
 from fp8scope.errors import BadInput, BadModel, CannotWrite, GateFailed, one_line
 from fp8scope.export.checking import export_plan
 from fp8scope.export.consumer import Document
+from fp8scope.runtime.devices import check_device
 from fp8scope.runtime.folders import model_folder
 from fp8scope.runtime.loading import DTYPES, LoadedModel, LoadOptions, load
 
@@ -38,6 +43,7 @@ WRITTEN: dict[Format, str] = {
 }
 """The consumer whose words the metadata of a format are."""
 SHARD_BYTES = 5_000_000_000
+DEMO = "demo"
 
 
 @dataclass
@@ -80,28 +86,53 @@ class Built:
     diagnosis: Diagnosis
 
 
-def build(
-    order: Order, output: Path, *, force: bool = False, events: Events | None = None
+def build_checkpoint(  # noqa: PLR0913  (keywords, each with a default)
+    plan: str | Path,
+    output: str | Path,
+    *,
+    model: str = "",
+    format: Format = "modelopt",  # noqa: A002  (as the command line has it)
+    options: LoadOptions | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    force: bool = False,
+    events: Events | None = None,
 ) -> Built:
-    """Build the checkpoint at `output`, a folder which appears whole or not at all.
+    """Build the checkpoint of the plan.json at `plan` into `output`, a folder which appears whole
+    or not at all; `force` overwrites an earlier build.
 
-    Raises OutputExists, CannotExpress (the format has no words for the plan), Stale (not the
-    plan's model), CannotWrite (no room), Missing (no memory; ModelOpt, compressed-tensors or the
-    hub cannot be had), BadInput and BadModel (what cannot be folded or quantized, by name), and
-    GateFailed where what was built has a fault: then nothing is left of it.
+    model: folder, hub id or `demo`; else as the plan says.
+
+    Raises what reading plans raises; OutputExists, CannotExpress (the format has no words for the
+    plan), Stale (not the plan's model), CannotWrite (no room), Missing (no memory; ModelOpt,
+    compressed-tensors or the hub cannot be had), BadInput and BadModel (what cannot be folded or
+    quantized, by name), and GateFailed where what was built has a fault: nothing is left of it.
     """
-    with new_folder(output, force=force) as folder:
+    read = read_plan(Path(plan))
+    factors = read_factors(read, Path(plan))
+    reference = reference_of(read, model)
+    order = Order(read, factors, reference, format, options or LoadOptions(), shard_bytes)
+    with new_folder(Path(output), force=force) as folder:
         return build_into(order, folder, events or Events())
 
 
+def reference_of(plan: Plan, model: str = "") -> str:
+    """The folder or hub id of the plan's model, unless `model` names one."""
+    name = model or plan.model.name
+    return str(DEMO_MODEL) if name == DEMO else name
+
+
 def build_into(order: Order, folder: NewFolder, events: Events) -> Built:
-    """The same in a folder that was opened before."""
+    """Build what is ordered in a folder that was opened before. Raises as `build_checkpoint`."""
     export_plan(order.plan, WRITTEN[order.format])  # refuses before anything is loaded
+    check_buildable(order.plan)
     loaded, before = _loaded(order, folder.output, events)
     order = replace(order, plan=with_saved_names(order.plan, loaded.model))
     document = export_plan(order.plan, WRITTEN[order.format])
     events.step("folding")
     inexact = fold_plan(loaded.model, order.plan, order.factors)
+    if inexact:
+        events.warn(f"{inexact:,} values of the weights lost bits when smoothing was folded")
+    tensors, source = file_shapes(loaded.model), loaded.tensor_shapes or {}
     with _writing(folder.output):
         _write(order, loaded, document, folder.path, events)
         del loaded
@@ -109,12 +140,17 @@ def build_into(order: Order, folder: NewFolder, events: Events) -> Built:
         events.step("examining")
         diagnosis = examine(folder.path, progress=events.examined)
     _refuse_faults(diagnosis)
+    written = read_inventory(folder.path).shapes()
+    refuse_incomplete(tensors, written)
+    for block in left_out(source, written):
+        events.warn(f"{block} of the model's files is not in it: transformers does not load that")
     folder.publish()
     return Built(folder.output, order.format, before, diagnosis.nbytes, inexact, diagnosis)
 
 
 def _loaded(order: Order, output: Path, events: Events) -> tuple[LoadedModel, int]:
     plan, options = order.plan, order.options
+    check_device(options.device)
     pickles = options.allow_pickle
     try:
         home = model_folder(order.reference, code=options.trust_remote_code, pickles=pickles)
@@ -159,7 +195,8 @@ def _write(
         quantization = write_compressed(
             loaded.model, order.plan, scales, folder, shard_bytes=order.shard_bytes
         )
-    write_config(loaded.folder, folder, quantization, dtype)
+    architecture = order.plan.model.architecture
+    write_config(loaded.folder, folder, quantization, dtype, architecture)
     copy_beside(loaded.folder, folder)
     put_plan(order.plan, order.factors, folder)
 

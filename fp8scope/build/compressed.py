@@ -53,7 +53,7 @@ def write_compressed(
     library.check(config)
     caches = _cache_scales(plan)
     linears = _in_fp8(plan, static)
-    _check(linears, plan, file_shapes(model, caches))
+    _check(linears, file_shapes(model, caches))
     tensors = _quantized(file_tensors(model, caches), linears, library, progress)
     write_shards(folder, tensors, shard_bytes)
     return config
@@ -135,25 +135,10 @@ def _in_fp8(plan: Plan, static: Mapping[str, tuple[Static, ...]]) -> dict[str, _
     }
 
 
-def _check(
-    linears: Mapping[str, _Linear], plan: Plan, shapes: Mapping[str, tuple[int, ...]]
-) -> None:
+def _check(linears: Mapping[str, _Linear], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Refuses at once what would otherwise go wrong in the middle of writing."""
-    planned = {module.name: module for module in plan.modules}
     for name, linear in linears.items():
         module = linear.module
-        source = planned[module.runtime]
-        if source.tied_to is not None:
-            what = f"{module.name} has no weight of its own: it is that of {source.tied_to}"
-            raise BadInput(what, "leave it in BF16")
-        if source.experts and not source.checkpoint_shards:
-            what = f"{module.name} holds all experts, and compressed-tensors wants each by itself"
-            raise BadInput(what, "leave them in BF16")
-        if source.transposed:
-            what = (
-                f"{module.name} is a Conv1D [in, out], and compressed-tensors knows nn.Linear alone"
-            )
-            raise BadInput(what, "leave it in BF16")
         expected = (module.out_features, module.in_features)
         if (found := shapes.get(name)) != expected:
             has = f"has {list(found)} there" if found else "has not"

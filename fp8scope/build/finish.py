@@ -22,8 +22,14 @@ COPIED = (
 )  # fmt: skip
 
 
-def write_config(source: Path, folder: Path, quantization: Mapping[str, Any], dtype: str) -> None:
-    """config.json: the model's own, word for word, with `quantization_config` and its dtype.
+CODE = "*.py"
+
+
+def write_config(
+    source: Path, folder: Path, quantization: Mapping[str, Any], dtype: str, architecture: str
+) -> None:
+    """config.json: the model's own, word for word, with `quantization_config` and its dtype, and
+    with the `architecture` where it names none: engines know the model by it alone.
 
     Saved anew by transformers it would be in the words of that release, which older engines do not
     all read.
@@ -31,6 +37,7 @@ def write_config(source: Path, folder: Path, quantization: Mapping[str, Any], dt
     config = json.loads((source / CONFIG).read_bytes())
     key = "dtype" if "dtype" in config else "torch_dtype"
     config |= {key: dtype, "quantization_config": quantization}
+    config["architectures"] = config.get("architectures") or [architecture]
     _write(folder / CONFIG, config)
 
 
@@ -40,11 +47,19 @@ def write_metadata(folder: Path, nested: Mapping[str, Any]) -> None:
 
 
 def copy_beside(source: Path, folder: Path) -> list[str]:
-    """Tokenizer, generation settings and licence of the model, byte for byte; their names."""
-    found = {path for pattern in COPIED for path in source.glob(pattern) if path.is_file()}
+    """Tokenizer, generation settings and licence of the model, byte for byte; their names. With the
+    code that its configs name (`auto_map`), which is looked for beside them.
+    """
+    code = (CODE,) if _names_code(source) else ()
+    found = {p for pattern in (*COPIED, *code) for p in source.glob(pattern) if p.is_file()}
     for path in sorted(found):
         shutil.copyfile(path, folder / path.name)
     return sorted(path.name for path in found)
+
+
+def _names_code(source: Path) -> bool:
+    configs = (source / CONFIG, source / "tokenizer_config.json")
+    return any("auto_map" in json.loads(each.read_bytes()) for each in configs if each.exists())
 
 
 def put_plan(plan: Plan, factors: Mapping[str, NDArray[Any]], folder: Path) -> None:

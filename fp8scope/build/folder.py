@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-from fp8scope.artefacts.plan import FORMAT
 from fp8scope.artefacts.plan_file import read_plan
+from fp8scope.build.finish import CODE, CONFIG, COPIED, METADATA
 from fp8scope.errors import BadInput, CannotWrite, Fp8scopeError, OutputExists
 
-PLAN = "plan.json"
+BUILT = (
+    CONFIG, METADATA, "model*.safetensors", "model.safetensors.index.json", "plan.json", "plan.npz",
+)  # fmt: skip
 
 
 class NewFolder:
@@ -22,6 +26,8 @@ class NewFolder:
     def __init__(self, output: Path, *, force: bool) -> None:
         self.output = output
         self.path = output.with_name(f".{output.name}.building")
+        self.published = False
+        self._old = output.with_name(f".{output.name}.old")
         self._force = force
 
     def publish(self) -> None:
@@ -30,19 +36,26 @@ class NewFolder:
         Raises OutputExists and CannotWrite, and then nothing has changed.
         """
         check_free(self.output, force=self._force)  # somebody else may have been quicker
-        old = self.output.with_name(f".{self.output.name}.old")
         try:
             _open_to_readers(self.path)
             _sync(self.path)
-            shutil.rmtree(old, ignore_errors=True)
             if self.output.exists():
-                self.output.rename(old)
+                self.output.rename(self._old)
             self.path.rename(self.output)
+            self.published = True
         except OSError as error:
-            if old.exists() and not self.output.exists():
-                old.rename(self.output)
             raise _cannot_write(self.output, error) from error
-        shutil.rmtree(old, ignore_errors=True)
+        finally:
+            self.settle()
+
+    def settle(self) -> None:
+        """Bring back the old build where no new one took its name, else drop it."""
+        if not self._old.exists():
+            return
+        if self.output.exists():
+            shutil.rmtree(self._old, ignore_errors=True)
+        else:
+            self._old.rename(self.output)
 
 
 @contextmanager
@@ -52,24 +65,34 @@ def new_folder(output: Path, *, force: bool = False) -> Iterator[NewFolder]:
     A killed process leaves `.NAME.building`, which the next one starts with clearing away. Raises
     OutputExists, BadInput (no place for it; another process is at it) and CannotWrite.
     """
-    check_free(output, force=force)
-    if not output.resolve().parent.is_dir():
-        what = f"there is no folder {output.resolve().parent}"
-        raise BadInput(what, "make it, or give another -o")
-    made = NewFolder(output, force=force)
-    try:
-        made.path.mkdir(exist_ok=True)
-        lock = os.open(made.path, os.O_RDONLY)
-    except OSError as error:
-        raise _cannot_write(output, error) from error
+    made, lock = _opened(output, force=force)
     with _closing(lock):
         _claim(lock, output)
         try:
+            made.settle()  # what a process left that was killed between the two names
+            check_free(output, force=force)
             _clear(made.path)
             yield made
         finally:
             if made.path.exists() and os.path.samestat(os.fstat(lock), made.path.stat()):
                 shutil.rmtree(made.path, ignore_errors=True)
+            made.settle()
+
+
+def _opened(output: Path, *, force: bool) -> tuple[NewFolder, int]:
+    """The folder, and a descriptor of it that can be locked."""
+    if output.name in {"", ".."}:
+        raise BadInput(f"{output} is no name of a new folder", "give one with -o")
+    try:
+        check_free(output, force=force)
+        parent = output.resolve().parent
+        if not parent.is_dir():
+            raise BadInput(f"there is no folder {parent}", "make it, or give another -o")
+        made = NewFolder(output, force=force)
+        made.path.mkdir(exist_ok=True)
+        return made, os.open(made.path, os.O_RDONLY)
+    except OSError as error:
+        raise _cannot_write(output, error) from error
 
 
 @contextmanager
@@ -89,19 +112,29 @@ def check_free(output: Path, *, force: bool) -> None:
         return
     if not force:
         raise OutputExists(f"{output} exists already", "give another -o, or --force")
-    empty = output.is_dir() and not any(output.iterdir())
-    if not (empty or _is_build(output)):
-        what = f"{output} was not built by fp8scope, so it is not overwritten"
+    if why := _not_ours(output):
+        what = f"{output} {why}, so it is not overwritten"
         raise OutputExists(what, "give another -o, or move it away")
 
 
-def _is_build(folder: Path) -> bool:
-    if folder.is_symlink() or not folder.is_dir() or not (folder / PLAN).is_file():
-        return False
+def _not_ours(output: Path) -> str:
+    """Why it is not a build, of which all may be deleted; empty where it is, or holds nothing."""
+    if output.is_symlink() or not output.is_dir():
+        return "is no folder that fp8scope built"
+    found = sorted(output.iterdir())
+    strange = next((path.name for path in found if not _is_made(path)), None)
+    if not found or strange is not None:
+        return f"holds {strange}, which no build makes" if found else ""
     try:
-        return read_plan(folder / PLAN).format == FORMAT
-    except Fp8scopeError:
-        return False
+        read_plan(output / "plan.json")
+        is_quantized = "quantization_config" in json.loads((output / CONFIG).read_bytes())
+    except (Fp8scopeError, OSError, ValueError, TypeError):
+        is_quantized = False
+    return "" if is_quantized else "was not built by fp8scope"
+
+
+def _is_made(path: Path) -> bool:
+    return path.is_file() and any(fnmatchcase(path.name, name) for name in (*BUILT, *COPIED, CODE))
 
 
 def _claim(lock: int, output: Path) -> None:

@@ -25,7 +25,6 @@ from fp8scope.core.formats import E4M3
 from fp8scope.errors import BadInput, Missing, one_line
 from fp8scope.export.checking import export_plan
 from fp8scope.runtime.experts import named_experts
-from fp8scope.runtime.linears import is_transposed
 
 BLOCK = 128
 WITHOUT = "plan it in BF16 (--exclude), or build with --format compressed-tensors"
@@ -54,8 +53,10 @@ def quantize(model: nn.Module, plan: Plan, scales: Mapping[str, tuple[Static, ..
         import modelopt.torch.quantization as mtq
 
         listed = export_plan(plan, "modelopt").config["quant_cfg"]
-        mtq.quantize(model, {"quant_cfg": listed, "algorithm": None})
+        with _failure_named("quantize"):
+            mtq.quantize(model, {"quant_cfg": listed, "algorithm": None})
         wanted = _wanted(model, plan)
+        _leave_other_caches(model, wanted)
         _check(_enabled(model), wanted)
         for name, quantizer in wanted.items():
             _set_amax(model.get_submodule(name), quantizer, scales)
@@ -72,17 +73,35 @@ def export(model: nn.Module, folder: Path, max_shard_bytes: int) -> None:
 
         # In bf16 it divides by the scale in bf16, and rounds twice: a code in thirty is another.
         # What is not quantized keeps its dtype.
-        with warnings.catch_warnings(record=True) as caught:
+        with warnings.catch_warnings(record=True) as caught, _failure_named("export"):
             warnings.simplefilter("always")
             export_hf_checkpoint(model, torch.float32, folder, max_shard_size=max_shard_bytes)
     _check_names([str(warning.message) for warning in caught])
+
+
+@contextmanager
+def _failure_named(doing: str) -> Iterator[None]:
+    """It asserts, and fails anywhere inside, at models that it does not know."""
+    try:
+        yield
+    except (
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        why = one_line(error) or type(error).__name__
+        what = f"ModelOpt cannot {doing} this model ({why})"
+        raise BadInput(what, "build with --format compressed-tensors") from error
 
 
 def _check_names(warned: list[str]) -> None:
     """Where it cannot give tensors the names of the files, it warns and writes its own."""
     why = next((text for text in warned if "reverse weight conversion skipped" in text), None)
     if why is not None:
-        reason = why.partition("(")[2].partition(")")[0]
+        reason = why.partition("(")[2].rpartition(")")[0]
         what = f"ModelOpt cannot write these tensors by the names of the model's files ({reason})"
         raise BadInput(what, "plan experts per tensor, or build with --format compressed-tensors")
 
@@ -111,7 +130,6 @@ def _wanted(model: nn.Module, plan: Plan) -> dict[str, _Quantizer]:
     for group in plan.groups:
         for name in group.members if group.precision != "bf16" else ():
             stack = f"{name}_" if name in stacks else f"{name}."
-            _refuse_transposed(model, name)
             weight, inputs = _WEIGHTS[group.precision], _INPUTS.get(group.precision)
             if inputs:
                 found[f"{stack}input_quantizer"] = _Quantizer(name, inputs)
@@ -133,12 +151,6 @@ def _wanted(model: nn.Module, plan: Plan) -> dict[str, _Quantizer]:
     return found
 
 
-def _refuse_transposed(model: nn.Module, name: str) -> None:
-    if name in dict(model.named_modules()) and is_transposed(model.get_submodule(name)):
-        what = f"ModelOpt writes {name} the wrong way round: it is a Conv1D, stored as [in, out]"
-        raise BadInput(what, "no engine runs it in FP8: exclude it")
-
-
 def _of_cache(cache: Cache) -> Iterator[tuple[str, _Quantizer]]:
     if cache.v_scale is None or cache.k_scale is None:
         what = f"ModelOpt has no quantizer for the latent that {cache.attention} caches"
@@ -147,6 +159,14 @@ def _of_cache(cache: Cache) -> Iterator[tuple[str, _Quantizer]]:
         amax = scale * E4M3.max
         name = f"{cache.attention}.{letter}_bmm_quantizer"
         yield name, _Quantizer(cache.attention, "tensor", amax=amax)
+
+
+def _leave_other_caches(model: nn.Module, wanted: Mapping[str, Any]) -> None:
+    """Globs for the KV cache also meet attention without one, as in a vision tower."""
+    for name in _enabled(model):
+        if name.endswith("_bmm_quantizer") and name not in wanted:
+            quantizer: Any = model.get_submodule(name)
+            quantizer.disable()
 
 
 def _enabled(model: nn.Module) -> dict[str, str]:

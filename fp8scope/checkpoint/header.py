@@ -69,9 +69,10 @@ class HeaderFile:
         try:
             self.size = path.stat().st_size
             with path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
+                start = file.read(8)
+                length = int.from_bytes(start, "little")
                 if self.size < 8 or length > min(self.size - 8, MAX_HEADER):
-                    self.problems.append(_bad_length(path.name, self.size, length))
+                    self.problems.append(_bad_length(path.name, self.size, length, start))
                     return
                 text = file.read(length)
         except (OSError, ValueError) as error:  # ValueError: a name that no file can have
@@ -143,8 +144,24 @@ def unreadable(file: str, error: Exception) -> Problem:
     return Problem("unreadable", file, f"cannot be read ({why})", "check the file")
 
 
-def _bad_length(file: str, size: int, length: int) -> Problem:
+def _bad_length(file: str, size: int, length: int, start: bytes) -> Problem:
     if size >= 8 and length > MAX_HEADER:
-        what = f"not a safetensors file (a header of {length:,} bytes is absurd)"
-        return Problem("header", file, what, "check that it is the file itself and not a pointer")
+        for first, what, remedy in _OTHERS:
+            if start.lower().startswith(first):
+                return Problem("header", file, f"not a safetensors file but {what}", remedy)
+        what = f"not a safetensors file (its first 8 bytes would be a header of {length:,} bytes)"
+        return Problem("header", file, what)
     return Problem("truncated", file, f"ends inside its header, at {size:,} bytes")
+
+
+_OTHERS = (
+    (b"version ", "a pointer of Git LFS to one", "git lfs pull, or fetch it with the hub's client"),
+    (b"<!doctyp", "a web page", "fetch it with the hub's client: the address gave a page"),
+    (b"<html", "a web page", "fetch it with the hub's client: the address gave a page"),
+    (
+        b"pk\x03\x04",
+        "a zip archive, as torch.save writes",
+        "convert it: safetensors.torch.save_file",
+    ),
+    (b"gguf", "llama.cpp's GGUF", "fetch the safetensors of the model"),
+)

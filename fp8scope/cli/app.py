@@ -19,7 +19,18 @@ from fp8scope import __version__
 from fp8scope.cli.interrupts import EXIT_CODE, Interrupts
 from fp8scope.errors import Fp8scopeError
 
-VERBS = ("scan", "analyze", "browse", "plan", "export", "check", "build", "doctor", "compare", "merge")
+VERBS = (
+    "scan",
+    "analyze",
+    "browse",
+    "plan",
+    "export",
+    "check",
+    "build",
+    "doctor",
+    "compare",
+    "merge",
+)
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 
 

@@ -13,7 +13,7 @@ from fp8scope.cli.examining import examining
 from fp8scope.cli.interrupts import Interrupts
 from fp8scope.cli.options import DTYPES, Number
 from fp8scope.cli.show import console, print_json, say
-from fp8scope.cli.subject import DEMO, quiet_transformers
+from fp8scope.cli.subject import quiet_transformers
 from fp8scope.errors import GateFailed
 
 if TYPE_CHECKING:
@@ -86,34 +86,28 @@ def command(interrupts: Interrupts, /, **options: object) -> None:
     asked = _Arguments(**options)  # type: ignore[arg-type]  # click has checked them
     plan = read_plan(asked.plan)
     factors = read_factors(plan, asked.plan)
+    from fp8scope.build.folder import new_folder
+
+    folder = interrupts.cleanup.enter_context(new_folder(asked.output, force=asked.force))
+    interrupts.standing = lambda: (
+        f"{asked.output} is complete" if folder.published else "nothing is left of it"
+    )
     say("loading torch and ModelOpt …")
     quiet_transformers()
-    from fp8scope.build.api import Order, build_into
-    from fp8scope.build.folder import new_folder
+    from fp8scope.build.api import Order, build_into, reference_of
     from fp8scope.runtime.loading import LoadOptions
 
     order = Order(
         plan,
         factors,
-        _reference(asked.model or plan.model.name),
+        reference_of(plan, asked.model or ""),
         asked.format,  # type: ignore[arg-type]  # click has checked it
         LoadOptions(asked.dtype, asked.device, asked.trust_remote_code, asked.allow_pickle),
         int(asked.shard_gb * 1e9),
     )
-    folder = interrupts.cleanup.enter_context(new_folder(asked.output, force=asked.force))
-    interrupts.standing = lambda: "nothing is left of it"
     with examining() as examined:
         built = build_into(order, folder, _events(examined))
-    interrupts.standing = lambda: f"{asked.output} is complete"
     _report(built, order, as_json=asked.as_json)
-
-
-def _reference(name: str) -> str:
-    if name != DEMO:
-        return name
-    from fp8scope.demo.files import DEMO_MODEL
-
-    return str(DEMO_MODEL)
 
 
 def _events(examined: Callable[[int, int], None]) -> Events:

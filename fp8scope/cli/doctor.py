@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
+from fp8scope.cli.examining import examining
 from fp8scope.cli.show import console, print_json
 from fp8scope.errors import GateFailed
-
-STEP = 32 << 20  # bytes between two looks at the bar
 
 
 @click.command(name="doctor", short_help="Find what is wrong with an FP8 checkpoint; no GPU.")
@@ -31,7 +27,7 @@ def command(checkpoint: Path, whole: bool, as_json: bool) -> None:
     from fp8scope.checkpoint.doctor.examine import examine
     from fp8scope.report.doctor import doctor_json, doctor_page, doctor_sentence
 
-    with _bar() as progress:
+    with examining() as progress:
         diagnosis = examine(checkpoint, progress=progress)
     if as_json:
         print_json(doctor_json(diagnosis))
@@ -39,25 +35,3 @@ def command(checkpoint: Path, whole: bool, as_json: bool) -> None:
         console().print(doctor_page(diagnosis, whole=whole))
     if not diagnosis.healthy:
         raise GateFailed(f"{checkpoint}: {doctor_sentence(diagnosis)}".rstrip("."), "see above")
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[int, int], None]]:
-    """Shows how much is read where somebody looks at a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-    columns = ("reading", BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True) as bars:
-        task = bars.add_task("reading", total=None)
-        shown = 0
-
-        def progress(done: int, total: int) -> None:
-            nonlocal shown
-            if done - shown >= STEP or done == total:
-                shown = done
-                bars.update(task, completed=done, total=total)
-
-        yield progress

@@ -10,6 +10,7 @@ from typing import Any
 from fp8scope.cli.show import console
 
 SMALL = 200_000_000  # bytes that are read before anybody looks
+STEP = 32 << 20  # bytes between two looks at the bar
 
 
 @contextmanager
@@ -22,12 +23,15 @@ def examining() -> Iterator[Callable[[int, int], None]]:
         *columns, console=console(stderr=True), disable=not sys.stderr.isatty(), transient=True
     ) as bars:
         tasks: list[Any] = []
+        shown = 0
 
         def read(done: int, total: int) -> None:
-            if total < SMALL:
+            nonlocal shown
+            if total < SMALL or (done - shown < STEP and done != total):
                 return
             if not tasks:
                 tasks.append(bars.add_task("examining", total=total))
             bars.update(tasks[0], completed=done)
+            shown = done
 
         yield read

@@ -17,8 +17,9 @@ import yaml
 from fp8scope.artefacts.plan import FORMAT
 from fp8scope.artefacts.plan_file import read_plan
 from fp8scope.checkpoint.hub import read_remote
-from fp8scope.checkpoint.inventory import INDEX, SINGLE, read_inventory
+from fp8scope.checkpoint.inventory import read_inventory
 from fp8scope.checkpoint.linears import linears
+from fp8scope.checkpoint.listing import INDEX, SINGLE
 from fp8scope.checkpoint.planned import planned_model
 from fp8scope.core.modules import Model
 from fp8scope.errors import BadInput, one_line

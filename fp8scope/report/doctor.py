@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from shlex import quote
 from typing import Any
 
 from rich.console import Group as Renderables
@@ -20,6 +21,10 @@ _CACHE = {
     "fp8_dynamic": "FP8 with dynamic scales",
     "other": "another quantization",
 }
+_READERS = {
+    "modelopt": "vllm", "compressed-tensors": "vllm", "fp8": "vllm", "fbgemm_fp8": "transformers",
+}  # fmt: skip
+"""An engine that reads each form of metadata, of those that `check` knows."""
 
 
 def doctor_page(diagnosis: Diagnosis, *, whole: bool) -> Renderables:
@@ -40,7 +45,9 @@ def doctor_page(diagnosis: Diagnosis, *, whole: bool) -> Renderables:
     parts.append(literal(doctor_sentence(diagnosis)))
     if not whole and any(len(fault.where) > SHOWN for fault in diagnosis.faults):
         parts.append(literal("All names of what is concerned: --all"))
-    parts.append(literal("What an engine does with it: fp8scope check DIR --for ENGINE"))
+    if diagnosis.form in _READERS:
+        command = f"fp8scope check {quote(str(diagnosis.folder))} --for {_READERS[diagnosis.form]}"
+        parts.append(literal(f"What an engine does with it: {command}"))
     return Renderables(*parts)
 
 

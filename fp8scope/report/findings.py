@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fp8scope.analyze.cause_words import cause_sentence
+from fp8scope.analyze.headroom import Headroom
 from fp8scope.analyze.layer import LayerFindings
 from fp8scope.analyze.sensitivity import Score
 from fp8scope.core.choices import Part, Term
@@ -29,14 +30,18 @@ def finding_tables(found: LayerFindings) -> list[RenderableType]:
     if found.pairs:
         tables.append(_costs("smoothed, with what it is folded into in FP8", found.pairs))
     said = [cause_sentence(cause) for cause in found.causes]
-    said += [
+    said += clipping_sentences(found.headroom) + convergence_sentences(found.convergence)
+    return [*tables, Group(*map(Text, said))]
+
+
+def clipping_sentences(found: Sequence[Headroom]) -> list[str]:
+    """Whose scales alone would clip anything, and what."""
+    return [
         f"Scales from {literal(row.calibration).plain} alone clip {site_name(row.site)} "
         f"{saturation_words(row.worst, row.worst_tag)}."
-        for row in found.headroom
+        for row in found
         if row.worst.saturated_sequences
     ]
-    said += convergence_sentences(found.convergence)
-    return [*tables, Group(*map(Text, said))]
 
 
 def finding_rows(found: LayerFindings) -> dict[str, Any]:
@@ -54,7 +59,7 @@ def finding_rows(found: LayerFindings) -> dict[str, Any]:
 def _costs(title: str, scores: Sequence[Score]) -> RenderableType:
     """One row per score; columns that are empty in all of them are left out."""
     columns = {
-        "candidate": [_candidate(score.row.terms[-1]) for score in scores],
+        "candidate": [candidate_words(score.row.terms[-1]) for score in scores],
         "α": [_alpha(score.row.terms[-1].alpha) for score in scores],
         "reader's α": [_alpha(score.row.terms[-1].folded) for score in scores],
         "nats": [nats(score.estimate.kl) for score in scores],
@@ -67,7 +72,8 @@ def _costs(title: str, scores: Sequence[Score]) -> RenderableType:
     return plain_table(literal(title).plain, tuple(shown), zip(*shown.values(), strict=True))
 
 
-def _candidate(term: Term) -> str:
+def candidate_words(term: Term) -> str:
+    """`fp8_block`, `fp8_tensor weight alone`."""
     return term.candidate if term.part is Part.BOTH else f"{term.candidate} {term.part} alone"
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fp8scope.analyze.detail import QUANTILES, Part, SiteDetail
-from fp8scope.analyze.measures import TopValue
+from fp8scope.analyze.measures import SiteMeasures, TopValue
 from fp8scope.core.sites import Role
 from fp8scope.core.words import decibel, number, percent, times
 from fp8scope.profile.layout import TOP_K
@@ -25,9 +25,23 @@ AXES = {"channel": "channel", "row": "row (output channel)", "column": "column (
 
 def site_tables(detail: SiteDetail) -> list[RenderableType]:
     """Heading and tables of one site, in the order of reading."""
-    row = detail.measures
-    heading = literal(str(row.site))
+    heading = literal(str(detail.measures.site))
     heading.stylize("bold")
+    tables = [error_table(detail)]
+    if detail.tags:
+        tables.append(tag_table(detail.tags))
+    if detail.heads:
+        tables.append(head_table(detail.heads))
+    tables.append(spread_table(detail))
+    tables += [line_table(detail, axis) for axis in detail.lines]
+    tables += [value_table(name, top) for name, top in detail.top.items() if top]
+    if detail.top_weights:
+        tables.append(weight_table(detail))
+    return [Group(heading, site_facts(detail.measures)), *tables]
+
+
+def site_facts(row: SiteMeasures) -> Text:
+    """What a site is, in one line, and who else reads it, in another."""
     facts = Text(
         f"{row.elements:,} elements, amax {number(row.amax)}, "
         f"rms of the body {number(row.rms_body)}, amax/rms {times(row.outlier_ratio)}"
@@ -35,17 +49,7 @@ def site_tables(detail: SiteDetail) -> list[RenderableType]:
     others = [name for name in row.shared_by if name != row.site.module]
     if others:
         facts.append("\nalso read by ").append_text(literal(", ".join(others)))
-    tables = [_errors(detail)]
-    if detail.tags:
-        tables.append(_tags(detail.tags))
-    if detail.heads:
-        tables.append(_heads(detail.heads))
-    tables.append(_spreads(detail))
-    tables += [_lines(detail, axis) for axis in detail.lines]
-    tables += [_top_values(name, top) for name, top in detail.top.items() if top]
-    if detail.top_weights:
-        tables.append(_top_weights(detail))
-    return [Group(heading, facts), *tables]
+    return facts
 
 
 def plain_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Group:
@@ -64,7 +68,8 @@ def plain_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str |
     return Group(Text(title), table)
 
 
-def _errors(detail: SiteDetail) -> Group:
+def error_table(detail: SiteDetail) -> Group:
+    """What E4M3 does to the site, by granularity of the scale."""
     static = "" if detail.measures.site.role is Role.WEIGHT else ", static"
     return plain_table(
         "error of E4M3",
@@ -81,7 +86,8 @@ def _errors(detail: SiteDetail) -> Group:
     )
 
 
-def _tags(parts: Sequence[Part]) -> Group:
+def tag_table(parts: Sequence[Part]) -> Group:
+    """The tags of a site, side by side."""
     return plain_table(
         "by tag, under the one scale of all tags",
         ("tag", "elements", "amax", "first token", "others", "body SQNR", "headroom"),
@@ -100,7 +106,8 @@ def _tags(parts: Sequence[Part]) -> Group:
     )
 
 
-def _heads(parts: Sequence[Part]) -> Group:
+def head_table(parts: Sequence[Part]) -> Group:
+    """The KV heads of a site, side by side."""
     return plain_table(
         "by KV head, under the one scale of all heads",
         ("head", "amax", "amax/rms", "body SQNR", "underflow"),
@@ -117,7 +124,8 @@ def _heads(parts: Sequence[Part]) -> Group:
     )
 
 
-def _spreads(detail: SiteDetail) -> Group:
+def spread_table(detail: SiteDetail) -> Group:
+    """Quantiles of the amax of each token, sequence, channel, row and column."""
     quantiles = [{0.0: "least", 0.5: "median", 1.0: "most"}.get(q, f"{q:g}") for q in QUANTILES]
     return plain_table(
         "how the amax spreads (quantiles)",
@@ -126,7 +134,8 @@ def _spreads(detail: SiteDetail) -> Group:
     )
 
 
-def _lines(detail: SiteDetail, axis: str) -> Group:
+def line_table(detail: SiteDetail, axis: str) -> Group:
+    """The largest channels, rows or columns."""
     return plain_table(
         f"largest {axis}s, against the median {axis}",
         (axis, "amax", "× median", "rms"),
@@ -137,8 +146,11 @@ def _lines(detail: SiteDetail, axis: str) -> Group:
     )
 
 
-def _top_values(name: str, top: Sequence[TopValue]) -> Group:
-    """One row for what repeats: the same value of the same channel at the same kind of token."""
+def value_table(name: str, top: Sequence[TopValue], highlight: str = "bold") -> Group:
+    """One row for what repeats: the same value of the same channel at the same kind of token.
+
+    `highlight`: how the token looks in its text.
+    """
     rows = []
     for _, group in groupby(top, lambda v: (v.value, v.channel, v.token)):
         same = list(group)
@@ -153,7 +165,7 @@ def _top_values(name: str, top: Sequence[TopValue]) -> Group:
                 str(first.channel),
                 str(first.position),
                 literal(where),
-                in_text(first.before[-40:], first.token, first.after[:30]),
+                in_text(first.before[-40:], first.token, first.after[:30], highlight),
             )
         )
     return plain_table(
@@ -167,7 +179,8 @@ def _ratio(value: float | None) -> str:
     return "" if value is None else f"{times(value)}×"
 
 
-def _top_weights(detail: SiteDetail) -> Group:
+def weight_table(detail: SiteDetail) -> Group:
+    """The largest weights."""
     return plain_table(
         "largest weights",
         ("value", "row", "column"),

@@ -47,8 +47,8 @@ def place(value: TopValue, width: int) -> Text:
     return text
 
 
-def in_text(before: str, token: str, after: str) -> Text:
+def in_text(before: str, token: str, after: str, highlight: str = "bold") -> Text:
     """The token between the text around it, marked so that it shows without colours too."""
     marked = literal(f"«{token}»")
-    marked.stylize("bold")
+    marked.stylize(highlight)
     return literal(before).append_text(marked).append_text(literal(after)) if token else Text()

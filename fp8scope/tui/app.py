@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fp8scope.tui.living import Living
     from fp8scope.tui.screen import BrowserScreen
     from fp8scope.tui.snapshot import Snapshot
+    from fp8scope.tui.status import StatusLine
 
 LATEST = 0.25
 """Seconds between two refreshes while the profile is read."""
@@ -134,13 +135,18 @@ class BrowseApp(App[None]):
     def on_browse_app_failed(self, message: Failed) -> None:
         """Before anything is shown there is nothing to stay for."""
         self._complete = True
-        if not hasattr(self, "snapshot"):
+        if not self.started:
             self.refusal = message.error
             self.exit()
             return
         known = isinstance(message.error, Fp8scopeError)
         self.problem(str(message.error) if known else one_line(message.error))
-        self.tell_status()
+        self._catch_up()
+
+    @property
+    def started(self) -> bool:
+        """Whether the profile is open."""
+        return hasattr(self, "snapshot")
 
     @property
     def progress(self) -> str:
@@ -150,7 +156,7 @@ class BrowseApp(App[None]):
         snapshot = self.snapshot
         if not snapshot.measured:
             total = len(snapshot.profile.sites) + len(snapshot.profile.weights)
-            return f"reading {len(snapshot.sites or ())} of {total} sites …"
+            return f"{len(snapshot.sites or ())} of {total} sites read"
         parts = ("groups", "kv_cache", "scaling", "headroom", "convergence")
         left = [part for part in parts if getattr(snapshot, part) is None]
         return f"looking at {left[0].replace('_', ' ')} …" if left else ""
@@ -161,14 +167,10 @@ class BrowseApp(App[None]):
         if screen is not None and self.is_running:
             screen.catch_up()
 
-    def tell_status(self) -> None:
+    def on_status_line_asked(self, message: StatusLine.Asked) -> None:
         """Write the line at the bottom anew."""
-        from fp8scope.tui.status import StatusLine
-
         unsaved = self.living is not None and self.living.changed
-        screen = self._browser_screen()
-        for line in screen.query(StatusLine) if screen is not None else ():
-            line.tell(self.current_mode, self.progress, unsaved=unsaved)
+        message.line.tell(self.current_mode, self.progress, unsaved=unsaved)
 
     def _browser_screen(self) -> BrowserScreen | None:
         """The uppermost screen of ours, be it under a modal one."""
@@ -193,7 +195,7 @@ class BrowseApp(App[None]):
 
     async def action_show(self, mode: str) -> None:
         """Show a main screen, without what lies on top of it."""
-        if not hasattr(self, "snapshot"):
+        if not self.started:
             return
         if self.current_mode != mode:
             await self.switch_mode(mode)
@@ -207,7 +209,7 @@ class BrowseApp(App[None]):
 
     def action_search(self) -> None:
         """Find a module by name, and open it."""
-        if hasattr(self, "snapshot"):
+        if self.started:
             self.push_screen(commands.search())
 
     def action_copy_name(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from rich.text import Text
 from textual.binding import Binding
 from textual.command import CommandPalette, DiscoveryHit, Hit, Hits, Provider
 from textual.types import IgnoreReturnCallbackType
@@ -41,12 +42,12 @@ class _Ours(Provider):
             yield DiscoveryHit(command.name, command.run, help=command.help)
 
     async def search(self, query: str) -> Hits:
-        """Those that match."""
-        matcher = self.matcher(query)
+        """Those that match every word, in whatever order."""
+        matchers = [self.matcher(word) for word in query.split()]
         for name, said, run in self.commands():
-            score = matcher.match(name)
-            if score > 0:
-                yield Hit(score, matcher.highlight(name), run, help=said)
+            scores = [matcher.match(name) for matcher in matchers]
+            if scores and all(scores):
+                yield Hit(sum(scores) / len(scores), Text(name), run, help=said)
 
 
 class Modules(_Ours):
@@ -56,7 +57,7 @@ class Modules(_Ours):
 
     def commands(self) -> Iterator[_Command]:
         """In module order, groups of more than one member after their members."""
-        if not hasattr(self.browse, "snapshot"):
+        if not self.browse.started:
             return
         structure = self.browse.snapshot.profile.structure
         named = {linear.name: "a linear" for linear in structure.linears}
@@ -77,7 +78,7 @@ class Screens(_Ours):
         from fp8scope.tui.app import screen_class
 
         app = self.browse
-        if not hasattr(app, "snapshot"):
+        if not app.started:
             return
         for binding in _described(app.BINDINGS):
             if binding.action not in ("back", "quit", "dark"):

@@ -42,14 +42,14 @@ class Heat(ScrollView, can_focus=True, inherit_bindings=False):
     """Cells by (row, column); those without a number are `known` but not in `cells`."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1, 0)", "up", show=False),
-        Binding("down,j", "move(1, 0)", "down", show=False),
-        Binding("left,h", "move(0, -1)", "left", show=False),
-        Binding("right,l", "move(0, 1)", "right", show=False),
-        Binding("pageup", "page(-1)", "a screen up", show=False),
-        Binding("pagedown", "page(1)", "a screen down", show=False),
-        Binding("home", "edge(0)", "first block", show=False),
-        Binding("end", "edge(-1)", "last block", show=False),
+        Binding("up,k", "move(-1, 0)", "move", show=False),
+        Binding("down,j", "move(1, 0)", "move", show=False),
+        Binding("left,h", "move(0, -1)", "move", show=False),
+        Binding("right,l", "move(0, 1)", "move", show=False),
+        Binding("pageup", "page(-1)", "a screen up or down", show=False),
+        Binding("pagedown", "page(1)", "a screen up or down", show=False),
+        Binding("home", "edge(0)", "first or last block", show=False),
+        Binding("end", "edge(-1)", "first or last block", show=False),
         Binding("enter", "open", "open the layer under the cursor", show=False),
     ]
     DEFAULT_CSS = "Heat { scrollbar-size-vertical: 1; scrollbar-size-horizontal: 1; }"
@@ -145,7 +145,10 @@ class Heat(ScrollView, can_focus=True, inherit_bindings=False):
                 return Strip.blank(self.size.width, base)
             middle = line == (self._height - 1) // 2
             name = self._rows[row] if middle else ""
-            label = Segment(f"{name:>{self._label - 1}} ", base + Style(bold=True) if row == self.cursor[0] else base)
+            label = Segment(
+                f"{name:>{self._label - 1}} ",
+                base + Style(bold=True) if row == self.cursor[0] else base,
+            )
             body = self._row(row, middle, base)
         x, room = self.scroll_offset.x, max(0, self.size.width - self._label)
         return Strip.join([Strip([label]), Strip(body).crop_extend(x, x + room, base)])

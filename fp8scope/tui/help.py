@@ -7,10 +7,11 @@ from typing import ClassVar
 
 from rich import box
 from rich.table import Table
-from textual.app import ComposeResult
+from textual.app import App, ComposeResult
 from textual.binding import ActiveBinding, Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.screen import ModalScreen
+from textual.dom import DOMNode
+from textual.screen import ModalScreen, Screen
 from textual.widgets import Markdown, Static
 
 
@@ -45,10 +46,10 @@ class HelpScreen(ModalScreen[None]):
     def _keys(self) -> Table:
         """One row for each thing that can be done, with all its keys."""
         keys: dict[str, list[str]] = {}
-        for active in self._active.values():
+        for active in sorted(self._active.values(), key=_rank):
             binding = active.binding
             if binding.description and not binding.system:
-                shown = keys.setdefault(binding.description, [])
+                shown = keys.setdefault(binding.description.lower(), [])
                 shown.append(self.app.get_key_display(binding))
         table = Table(box=box.SIMPLE_HEAD, show_header=False, show_edge=False, pad_edge=False)
         table.add_column(style="bold", no_wrap=True)
@@ -56,3 +57,22 @@ class HelpScreen(ModalScreen[None]):
         for description, names in keys.items():
             table.add_row(" ".join(dict.fromkeys(names)), description)
         return table
+
+
+def _rank(active: ActiveBinding) -> int:
+    """The screen's own keys first, then those of what has the focus, then those that work
+    everywhere, and last textual's.
+    """
+    if active.binding.action in _TEXTUAL:
+        return 3
+    if isinstance(active.node, App):
+        return 2
+    return 0 if isinstance(active.node, Screen) else 1
+
+
+_TEXTUAL = {
+    binding.action
+    for base in (App, Screen)
+    for binding in base.BINDINGS
+    if isinstance(binding, Binding)
+}

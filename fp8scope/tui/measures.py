@@ -86,7 +86,7 @@ def _kl_reading(score: Score, candidate: str) -> Reading:
         value=kl if math.isfinite(kl) else None,
         badness=kl,
         tone=_NATS.level(kl),
-        texts=(nats(kl), *_shorter(kl)),
+        texts=(nats(kl), *_shorter(kl)) if kl >= 1e-4 else tuple(_shorter(kl)),
         detail=f"{candidate}: {kl!r}{error} nats per token{most}",
     )
 
@@ -204,12 +204,7 @@ def planned_precision(snapshot: Snapshot, living: Living | None, module: str) ->
     group = snapshot.grid.group(module)
     if living is not None:
         return living.precision(group)
-    plan = snapshot.plan
-    if plan is None:
-        return None
-    found: dict[str, str] = {one.name: one.precision for one in plan.groups}
-    found |= {cache.name: cache.precision for cache in plan.kv_cache}
-    return found.get(group)
+    return snapshot.planned.get(group)
 
 
 def _shorter(value: float) -> Iterator[str]:

@@ -49,10 +49,13 @@ class OverviewScreen(BrowserScreen):
         Binding("M", "measure(-1)", "previous measure"),
         Binding("v", "choose_measure", "choose a measure from a list"),
         Binding("n", "worst(1)", "next worst"),
-        Binding("N", "worst(-1)", "back to the worse one"),
+        Binding("N", "worst(-1)", "back to the one before"),
     ]
     DEFAULT_CSS = """
-    OverviewScreen #verdict { height: auto; max-height: 2; padding: 0 1; text-style: bold; }
+    OverviewScreen #verdict {
+        height: auto; max-height: 2; padding: 0 1; text-style: bold;
+        text-overflow: ellipsis;
+    }
     OverviewScreen #legend { height: 1; padding: 0 1; }
     OverviewScreen Heat { height: 1fr; }
     OverviewScreen #detail { height: 2; padding: 0 1; background: $surface; }

@@ -24,7 +24,8 @@ class Picker(ModalScreen[str | None]):
         border: round $primary; padding: 0 1; background: $surface;
     }
     Picker Label { text-style: bold; }
-    Picker OptionList { width: auto; min-width: 40; height: auto; border: none; }
+    Picker OptionList { width: auto; min-width: 40; height: auto; }
+    Picker OptionList, Picker OptionList:focus { border: none; background: $surface; }
     """
 
     def __init__(self, title: str, names: Sequence[str], current: str) -> None:

@@ -20,9 +20,6 @@ class Browser(Protocol):
     snapshot: Snapshot
     living: Living | None
 
-    def tell_status(self) -> None:
-        """Write the line at the bottom anew."""
-
     def open_layer(self, module: str) -> None:
         """Show a module, a fused group or the attention module of a cache on its own screen."""
 
@@ -60,7 +57,8 @@ class BrowserScreen(Screen[None]):
             self.refresh_from(self.browser.snapshot)
         except Fp8scopeError as error:
             self.browser.problem(str(error))
-        self.browser.tell_status()
+        for line in self.query(StatusLine):
+            line.ask()
 
     def refresh_from(self, snapshot: Snapshot) -> None:
         """Show this snapshot, which knows more than the last. Must be quick: keys wait for it."""

@@ -7,9 +7,11 @@ comes bit by bit (`filled`), each time as a new snapshot that knows more than th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from fp8scope.analyze.convergence import Convergence, convergence
 from fp8scope.analyze.groups import GroupFinding, group_findings, model_scores
@@ -23,6 +25,9 @@ from fp8scope.core.sites import Role, Site
 from fp8scope.core.words import common_prefix
 from fp8scope.profile.record import Profile
 from fp8scope.tui.grid import Grid
+
+K = TypeVar("K")
+R = TypeVar("R")
 
 CHUNK = 24
 """Sites that are measured between two snapshots: a quarter of a second."""
@@ -58,6 +63,14 @@ class Snapshot:
         return self._by_calibration.get(tag, {})
 
     @cached_property
+    def planned(self) -> Mapping[str, str]:
+        """What each fused group and KV cache runs in by the plan that was given."""
+        if self.plan is None:
+            return {}
+        found: dict[str, str] = {group.name: group.precision for group in self.plan.groups}
+        return found | {cache.name: cache.precision for cache in self.plan.kv_cache}
+
+    @cached_property
     def _by_calibration(self) -> dict[str, dict[Site, Headroom]]:
         found: dict[str, dict[Site, Headroom]] = {}
         for row in self.headroom or ():
@@ -89,16 +102,47 @@ def opened(
 
 
 def filled(snapshot: Snapshot, stop: Callable[[], bool] = lambda: False) -> Iterator[Snapshot]:
-    """One snapshot after the other, until all is known; fewer where `stop()`.
+    """One snapshot after the other, until all is known, or until `stop()` at the next record.
 
     Reads every record of the profile: some 30 s of one of 80 blocks. Raises DamagedProfile.
     """
-    profile = snapshot.profile
+    with suppress(Stopped):
+        yield from _filled(snapshot, stop)
+
+
+class Stopped(Exception):
+    """Nobody waits for what would be read next."""
+
+
+class _Watched(Mapping[K, R]):
+    """A mapping of a profile, read no further once `stop()`."""
+
+    def __init__(self, mapping: Mapping[K, R], stop: Callable[[], bool]) -> None:
+        self._mapping, self._stop = mapping, stop
+
+    def __getitem__(self, key: K) -> R:
+        if self._stop():
+            raise Stopped
+        return self._mapping[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._mapping
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._mapping)
+
+    def __len__(self) -> int:
+        return len(self._mapping)
+
+
+def _filled(snapshot: Snapshot, stop: Callable[[], bool]) -> Iterator[Snapshot]:
+    whole = snapshot.profile
+    profile = replace(
+        whole, sites=_Watched(whole.sites, stop), weights=_Watched(whole.weights, stop)
+    )
     every = [*profile.sites, *(Site(module, Role.WEIGHT) for module in profile.weights)]
     found: dict[Site, SiteMeasures] = {}
     for start in range(0, len(every), CHUNK):
-        if stop():
-            return
         found |= {site: measure(profile, site) for site in every[start : start + CHUNK]}
         done = len(found) == len(every)
         snapshot = replace(snapshot, sites=dict(found), measured=done)
@@ -111,7 +155,5 @@ def filled(snapshot: Snapshot, stop: Callable[[], bool] = lambda: False) -> Iter
         lambda: {"convergence": tuple(convergence(profile))},
     ]
     for part in parts:
-        if stop():
-            return
         snapshot = replace(snapshot, **part())  # type: ignore[arg-type]  # the fields above
         yield snapshot

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar
 
 from textual.content import Content
+from textual.message import Message
 from textual.widgets import Static
-
-if TYPE_CHECKING:
-    from fp8scope.tui.screen import Browser
 
 SCREENS = {"overview": "1", "sites": "2", "plan": "3"}
 """The main screens and their keys."""
-KEYS = {"help": ("?", "help"), "command_palette": ("^p", "commands"), "quit": ("q", "quit")}
+KEYS = {"help": ("?", "help"), "command_palette": ("^p", "palette"), "quit": ("q", "quit")}
 
 
 class StatusLine(Static):
@@ -22,16 +20,25 @@ class StatusLine(Static):
     StatusLine { dock: bottom; height: 1; background: $panel; color: $foreground; }
     """
 
-    def on_mount(self) -> None:
-        """The app knows."""
-        cast("Browser", self.app).tell_status()
+    class Asked(Message):
+        """What is there to tell?"""
 
-    on_resize = on_mount
+        def __init__(self, line: StatusLine) -> None:
+            super().__init__()
+            self.line = line
+
+    def ask(self) -> None:
+        """Have the app write it anew."""
+        self.post_message(self.Asked(self))
+
+    def on_resize(self) -> None:
+        """There is more room, or less."""
+        self.ask()
 
     def tell(self, current: str, progress: str, *, unsaved: bool = False) -> None:
         """Mark the current screen, and say what is being read in the room that is left."""
         width = self.size.width or self.app.size.width
-        screens = "  ".join(
+        screens = "".join(
             f"[@click=app.show('{name}')]"
             + (f"[reverse] {key} {name} [/]" if name == current else f" [b]{key}[/] {name} ")
             + "[/]"

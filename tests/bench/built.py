@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fp8scope.build.api import Order, build
+from fp8scope.artefacts.plan_file import write_plan
+from fp8scope.build.api import build_checkpoint
 from fp8scope.demo.build import same_logits
 from fp8scope.demo.files import DEMO_MODEL, demo_held_out, demo_sources
 from fp8scope.demo.plant import scale_norm, scale_product
@@ -75,11 +76,11 @@ def unplanted(folder: Path) -> Path:
     return folder
 
 
-def scanned(folder: Path) -> Profile:
-    """A scan of a demo on its text."""
+def scanned(folder: Path, samples: int = 128) -> Profile:
+    """A scan of a demo on `samples` sequences of its text."""
     loaded = load(str(folder), LoadOptions())
     text = build_calibration(
-        demo_sources(), loaded.tokenizer, samples=128, seq_len=CONTEXT, context=CONTEXT,
+        demo_sources(), loaded.tokenizer, samples=samples, seq_len=CONTEXT, context=CONTEXT,
         vocab_size=None,
     )  # fmt: skip
     structure = discover(loaded.model, loaded.tensor_shapes)
@@ -91,8 +92,9 @@ def scanned(folder: Path) -> Profile:
 
 def built(model: Path, profile: Profile, settings: PlanSettings, output: Path) -> Path:
     """The checkpoint of the profile's plan under `settings`."""
-    plan, factors = make_plan(profile, settings)
-    return build(Order(plan, factors, str(model)), output).folder
+    path = output.with_suffix(".json")
+    write_plan(*make_plan(profile, settings), path)
+    return build_checkpoint(path, output, model=str(model)).folder
 
 
 def costs(folder: Path | None, held_out: Mapping[str, list[Tensor]]) -> Costs:
@@ -111,7 +113,7 @@ def costs(folder: Path | None, held_out: Mapping[str, list[Tensor]]) -> Costs:
     return found
 
 
-def held_out_text(samples: int = 64) -> dict[str, list[Tensor]]:
+def held_out_text(samples: int) -> dict[str, list[Tensor]]:
     """Sequences [1, T] by tag that neither a scan nor the training has read."""
     tokenizer = load(str(DEMO_MODEL), LoadOptions()).tokenizer
     text = build_calibration(
@@ -124,16 +126,19 @@ def held_out_text(samples: int = 64) -> dict[str, list[Tensor]]:
     return found
 
 
-def measured(folder: Path, samples: int = 64) -> dict[str, Costs]:
-    """BF16, all FP8, planned, and the reference in FP8; checkpoints are built below `folder`."""
-    profile, text = scanned(DEMO_MODEL), held_out_text(samples)
+def measured(folder: Path, calibrated: int = 128, held_out: int = 64) -> dict[str, Costs]:
+    """BF16, all FP8, planned, and the reference in FP8; checkpoints are built below `folder`.
+
+    `calibrated`, `held_out`: sequences that are scanned, and measured on.
+    """
+    profile, text = scanned(DEMO_MODEL, calibrated), held_out_text(held_out)
     without = unplanted(folder / "unplanted")
     builds = {
         "BF16": None,
         "all FP8": built(DEMO_MODEL, profile, EVERYTHING, folder / "all"),
         "planned": built(DEMO_MODEL, profile, PlanSettings(), folder / "planned"),
         "all FP8, without the plants": built(
-            without, scanned(without), EVERYTHING, folder / "reference"
+            without, scanned(without, calibrated), EVERYTHING, folder / "reference"
         ),
     }
     return {name: costs(path, text) for name, path in builds.items()}

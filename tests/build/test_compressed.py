@@ -31,7 +31,7 @@ from fp8scope.observe.applied import Applied
 from fp8scope.runtime.fake_quant import by_torch
 from tests import models
 from tests.build.precisions import all_fp8, fake_quantized, mixed, prepared, sqnr_db
-from tests.observe.quantized_models import TRANSPOSED, Prepared
+from tests.observe.quantized_models import Prepared
 from tests.observe.quantized_models import prepared as prepared_alone
 
 NOTHING: dict[str, set[str]] = {"missing_keys": set(), "unexpected_keys": set()}
@@ -377,24 +377,6 @@ def test_a_cache_without_a_scale_is_refused(tmp_path: Path) -> None:
 def test_nothing_in_fp8_is_refused(tmp_path: Path) -> None:
     plan = mixed(all_fp8("llama"), {"": "bf16"}, cache="bf16")
     _refused(prepared("llama"), plan, tmp_path, CannotExpress, "no layer of small is in FP8")
-
-
-def test_a_conv1d_is_refused(tmp_path: Path) -> None:
-    match = r"transformer\.h\.0\.attn\.c_attn is a Conv1D .* → leave it in BF16"
-    _refused(prepared("gpt2"), all_fp8("gpt2"), tmp_path, BadInput, match)
-
-
-def test_a_tied_output_layer_is_refused(tmp_path: Path) -> None:
-    tied = {"tie_word_embeddings": True}
-    plan = mixed(all_fp8("llama", **tied), {"lm_head": "fp8_token"})
-    match = r"lm_head has no weight of its own: it is that of model\.embed_tokens"
-    _refused(prepared("llama", **tied), plan, tmp_path, BadInput, match)
-
-
-def test_experts_in_one_tensor_are_refused(tmp_path: Path) -> None:
-    what, plan = prepared(TRANSPOSED), mixed(all_fp8(TRANSPOSED), {"": "fp8_token"})
-    match = "gate_up_proj holds all experts, and compressed-tensors wants each by itself"
-    _refused(what, plan, tmp_path, BadInput, match)
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:

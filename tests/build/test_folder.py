@@ -19,6 +19,7 @@ def build_at(output: Path, text: str, *, force: bool = False) -> None:
             plans.plan_of(shapes.planned(shapes.llama(), "fp8_tensor")), {}, _plan(made.path)
         )
         (made.path / "model.safetensors").write_text(text)
+        (made.path / "config.json").write_text('{"quantization_config": {}}')
         made.publish()
 
 
@@ -78,10 +79,69 @@ def test_only_builds_of_ours_are_ever_overwritten(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "wedding.jpg").write_text("dear")
     (tmp_path / "file").write_text("dear")
-    for name in ("photos", "file"):
-        with pytest.raises(OutputExists, match="was not built by fp8scope"):
+    for name, why in (("photos", "holds wedding.jpg"), ("file", "is no folder")):
+        with pytest.raises(OutputExists, match=why):
             new_folder(tmp_path / name, force=True).__enter__()
     assert (tmp_path / "photos" / "wedding.jpg").read_text() == "dear"
+
+
+@pytest.mark.parametrize("beside", ["profile.h5", "README.md", "tokenizers/mine"])
+def test_a_build_with_something_of_the_users_is_kept(beside: str, tmp_path: Path) -> None:
+    build_at(tmp_path / "fp8", "first")
+    (tmp_path / "fp8" / beside).parent.mkdir(exist_ok=True)
+    (tmp_path / "fp8" / beside).write_text("dear")
+    with pytest.raises(OutputExists, match=f"holds {beside.partition('/')[0]}, which no build"):
+        build_at(tmp_path / "fp8", "second", force=True)
+    assert (tmp_path / "fp8" / beside).read_text() == "dear"
+    assert left(tmp_path) == ["fp8"]
+
+
+def test_a_folder_with_a_plan_alone_is_no_build(tmp_path: Path) -> None:
+    build_at(tmp_path / "work", "first")
+    (tmp_path / "work" / "config.json").unlink()
+    with pytest.raises(OutputExists, match="was not built by fp8scope"):
+        build_at(tmp_path / "work", "second", force=True)
+
+
+def test_what_was_overwritten_comes_back_where_the_new_one_gets_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is no error but Ctrl-C that comes between the two names."""
+    build_at(tmp_path / "fp8", "first")
+    honest = Path.rename
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if path.name.endswith(".building"):
+            raise KeyboardInterrupt
+        return honest(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build_at(tmp_path / "fp8", "second", force=True)
+    assert left(tmp_path) == ["fp8"]
+    assert (tmp_path / "fp8" / "model.safetensors").read_text() == "first"
+
+
+def test_a_build_killed_between_the_two_names_loses_nothing(tmp_path: Path) -> None:
+    build_at(tmp_path / "fp8", "first")
+    (tmp_path / "fp8").rename(tmp_path / ".fp8.old")
+    with pytest.raises(OutputExists):
+        build_at(tmp_path / "fp8", "second")
+    assert left(tmp_path) == ["fp8"]
+    assert (tmp_path / "fp8" / "model.safetensors").read_text() == "first"
+
+
+@pytest.mark.parametrize("name", [".", "/", "..", "fp8/.."])
+def test_what_is_no_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match="no name of a new folder"):
+        new_folder(Path(name), force=True).__enter__()
+
+
+def test_a_name_that_is_too_long_is_one_line(tmp_path: Path) -> None:
+    for length in (250, 300):
+        with pytest.raises(CannotWrite, match="File name too long"):
+            new_folder(tmp_path / ("x" * length)).__enter__()
 
 
 def test_an_overwritten_build_stays_where_the_new_one_fails(tmp_path: Path) -> None:

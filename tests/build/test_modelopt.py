@@ -157,6 +157,20 @@ def test_a_latent_cache_has_no_quantizer() -> None:
         modelopt.quantize(model, plan, static_scales(model, plan))
 
 
+def test_what_modelopt_fails_at_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise AssertionError("Modules have different quantization formats")
+
+    model, plan = folded("llama", STATIC)
+    modelopt.quantize(model, plan, static_scales(model, plan))
+    monkeypatch.setattr("modelopt.torch.export.export_hf_checkpoint", fails)
+    match = r"ModelOpt cannot export this model \(Modules have different .*--format compressed"
+    with pytest.raises(BadInput, match=match):
+        modelopt.export(model, tmp_path, 10**9)
+
+
 def test_gradient_checkpointing_and_gradients_stay_as_they_were() -> None:
     model, plan = folded("llama", STATIC)
     modelopt.quantize(model, plan, static_scales(model, plan))

@@ -15,7 +15,8 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from fp8scope.artefacts.plan import Plan
-from fp8scope.build.api import WRITTEN, Built, Format, Order, build
+from fp8scope.artefacts.plan_file import write_plan
+from fp8scope.build.api import WRITTEN, Built, Format, build_checkpoint
 from fp8scope.demo.files import DEMO_MODEL
 from fp8scope.errors import BadInput
 from fp8scope.export.consumer import CannotExpress
@@ -49,11 +50,19 @@ def reference(name: str, dtype: str = "float32") -> Reference:
 
 
 def built(
-    name: str, form: Format, folder: Path, mix: tuple[str, ...] = MIX, dtype: str = "float32"
+    name: str,
+    form: Format,
+    folder: Path,
+    mix: tuple[str, ...] = MIX,
+    dtype: str = "float32",
+    *,
+    cache: bool = True,
 ) -> tuple[Plan, Built]:
     what = subject(name, dtype)
-    plan, factors = mixed_plan(what, mix)
-    return plan, build(Order(plan, factors, str(what.folder), form), folder / "fp8")
+    plan, factors = mixed_plan(what, mix, cache=cache)
+    write_plan(plan, factors, folder / "plan.json")
+    where = str(what.folder)
+    return plan, build_checkpoint(folder / "plan.json", folder / "fp8", model=where, format=form)
 
 
 def mix_of(name: str, form: Format) -> tuple[str, ...]:
@@ -88,9 +97,7 @@ def test_so_it_does_in_bf16(form: Format, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["llama", "phi3", *TRAINED])
 def test_transformers_loads_compressed_tensors(name: str, tmp_path: Path) -> None:
-    what = subject(name)
-    plan, factors = mixed_plan(what, cache=False)
-    made = build(Order(plan, factors, str(what.folder), "compressed-tensors"), tmp_path / "fp8")
+    plan, made = built(name, "compressed-tensors", tmp_path, cache=False)
     model, info = loaded_by_transformers(made.folder)
     assert not any(info.values()), info
     assert_within(reference(name).of_model(model), reference(name).of_plan(plan))

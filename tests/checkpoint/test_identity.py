@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from fp8scope.checkpoint.identity import config_hash, sampled_ranges, weights_hash
-from fp8scope.checkpoint.inventory import INDEX, SINGLE, Inventory, read_inventory
+from fp8scope.checkpoint.inventory import Inventory, read_inventory
+from fp8scope.checkpoint.listing import INDEX, SINGLE
 from fp8scope.errors import BadModel
 
 CONFIG: dict[str, Any] = {"model_type": "llama", "hidden_size": 8, "rope": {"theta": 1e4}}

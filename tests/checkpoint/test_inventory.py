@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from fp8scope.checkpoint.inventory import INDEX, SINGLE, Inventory, read_header, read_inventory
+from fp8scope.checkpoint.inventory import Inventory, read_header, read_inventory
+from fp8scope.checkpoint.listing import INDEX, SINGLE
 from fp8scope.errors import BadModel
 
 TENSORS: dict[str, Any] = {

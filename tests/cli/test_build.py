@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from fp8scope.artefacts.plan_file import write_plan
@@ -102,7 +103,15 @@ def test_nothing_is_overwritten_unasked(fp8scope: Fp8scope, plan: Path, output: 
     again = fp8scope("build", plan, "-o", output)
     assert again.code == 2
     assert f"{output} exists already → give another -o, or --force" in again.refusal
+    assert "loading torch" not in again.err
     assert fp8scope("build", plan, "-o", output, "--force").code == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the device is there")
+def test_a_device_that_is_not_there(fp8scope: Fp8scope, plan: Path, output: Path) -> None:
+    ran = fp8scope("build", plan, "-o", output, "--device", "cuda")
+    assert ran.code == 3
+    assert "cannot use device cuda" in ran.refusal
 
 
 def test_a_fine_tune_is_not_built(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fp8scope.checkpoint.doctor.contents import CacheScale, Contents, cache_scales
+from fp8scope.checkpoint.doctor.contents import Contents
+from fp8scope.checkpoint.doctor.counting import ScaleValues
 from fp8scope.checkpoint.doctor.diagnosis import CacheFacts, Fault
 from fp8scope.checkpoint.doctor.phrases import many, verb
-from fp8scope.checkpoint.doctor.values import ScaleValues
+from fp8scope.checkpoint.doctor.scale_names import CacheScale, cache_scales
 
 LARGEST = 50.0  # |k| of 22,400
 CALIBRATE = "calibrate the KV cache again"

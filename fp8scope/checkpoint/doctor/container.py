@@ -9,12 +9,14 @@ from fp8scope.checkpoint.doctor.contents import Contents
 from fp8scope.checkpoint.doctor.diagnosis import Fault, Severity
 from fp8scope.checkpoint.doctor.phrases import many
 from fp8scope.checkpoint.header import Problem, ProblemKind
-from fp8scope.checkpoint.inventory import Listing
+from fp8scope.checkpoint.listing import Listing
+from fp8scope.errors import BadInput
 
 TOKENIZERS = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
     "spiece.model", "tekken.json", "tiktoken.model", "sentencepiece.bpe.model",
 )  # fmt: skip
+_SIGNS = {"config.json", "hf_quant_config.json", "model.safetensors.index.json"}
 _CODES: dict[ProblemKind, tuple[str, Severity]] = {
     "no-weights": ("weights-missing", "error"),
     "unreadable": ("file-unreadable", "error"),
@@ -53,15 +55,38 @@ def folder_faults(contents: Contents) -> Iterator[Fault]:
     if not any((contents.folder / name).exists() for name in TOKENIZERS):
         remedy = "copy the tokenizer's files from the model: engines load them from here"
         yield Fault("tokenizer-missing", "warning", "there is no tokenizer", remedy)
+    if contents.changed:
+        changed = sorted(contents.changed)
+        what = f"{many(changed, 'file')} changed while the checkpoint was read"
+        remedy = "examine it again when nobody writes there: what is said of it may be wrong"
+        yield Fault("files-changed", "error", what, remedy, tuple(changed))
     told = {name for problem in contents.listing.problems for name in problem.tensors}
-    unread = [name for name in contents.values.unread if name not in told]
+    unread = [
+        name
+        for name in contents.values.unread
+        if name not in told and contents.tensors[name].file not in contents.changed
+    ]
     if unread:
         what = f"{many(unread, 'tensor')} could not be read"
-        remedy = "check the disk, and that nobody writes the files meanwhile"
-        yield Fault("tensor-unread", "error", what, remedy, tuple(unread))
+        yield Fault("tensor-unread", "error", what, "check the disk", tuple(unread))
 
 
-def is_checkpoint(folder: Path) -> bool:
-    """Whether anything there says so."""
-    names = ("config.json", "hf_quant_config.json", "model.safetensors.index.json")
-    return any((folder / name).exists() for name in names) or any(folder.glob("*.safetensors"))
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change of every file that is read, by its name.
+
+    Raises BadInput where there is no folder, none that may be read, or no checkpoint in it.
+    """
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder", "give the folder of a checkpoint")
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+        read = [name for name in names if name.endswith((".json", ".safetensors"))]
+        found = {name: (folder / name).stat() for name in read if (folder / name).exists()}
+    except OSError as error:
+        raise BadInput(
+            f"{folder} cannot be read ({error.strerror})", "check whose it is"
+        ) from error
+    if not any(name.endswith(".safetensors") or name in _SIGNS for name in read):
+        remedy = "give a folder with config.json and safetensors"
+        raise BadInput(f"{folder} holds no checkpoint", remedy)
+    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in found.items()}

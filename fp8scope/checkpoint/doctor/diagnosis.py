@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from fp8scope.checkpoint.entries import Form
 from fp8scope.core.modules import Treatment
 
 Severity = Literal["error", "warning"]
@@ -52,13 +53,15 @@ class CacheFacts:
 @dataclass(frozen=True)
 class Diagnosis:
     """All that was found in `folder`: errors first, then warnings. `linears`: how many are stored
-    in what; `metadata`: which there is (`modelopt in config.json`).
+    in what; `metadata`: which there is (`modelopt in config.json`); `form`: that of the one which
+    the tensors were held against, None where none could be read.
     """
 
     folder: Path
     faults: tuple[Fault, ...]
     linears: Mapping[Treatment, int]
     metadata: tuple[str, ...]
+    form: Form | None
     kv_cache: CacheFacts
     tensors: int
     nbytes: int

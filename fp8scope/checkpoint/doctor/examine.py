@@ -6,25 +6,35 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from fp8scope.checkpoint.doctor.absent import absent_faults
+from fp8scope.checkpoint.doctor.amounts import amount_faults
 from fp8scope.checkpoint.doctor.cache import cache_facts, cache_faults
-from fp8scope.checkpoint.doctor.container import file_faults, folder_faults, is_checkpoint
-from fp8scope.checkpoint.doctor.contents import FLOATS8, Contents, read_config, scale_tensors
+from fp8scope.checkpoint.doctor.container import file_faults, folder_faults, stamps
+from fp8scope.checkpoint.doctor.contents import Contents
 from fp8scope.checkpoint.doctor.diagnosis import Diagnosis, Fault
 from fp8scope.checkpoint.doctor.fused import fused_faults
+from fp8scope.checkpoint.doctor.kept import kept_faults
 from fp8scope.checkpoint.doctor.lists import list_faults
+from fp8scope.checkpoint.doctor.metadata import metadata_faults, read_config
 from fp8scope.checkpoint.doctor.realized import plan_faults
+from fp8scope.checkpoint.doctor.scale_names import scale_tensors
 from fp8scope.checkpoint.doctor.scales import scale_faults
+from fp8scope.checkpoint.doctor.stored import FLOATS8
 from fp8scope.checkpoint.doctor.values import read_values
 from fp8scope.checkpoint.doctor.weights import weight_faults
 from fp8scope.checkpoint.header import TensorEntry
-from fp8scope.checkpoint.inventory import list_folder
+from fp8scope.checkpoint.listing import list_folder
 from fp8scope.errors import BadInput
 
 _LOOKS: tuple[Callable[[Contents], Iterator[Fault]], ...] = (
     folder_faults,
+    absent_faults,
+    metadata_faults,
     list_faults,
     fused_faults,
+    kept_faults,
     scale_faults,
+    amount_faults,
     weight_faults,
     cache_faults,
     plan_faults,
@@ -40,17 +50,15 @@ def examine(
     """Read a checkpoint, all of its bytes once and in constant memory, and say what is wrong.
 
     `progress` is told the bytes read and those in all. What is broken becomes a fault. Raises
-    BadInput where there is no folder, nothing that looks like a checkpoint, or nothing that is
-    quantized to FP8 or said to be; Interrupted where `stop()`.
+    BadInput where there is no folder that can be read, nothing that looks like a checkpoint, or
+    nothing that is quantized to FP8 or said to be; Interrupted where `stop()`.
     """
-    if not folder.is_dir():
-        raise BadInput(f"{folder}: no such folder", "give the folder of a checkpoint")
-    if not is_checkpoint(folder):
-        remedy = "give a folder with config.json and safetensors"
-        raise BadInput(f"{folder} holds no checkpoint", remedy)
+    before = stamps(folder)
     listing = list_folder(folder)
     faults = list(file_faults(listing))
+    about_files = len(faults)
     config, declarations = read_config(folder, faults)
+    unread = frozenset(file for fault in faults[about_files:] for file in fault.where)
     scales = scale_tensors(listing, config)
     is_fp8 = any(t.dtype in FLOATS8 and t.name not in scales for t in listing.tensors)
     is_said = any(said.promises_fp8 or said.kv_cache for said in declarations)
@@ -58,7 +66,8 @@ def examine(
         what = f"nothing here is FP8: {folder} holds {_dtypes(listing.tensors)}"
         raise BadInput(f"{what}, and no metadata says FP8", "give an FP8 checkpoint")
     values = read_values(listing, scales, progress, stop)
-    contents = Contents(folder, listing, config, tuple(declarations), values)
+    changed = frozenset(name for name, stamp in stamps(folder).items() if before.get(name) != stamp)
+    contents = Contents(folder, listing, config, tuple(declarations), unread, changed, values)
     for look in _LOOKS:
         faults += look(contents)
     return Diagnosis(
@@ -66,6 +75,7 @@ def examine(
         faults=tuple(sorted(faults, key=lambda fault: fault.severity != "error")),
         linears=Counter(each.module.wanted or "other" for each in contents.stored),
         metadata=tuple(f"{said.form} in {said.file}" for said in declarations),
+        form=contents.declaration.form if contents.declaration is not None else None,
         kv_cache=cache_facts(contents),
         tensors=len(listing.tensors),
         nbytes=sum(tensor.nbytes for tensor in listing.tensors),

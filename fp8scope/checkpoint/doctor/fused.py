@@ -1,105 +1,87 @@
-"""What engines run as one, and what they never run in FP8."""
+"""What engines run as one and is not stored alike: shards of a fused layer, experts of a layer."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
-from fp8scope.checkpoint.doctor.contents import FLOATS8, Contents, Stored
+from fp8scope.checkpoint.doctor.contents import Contents
 from fp8scope.checkpoint.doctor.diagnosis import Fault
-from fp8scope.checkpoint.doctor.phrases import many, some, verb
-from fp8scope.core.modules import WORDS
+from fp8scope.checkpoint.doctor.phrases import counted, some, verb
+from fp8scope.checkpoint.doctor.stored import Stored
+from fp8scope.core.modules import WORDS, Treatment
 
-SIDE = 16
-_NORM = re.compile(r"(^|[._])(norm|layernorm|ln)[^.]*\.(weight|bias)$|norm\.(weight|bias)$")
+REMEDY = "quantize all of them alike: engines refuse, or take the first for all"
+_WAYS: dict[tuple[str, bool], Treatment] = {
+    ("tensor", True): "fp8_tensor",
+    ("tensor", False): "fp8_tensor_dynamic",
+    ("channel", False): "fp8_token",
+    ("block", False): "fp8_block",
+}
 
 
 def fused_faults(contents: Contents) -> Iterator[Fault]:
-    """Every fault of linears as such, whatever the metadata says."""
-    yield from _groups(contents)
-    yield from _kept(contents)
-    yield from _sides(contents)
+    """A fault for all fused layers that are split, and one for all layers of such experts."""
+    groups = split_groups(contents)
+    fused = [members for members in groups if members[0].module.kind != "expert"]
+    if fused:
+        names = tuple(each.name for members in fused for each in members)
+        ways = _ways(contents, fused[0])
+        shards = (f"{_lasts(own)} {verb(own, 'is', 'are')} {way}" for way, own in ways.items())
+        what = f"{_parent(fused[0])} is run with its shards fused, and {'; '.join(shards)}"
+        yield Fault("fused-split", "error", what + _more(fused, "layer"), REMEDY, names)
+    experts = [members for members in groups if members[0].module.kind == "expert"]
+    if experts:
+        names = tuple(each.name for members in experts for each in members)
+        ways = _ways(contents, experts[0])
+        most = max(ways, key=lambda way: len(ways[way]))
+        few = (f"{some(_names(own))} in {way}" for way, own in ways.items() if way != most)
+        what = f"the experts of {experts[0][0].module.group} are run as one in {most}, but for "
+        what = f"{what}{'; '.join(few)}{_more(experts, 'layer')}"
+        yield Fault("experts-split", "error", what, REMEDY, names)
 
 
-def _groups(contents: Contents) -> Iterator[Fault]:
+def split_groups(contents: Contents) -> list[tuple[Stored, ...]]:
+    """Fused groups whose members are not stored alike. Those that are wrong in themselves are left
+    out of it: they are named for that.
+    """
     groups: dict[str, list[Stored]] = {}
     for each in contents.stored:
-        if each.module.kind == "expert" or each.module.group != each.name:
+        is_fused = each.module.kind == "expert" or each.module.group != each.name
+        if is_fused and each.name not in contents.unsound:
             groups.setdefault(each.module.group, []).append(each)
-    split: list[Stored] = []
-    experts: list[Stored] = []
-    for members in groups.values():
-        known = [m for m in members if not m.is_fp8 or m.granularity is not None]
-        if len({_key(contents, member) for member in known}) > 1:
-            (experts if members[0].module.kind == "expert" else split).extend(members)
-    remedy = "quantize all of them alike: engines refuse, or take the first for all"
-    if split:
-        names = [each.name for each in split]
-        what = f"{some(names)} are run as one by engines, and are stored {_ways(split)}"
-        yield Fault("fused-split", "error", what, remedy, tuple(names))
-    if experts:
-        names = [each.name for each in experts]
-        layers = list(dict.fromkeys(each.module.group for each in experts))
-        what = f"the experts of {some(layers)} are stored {_ways(experts)}"
-        few = min(
-            ([e.name for e in experts if _kind(e) == kind] for kind in {*map(_kind, experts)}),
-            key=len,
-        )
-        yield Fault("experts-split", "error", f"{what} ({some(few)})", remedy, tuple(names))
+    return [tuple(own) for own in groups.values() if len({_way(contents, m) for m in own}) > 1]
 
 
-def _key(contents: Contents, each: Stored) -> tuple[str, str | None, bool]:
-    """What must be alike. Whether inputs have scales is the metadata's to say."""
-    if not each.is_fp8:
-        return ("BF16" if each.is_plain else each.weight.dtype, None, False)
-    scheme = contents.declared(each)
-    static = scheme.static if scheme.weights != "bf16" else each.input_scale is not None
-    return (each.weight.dtype, each.granularity, static)
-
-
-def _kind(each: Stored) -> str:
+def _way(contents: Contents, each: Stored) -> str:
+    """In words, what must be alike. Whether inputs have scales is the metadata's to say."""
     if not each.is_fp8:
         return "BF16" if each.is_plain else each.weight.dtype
-    return WORDS[each.module.wanted or "other"]
+    scheme = contents.declared(each)
+    static = scheme.static if scheme.weights != "bf16" else each.input_scale is not None
+    granularity = contents.granularity(each)
+    known = _WAYS.get((str(granularity), static))
+    return WORDS[known] if known else f"FP8 per {granularity} with static input scales"
 
 
-def _ways(members: list[Stored]) -> str:
-    return " and ".join(sorted({_kind(each) for each in members}))
+def _ways(contents: Contents, members: Sequence[Stored]) -> Mapping[str, list[Stored]]:
+    found: dict[str, list[Stored]] = {}
+    for each in members:
+        found.setdefault(_way(contents, each), []).append(each)
+    return found
 
 
-def _kept(contents: Contents) -> Iterator[Fault]:
-    linear = {each.weight.name: each for each in contents.stored}
-    routers = [e.name for e in linear.values() if e.module.kind == "router" and not e.is_plain]
-    if routers:
-        what = f"{many(routers, 'router')} {verb(routers, 'is', 'are')} quantized"
-        remedy = "keep routers in BF16: engines build them so"
-        yield Fault("router-quantized", "error", what, remedy, tuple(routers))
-    floats = [
-        t
-        for t in contents.listing.tensors
-        if t.dtype in FLOATS8
-        and t.name not in linear
-        and t.name not in contents.values.scales
-        and t.name.endswith((".weight", ".bias"))
-    ]
-    norms = [t.name for t in floats if len(t.shape) == 1 or _NORM.search(t.name)]
-    if norms:
-        what = f"{many(norms, 'weight')} of norms or biases in FP8"
-        yield Fault("norm-quantized", "error", what, "keep norms and biases in BF16", tuple(norms))
-    embeddings = [t.name for t in floats if t.name not in norms]
-    if embeddings:
-        what = f"{many(embeddings, 'embedding')} in FP8"
-        remedy = "keep embeddings in BF16: engines look their rows up without a scale"
-        yield Fault("embedding-quantized", "error", what, remedy, tuple(embeddings))
+def _names(members: Sequence[Stored]) -> list[str]:
+    return [each.name for each in members]
 
 
-def _sides(contents: Contents) -> Iterator[Fault]:
-    odd = [
-        each.name
-        for each in contents.fp8
-        if each.module.out_features % SIDE or each.module.in_features % SIDE
-    ]
-    if odd:
-        what = f"{many(odd, 'FP8 linear')} with a side that is no multiple of {SIDE}"
-        remedy = "keep them in BF16: FP8 GEMMs pad them or refuse"
-        yield Fault("sides-unaligned", "warning", what, remedy, tuple(odd))
+def _lasts(members: Sequence[Stored]) -> str:
+    return ", ".join(each.name.rpartition(".")[2] for each in members)
+
+
+def _parent(members: Sequence[Stored]) -> str:
+    return members[0].name.rpartition(".")[0]
+
+
+def _more(groups: Sequence[object], noun: str) -> str:
+    left = len(groups) - 1
+    return f" (and {counted(left, noun)} more like it)" if left else ""

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
 
-from fp8scope.checkpoint.declared import LINEAR, Declaration, Scheme
-from fp8scope.checkpoint.doctor.contents import CONFIG, METADATA, Contents, Stored
+from fp8scope.checkpoint.declaration import LINEAR, Declaration
+from fp8scope.checkpoint.doctor.contents import Contents
 from fp8scope.checkpoint.doctor.diagnosis import Fault
+from fp8scope.checkpoint.doctor.fused import split_groups
 from fp8scope.checkpoint.doctor.phrases import many, some, verb
-from fp8scope.checkpoint.linears import FUSED
+from fp8scope.checkpoint.doctor.stored import Stored
+from fp8scope.checkpoint.linears import BLOCK, FUSED, HEADS, Granularity
 
 # what engines run in FP8 wherever it is not listed; others they often build as plain linears
 _USUAL = {
@@ -20,69 +22,14 @@ _USUAL = {
     "dense_4h_to_h", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj",
 }  # fmt: skip
 _KEPT = ("vision_tower", "vision_model", "vit_large_projector")  # vLLM under ModelOpt's metadata
+_MTP = ("eh_proj", "shared_head.head")  # DeepSeek's layer of multi-token prediction
 _DEEPEST = 3  # leading parts of a name that another prefix may differ in
 
 
 def list_faults(contents: Contents) -> Iterator[Fault]:
-    """Every fault of the metadata, and of tensors that it does not describe."""
-    yield from _metadata(contents)
-    if (said := contents.declaration) is not None:
-        yield from _Lists(contents, said).found()
-
-
-def _metadata(contents: Contents) -> Iterator[Fault]:
-    said = contents.declarations
-    for each in said:
-        for complaint in each.complaints:
-            severity = "warning" if complaint.is_known_elsewhere else "error"
-            yield Fault(
-                complaint.code,
-                "warning" if severity == "warning" else "error",
-                complaint.what,
-                complaint.remedy,
-                (each.file,),
-            )
-    if not said and contents.fp8:
-        what = f"{many([s.name for s in contents.fp8], 'linear')} in FP8, and no metadata says so"
-        remedy = f"put a quantization_config into {CONFIG}: engines load the codes as numbers"
-        yield Fault("metadata-missing", "error", what, remedy, (CONFIG, METADATA))
-    if said and not contents.fp8 and any(each.promises_fp8 for each in said):
-        yield from _nothing_in_fp8(contents)
-    yield from _two_files(contents)
-
-
-def _nothing_in_fp8(contents: Contents) -> Iterator[Fault]:
-    plain = [each.name for each in contents.stored if each.is_plain]
-    if plain and len(plain) == len(contents.stored):
-        files = tuple(each.file for each in contents.declarations)
-        what = f"{' and '.join(files)} says FP8, and {many(plain, 'linear')} are all in BF16"
-        remedy = "delete the metadata, or put the quantized weights there"
-        yield Fault("fp8-absent", "error", what, remedy, tuple(plain))
-
-
-def _two_files(contents: Contents) -> Iterator[Fault]:
-    files = {each.file: each for each in contents.declarations}
-    modelopt = [each for each in files.values() if each.form == "modelopt"]
-    if modelopt and len(files) == 1:
-        missing = METADATA if CONFIG in files else CONFIG
-        what = f"ModelOpt's metadata is in {next(iter(files))} alone"
-        why = "TensorRT-LLM reads hf_quant_config.json first, vLLM and SGLang config.json"
-        yield Fault("metadata-one-file", "warning", f"{what}: {why}", "write both", (missing,))
-    if len(files) == 2 and all(each.is_read for each in files.values()):
-        here, there = files[CONFIG], files[METADATA]
-        apart = [s.name for s in contents.stored if _of(here, s) != _of(there, s)]
-        if apart:
-            what = f"{CONFIG} and {METADATA} disagree on {many(apart, 'linear')}"
-            remedy = "write both from one: vLLM believes the first, TensorRT-LLM the second"
-            yield Fault("metadata-disagree", "error", what, remedy, tuple(apart))
-        if here.kv_cache != there.kv_cache:
-            what = f"{CONFIG} and {METADATA} disagree on the KV cache"
-            remedy = "write both from one: vLLM believes the first, TensorRT-LLM the second"
-            yield Fault("metadata-disagree", "error", what, remedy, (CONFIG, METADATA))
-
-
-def _of(said: Declaration, linear: Stored) -> Scheme:
-    return said.of(linear.names)
+    """Every fault of lists that do not describe the tensors."""
+    if contents.declaration is not None and contents.fp8:
+        yield from _Lists(contents, contents.declaration).found()
 
 
 class _Lists:
@@ -91,10 +38,10 @@ class _Lists:
     def __init__(self, contents: Contents, said: Declaration) -> None:
         self.contents, self.said = contents, said
         self.declared = {each.name: contents.declared(each) for each in contents.stored}
+        split = {each.name for members in split_groups(contents) for each in members}
+        self.unjudged = split | contents.unsound  # named for that already
 
     def found(self) -> Iterator[Fault]:
-        if not self.contents.fp8:
-            return  # said already
         moved = self._moved()
         yield from self._not_ignored(moved)
         yield from self._ignored()
@@ -106,9 +53,7 @@ class _Lists:
         others: list[str] = []
         fp8_ends = {each.name.rpartition(".")[2] for each in self.contents.fp8}
         for each in self.contents.stored:
-            if not each.is_plain or self.declared[each.name].granularity is None:
-                continue
-            if each.name in moved or self._is_forgiven(each):
+            if each.name in moved or not self._is_lacking(each):
                 continue
             last = each.name.rpartition(".")[2]
             known = each.module.kind in {"expert", "lm_head"} or last in _USUAL | fp8_ends
@@ -122,9 +67,15 @@ class _Lists:
             remedy = "add the names to it: engines that do not know them load them as FP8"
             yield Fault("bf16-unlisted", "warning", what, remedy, tuple(others))
 
+    def _is_lacking(self, each: Stored) -> bool:
+        """Whether it is BF16, and engines will take it for FP8."""
+        if not each.is_plain or self.declared[each.name].granularity is None:
+            return False
+        return each.name not in self.unjudged and not self._is_forgiven(each)
+
     def _is_forgiven(self, each: Stored) -> bool:
         """What engines never quantize, listed or not."""
-        if each.module.kind == "router":
+        if each.module.kind == "router" or each.name.endswith(_MTP):
             return True
         if each.module.kind == "lm_head":
             return self.said.form in {"fp8", "fbgemm_fp8"}
@@ -135,9 +86,8 @@ class _Lists:
         if ignored:
             names = [each.name for each in ignored]
             listed = any(self.said.listed.matching(s.names, LINEAR) for s in ignored)
-            how = verb(names, "is ", "are ") + (
-                "listed as not quantized" if listed else "named by no target"
-            )
+            are = verb(names, "is", "are")
+            how = f"{are} {'listed as not quantized' if listed else 'named by no target'}"
             what = f"{many(names, 'linear')} in FP8 {how} in {self.said.file}"
             remedy = "correct the metadata: engines load the codes as numbers"
             yield Fault("fp8-ignored", "error", what, remedy, tuple(names))
@@ -145,22 +95,19 @@ class _Lists:
     def _schemes(self) -> Iterator[Fault]:
         other: dict[tuple[str, str], list[str]] = {}
         for each in self.contents.fp8:
-            scheme = self.declared[each.name]
+            scheme, real = self.declared[each.name], self.contents.granularity(each)
+            if each.name in self.unjudged or real is None:
+                continue
             if scheme.weights == "other":
                 other.setdefault(("no FP8 scheme", "FP8"), []).append(each.name)
-            said, real = scheme.granularity, each.granularity
-            if said is not None and real is not None and said != real:
-                other.setdefault((f"per {said}", f"per {real}"), []).append(each.name)
+            elif scheme.granularity is not None and each.said is None:
+                said = _per(scheme.granularity, scheme.block)
+                other.setdefault((said, _per(real, (BLOCK, BLOCK))), []).append(each.name)
         for (asked, found), names in other.items():
             what = f"{many(names, 'linear')} {verb(names, 'is', 'are')} stored {found}"
+            what = f"{what}, and {self.said.file} says {asked}"
             remedy = "correct the metadata: engines refuse scales of another shape, or misread them"
-            yield Fault(
-                "scheme-differs",
-                "error",
-                f"{what}, and {self.said.file} says {asked}",
-                remedy,
-                tuple(names),
-            )
+            yield Fault("scheme-differs", "error", what, remedy, tuple(names))
 
     def _dead(self, moved: dict[str, str]) -> Iterator[Fault]:
         dead = self._unmatched
@@ -177,7 +124,8 @@ class _Lists:
                 remedy,
                 (*entries, *names),
             )
-        harmless = [entry for entry in dead if entry not in moved.values()]
+        used = set(moved.values())
+        harmless = [entry for entry in dead if entry not in used and not _is_tied_head(entry)]
         if harmless:
             what = f"{len(harmless)} {verb(harmless, 'entry', 'entries')} of the lists"
             tails = _by_tail(self._names())
@@ -205,8 +153,8 @@ class _Lists:
         return listed | set(self.said.targets.matching(given) if self.said.targets else ())
 
     def _names(self) -> list[str]:
-        """Every module that has a tensor, and those that hold it; a tied head."""
-        found: dict[str, None] = {"lm_head": None}
+        """Every tensor, the modules that hold it, and a tied head."""
+        found: dict[str, None] = {"lm_head": None} | dict.fromkeys(self.contents.tensors)
         for name in self.contents.tensors:
             while "." in name:
                 name = name.rpartition(".")[0]  # noqa: PLW2901
@@ -217,13 +165,7 @@ class _Lists:
 
     def _moved(self) -> dict[str, str]:
         """BF16 linears that an entry would name, were its prefix another; with the entry."""
-        lacking = [
-            each.name
-            for each in self.contents.stored
-            if each.is_plain
-            and self.declared[each.name].granularity is not None
-            and not self._is_forgiven(each)
-        ]
+        lacking = [each.name for each in self.contents.stored if self._is_lacking(each)]
         if not lacking:
             return {}
         moved: dict[str, str] = {}
@@ -232,6 +174,17 @@ class _Lists:
             for name in _elsewhere(entry, tails):
                 moved.setdefault(name, entry)
         return moved
+
+
+def _per(granularity: Granularity, block: tuple[int, int]) -> str:
+    return (
+        f"per block of {block[0]} x {block[1]}" if granularity == "block" else f"per {granularity}"
+    )
+
+
+def _is_tied_head(entry: str) -> bool:
+    """An entry for an output layer does no harm where the embedding's weight serves as one."""
+    return entry.rpartition(".")[2] in HEADS
 
 
 def _plain(names: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fp8scope.artefacts.plan import Cache, Plan
 from fp8scope.artefacts.plan_file import factors_path, read_factors, read_plan
+from fp8scope.checkpoint.doctor.absent import absent_faults
 from fp8scope.checkpoint.doctor.contents import Contents
 from fp8scope.checkpoint.doctor.diagnosis import Fault
 from fp8scope.checkpoint.doctor.phrases import many, some, verb
@@ -62,10 +63,12 @@ def _linears(contents: Contents, model: Model) -> Iterator[Fault]:
     realized = {each.name: each.module.wanted for each in contents.stored}
     planned = {module.name: module for module in model.modules}
     if contents.listing.tensors:
+        told = {name for fault in absent_faults(contents) for name in fault.where}
         lost = [
             name
             for name, module in planned.items()
             if name not in realized
+            and told.isdisjoint(_and_above(name))
             and not contents.may_be_lost((name, f"{name}.weight"))
             and (module.wanted != "bf16" or module.kind == "linear")
         ]
@@ -93,6 +96,13 @@ def _linears(contents: Contents, model: Model) -> Iterator[Fault]:
         names = tuple(name for each in apart.values() for name in each)
         what = f"{PLAN} is not what was built: {'; '.join(words)}"
         yield Fault("plan-not-realized", "error", what, BUILD, names)
+
+
+def _and_above(name: str) -> Iterator[str]:
+    """`a.b.c`, `a.b`, `a`."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
 
 
 def _input_scales(contents: Contents, plan: Plan, model: Model) -> Iterator[Fault]:

@@ -1,30 +1,23 @@
-"""Scales: missing, of another shape or dtype, of nothing, and values that no calibration gives."""
+"""Scales as tensors: missing, beside nothing, of another name, shape or dtype."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from statistics import median
+from collections.abc import Iterator
 
-from fp8scope.checkpoint.doctor.contents import SCALE_WORDS, Contents, Stored
+from fp8scope.checkpoint.doctor.contents import Contents
 from fp8scope.checkpoint.doctor.diagnosis import Fault
-from fp8scope.checkpoint.doctor.phrases import many, some, verb
-from fp8scope.checkpoint.doctor.values import ScaleValues
-from fp8scope.checkpoint.header import TensorEntry
-from fp8scope.checkpoint.linears import scale_names
+from fp8scope.checkpoint.doctor.phrases import many, verb
+from fp8scope.checkpoint.doctor.scale_names import BESIDE
+from fp8scope.checkpoint.doctor.stored import Stored
+from fp8scope.checkpoint.linears import fits, scale_names
 
 TAKEN = {"F32", "BF16", "F16", "F8_E8M0"}
-TINY = 1e-10  # |W| up to 4e-8: not even a zero row is given that, which gets some epsilon
-LARGEST_WEIGHT = 4.0  # |W| of 1,800: an inverted scale is larger for any weight under 100
-LARGEST_INPUT = 1000.0  # |x| of 448,000
-INVERTED_INPUTS = 2.0  # median over the layers: |x| of 900 in every second of them
-APART = 16.0
 QUANTIZE_AGAIN = "quantize the weight again from the BF16 model"
-CALIBRATE = "calibrate again, and look at what the quantizer says of those layers"
 
 
 def scale_faults(contents: Contents) -> Iterator[Fault]:
-    """Every fault of the scales of weights and inputs."""
-    for look in (_missing, _shapes, _dtypes, _orphans, _broken, _sizes, _ones, _apart, _smoothing):
+    """Every fault of the scales of weights and inputs but for their values."""
+    for look in (_missing, _inputs, _names, _shapes, _vectors, _dtypes, _halves, _orphans):
         yield from look(contents)
 
 
@@ -37,60 +30,89 @@ def _missing(contents: Contents) -> Iterator[Fault]:
     if bare:
         what = f"{many(bare, 'FP8 weight')} without a scale: the codes mean nothing"
         yield Fault("weight-scale-missing", "error", what, QUANTIZE_AGAIN, tuple(bare))
-    static = {
-        each.name: contents.declared(each).static
+
+
+def _inputs(contents: Contents) -> Iterator[Fault]:
+    said = [
+        (each, scheme.static)
         for each in contents.fp8
-        if contents.declared(each).weights not in {"bf16", "other"}
-    }
+        if (scheme := contents.declared(each)).granularity is not None
+    ]
     lacking = [
         each.name
-        for each in contents.fp8
-        if static.get(each.name)
+        for each, static in said
+        if static
         and each.input_scale is None
         and not contents.may_be_lost(scale_names(each.weight.name, "input"))
     ]
     if lacking:
-        what = f"the metadata says static input scales, and {many(lacking, 'linear')}"
-        yield Fault(
-            "input-scale-missing",
-            "error",
-            f"{what} {verb(lacking, 'has', 'have')} none",
-            "calibrate with text that reaches those layers, or say dynamic",
-            tuple(lacking),
-        )
-    needless = [
-        s.input_scale.name
-        for s in contents.fp8
-        if s.input_scale is not None and static.get(s.name) is False
-    ]
+        have = verb(lacking, "has", "have")
+        what = f"the metadata says static input scales, and {many(lacking, 'linear')} {have} none"
+        remedy = "calibrate with text that reaches those layers, or say dynamic"
+        yield Fault("input-scale-missing", "error", what, remedy, tuple(lacking))
+    needless = [each.input_scale.name for each, static in said if each.input_scale and not static]
     if needless:
         what = f"{many(needless, 'input scale')} beside linears that the metadata says are dynamic"
         remedy = "say static if they are meant: engines do not look at them now"
         yield Fault("input-scale-unexpected", "warning", what, remedy, tuple(needless))
 
 
+def _names(contents: Contents) -> Iterator[Fault]:
+    """What a format calls its scales; fp8 per tensor goes by either name."""
+    said = contents.declaration
+    if said is None:
+        return
+    odd: dict[tuple[str, str], list[str]] = {}
+    for each in contents.fp8:
+        if each.is_stacked:
+            continue
+        if said.form == "fp8" and contents.declared(each).weights == "block":
+            wanted = {"weight_scale": "weight_scale_inv"}
+        elif said.form in {"modelopt", "compressed-tensors", "fbgemm_fp8"}:
+            wanted = {"weight_scale_inv": "weight_scale", "activation_scale": "input_scale"}
+        else:
+            continue
+        for scale in (each.scale, each.input_scale):
+            word = scale.name.rpartition(".")[2] if scale is not None else ""
+            if scale is not None and word in wanted:
+                odd.setdefault((word, wanted[word]), []).append(scale.name)
+    for (word, wanted_word), names in odd.items():
+        what = f"{many(names, 'scale')} {verb(names, 'is', 'are')} called {word}, and readers of"
+        what = f"{what} {said.form} look for {wanted_word}"
+        remedy = f"rename to {wanted_word}: the values are meant alike"
+        yield Fault("scale-name", "error", what, remedy, tuple(names))
+
+
 def _shapes(contents: Contents) -> Iterator[Fault]:
-    wrong = [
-        each.scale.name
-        for each in contents.fp8
-        if each.scale is not None
-        and each.granularity is None
-        and not each.fits("block", contents.declared(each).block)
-    ]
-    if wrong:
-        first = contents.tensors[wrong[0]]
-        what = f"{many(wrong, 'weight scale')} fit no granularity, the first is {list(first.shape)}"
+    lost = [each for each in contents.misshapen if each.granularity is None]
+    if lost:
+        names = [each.scale.name for each in lost if each.scale]
+        what = f"{many(names, 'weight scale')} {verb(names, 'fits', 'fit')} no granularity: "
         remedy = "one scale, one per output channel, or one per block of 128 x 128"
-        yield Fault("weight-scale-shape", "error", what, remedy, tuple(wrong))
+        what += _beside(lost[0])
+        yield Fault("weight-scale-shape", "error", what, remedy, tuple(names))
+    others = [each for each in contents.misshapen if each.granularity is not None]
+    if others and (said := contents.declaration) is not None:
+        names = [each.scale.name for each in others if each.scale]
+        room = " or ".join(str(list(shape)) for shape in contents.room(others[0]))
+        have = verb(names, "has", "have")
+        what = f"{many(names, 'weight scale')} {have} a shape that readers of {said.form} refuse: "
+        what += _beside(others[0])
+        remedy = f"store {verb(names, 'it', 'them')} as {said.form} has it, here {room}"
+        yield Fault("weight-scale-shape", "error", what, remedy, tuple(names))
+
+
+def _beside(linear: Stored) -> str:
+    shape = list(linear.scale.shape) if linear.scale is not None else []
+    return f"{shape} of a weight {list(linear.weight.shape)}"
+
+
+def _vectors(contents: Contents) -> Iterator[Fault]:
     vectors = [
         each.input_scale.name
         for each in contents.fp8
         if each.input_scale is not None
-        and each.input_scale.shape
-        not in {(), (1,), (1, 1), each.weight.shape[:-2], (*each.weight.shape[:-2], 1)}
-        and (
-            len(each.weight.shape) == 2 or each.input_scale.shape != (*each.weight.shape[:1], 1, 1)
-        )
+        and not fits(each.input_scale.shape, each.weight.shape, "tensor")
     ]
     if vectors:
         shape = list(contents.tensors[vectors[0]].shape)
@@ -100,38 +122,59 @@ def _shapes(contents: Contents) -> Iterator[Fault]:
         )
         remedy = "fold the smoothing into the weights first, then quantize with one input scale"
         yield Fault("input-scale-vector", "error", what, remedy, tuple(vectors))
+    smoothing = [name for name in contents.tensors if name.endswith(".pre_quant_scale")]
+    if smoothing and contents.fp8:
+        what = f"{many(smoothing, 'tensor')} of smoothing factors, which no FP8 engine applies"
+        remedy = "fold them into the weights, then quantize"
+        yield Fault("pre-quant-scale", "error", what, remedy, tuple(smoothing))
 
 
 def _dtypes(contents: Contents) -> Iterator[Fault]:
-    odd = [scale.name for scale in _scales(contents) if scale.dtype not in TAKEN]
+    scales = (scale for each in contents.judged for scale in (each.scale, each.input_scale))
+    odd = [scale for scale in scales if scale is not None and scale.dtype not in TAKEN]
     if odd:
-        what = f"{many(odd, 'scale')} in {contents.tensors[odd[0]].dtype}"
-        remedy = "store scales in F32 or BF16"
-        yield Fault("scale-dtype", "error", what, remedy, tuple(odd))
+        names = tuple(scale.name for scale in odd)
+        what = f"{many(names, 'scale')} in {odd[0].dtype}"
+        yield Fault("scale-dtype", "error", what, "store scales in F32 or BF16", names)
+
+
+def _halves(contents: Contents) -> Iterator[Fault]:
+    """Scales whose weight is no code."""
+    plain = [
+        (each, scale.name)
+        for each in contents.stored
+        if each.is_plain
+        for scale in (each.scale, each.input_scale)
+        if scale is not None
+    ]
+    if not plain:
+        return
+    linear, names = plain[0][0], tuple(name for _, name in plain)
+    what = f"{many(names, 'scale')} beside weights that are in {linear.weight.dtype}"
+    is_said = contents.declared(linear).granularity is not None
+    remedy = (
+        "store those weights in FP8, as the metadata says, or list them and delete the scales"
+        if is_said
+        else "delete the scales, or store those weights in FP8"
+    )
+    yield Fault("scale-of-bf16", "error", what, remedy, names)
 
 
 def _orphans(contents: Contents) -> Iterator[Fault]:
-    owners = {
-        name: each
+    owned = {
+        name
         for each in contents.stored
         for role in ("weight", "input")
         for name in scale_names(each.weight.name, role)
-        if name in contents.tensors
     }
-    plain = [name for name, each in owners.items() if each.is_plain]
-    if plain:
-        what = f"{many(plain, 'scale')} beside weights that are in {_dtype(owners[plain[0]])}"
-        remedy = "delete the scales, or store those weights in FP8"
-        yield Fault("scale-of-bf16", "error", what, remedy, tuple(plain))
-    caches = {scale.name for scale in contents.cache_scales}
+    owned |= {scale.name for scale in contents.cache_scales}
     lost = [
         name
         for name in contents.tensors
-        if name not in owners
-        and name.endswith(tuple(f".{word}" for word in SCALE_WORDS[:4]))
+        if name.endswith(tuple(f".{word}" for word in BESIDE))
+        and name not in owned
         and not contents.may_be_lost(weights := _weights_of(name))
         and contents.tensors.keys().isdisjoint(weights)
-        and name not in caches
     ]
     if lost:
         what = f"{many(lost, 'scale')} of no weight that is in the files"
@@ -142,114 +185,3 @@ def _orphans(contents: Contents) -> Iterator[Fault]:
 def _weights_of(scale: str) -> tuple[str, ...]:
     owner = scale.rpartition(".")[0]
     return (owner, *(f"{owner}.{word}" for word in ("weight", "weight_packed", "qweight")))
-
-
-def _dtype(linear: Stored) -> str:
-    return linear.weight.dtype
-
-
-def _broken(contents: Contents) -> Iterator[Fault]:
-    cases: tuple[tuple[str, str, Callable[[ScaleValues], int]], ...] = (
-        ("scale-nan", "NaN", lambda v: v.nan),
-        ("scale-inf", "infinity", lambda v: v.inf),
-        ("scale-zero", "zero", lambda v: v.zero),
-        ("scale-negative", "negative values", lambda v: v.negative),
-    )
-    scales = list(_scales(contents))
-    for code, word, count in cases:
-        bad = [s.name for s in scales if (v := contents.scale(s)) is not None and count(v)]
-        if bad:
-            what = f"{many(bad, 'scale')} {verb(bad, 'holds', 'hold')} {word}"
-            yield Fault(code, "error", what, CALIBRATE, tuple(bad))
-
-
-def _sizes(contents: Contents) -> Iterator[Fault]:
-    scales = list(_scales(contents))
-    tiny = [s.name for s in scales if (v := contents.scale(s)) is not None and 0 < v.highest < TINY]
-    if tiny:
-        what = f"{many(tiny, 'scale')} {verb(tiny, 'is', 'are')} under {TINY:g}"
-        remedy = "calibrate again: the layer saw nothing but zeros, or a unit was mistaken"
-        yield Fault("scale-tiny", "error", what, remedy, tuple(tiny))
-    weights = [each.scale for each in contents.fp8 if each.scale is not None]
-    inputs = [each.input_scale for each in contents.fp8 if each.input_scale is not None]
-    large = _above(contents, weights, LARGEST_WEIGHT)
-    known = [value for s in inputs if (value := _single(contents, s)) is not None]
-    if len(known) > 1 and median(known) > INVERTED_INPUTS:
-        large += _above(contents, inputs, INVERTED_INPUTS)
-    else:
-        large += _above(contents, inputs, LARGEST_INPUT)
-    if large:
-        value = contents.values.scales[large[0]].highest
-        what = f"{many(large, 'scale')} far too large ({value:.4g} in the first)"
-        remedy = "a scale is amax / 448, and not its inverse"
-        yield Fault("scale-huge", "error", what, remedy, tuple(large))
-
-
-def _above(contents: Contents, scales: Iterable[TensorEntry], limit: float) -> list[str]:
-    return [s.name for s in scales if (v := contents.scale(s)) is not None and v.highest > limit]
-
-
-def _ones(contents: Contents) -> Iterator[Fault]:
-    weights = [each.scale for each in contents.fp8 if each.scale is not None]
-    inputs = [each.input_scale for each in contents.fp8 if each.input_scale is not None]
-    found = [s.name for s in weights if _all_ones(contents, s)]
-    ones = [s.name for s in inputs if _all_ones(contents, s)]
-    if len(ones) > 1 or (ones and len(inputs) == 1):
-        found += ones
-        ones = []
-    if found:
-        what = f"{many(found, 'scale')} of exactly 1: never calibrated"
-        yield Fault("scale-unity", "error", what, CALIBRATE, tuple(found))
-    if ones:
-        what = f"the input scale {ones[0]} is exactly 1, as if it were never calibrated"
-        yield Fault("input-scale-unity", "warning", what, CALIBRATE, tuple(ones))
-
-
-def _all_ones(contents: Contents, scale: TensorEntry) -> bool:
-    values = contents.scale(scale)
-    return values is not None and 0 < values.values == values.ones
-
-
-def _apart(contents: Contents) -> Iterator[Fault]:
-    """Static scales that engines replace by the largest of a fused layer."""
-    groups: dict[str, list[Stored]] = {}
-    for each in contents.fp8:
-        if each.module.kind == "linear" and each.name != each.module.group:
-            groups.setdefault(each.module.group, []).append(each)
-    inputs, weights = [], []
-    for members in groups.values():
-        known = [v for m in members if (v := _single(contents, m.input_scale)) is not None]
-        if known and min(known) > 0 and max(known) > min(known) * (1 + 1e-3):
-            inputs += [m.name for m in members]
-        known = [
-            v for m in members if m.fits("tensor") and (v := _single(contents, m.scale)) is not None
-        ]
-        if known and min(known) > 0 and max(known) > APART * min(known):
-            weights += [m.name for m in members]
-    if inputs:
-        what = f"{some(inputs)} read the same input, and their input scales differ"
-        remedy = "give the shards of a fused layer one scale: engines take the largest"
-        yield Fault("input-scales-differ", "warning", what, remedy, tuple(inputs))
-    if weights:
-        what = f"{some(weights)} are fused, and their weight scales are over {APART:g}x apart"
-        remedy = "quantize the group with one scale, or per channel: engines requantize to the max"
-        yield Fault("weight-scales-apart", "warning", what, remedy, tuple(weights))
-
-
-def _smoothing(contents: Contents) -> Iterator[Fault]:
-    found = [name for name in contents.tensors if name.endswith(".pre_quant_scale")]
-    if found and contents.fp8:
-        what = f"{many(found, 'tensor')} of smoothing factors, which no FP8 engine applies"
-        remedy = "fold them into the weights, then quantize"
-        yield Fault("pre-quant-scale", "error", what, remedy, tuple(found))
-
-
-def _single(contents: Contents, scale: TensorEntry | None) -> float | None:
-    values = contents.scale(scale)
-    return values.single if values is not None else None
-
-
-def _scales(contents: Contents) -> Iterator[TensorEntry]:
-    """Those of FP8 weights and of their inputs."""
-    for each in contents.fp8:
-        yield from (scale for scale in (each.scale, each.input_scale) if scale is not None)

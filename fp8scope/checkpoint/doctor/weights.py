@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fp8scope.checkpoint.doctor.contents import FLOATS8, Contents, Stored
+from fp8scope.checkpoint.doctor.contents import Contents
+from fp8scope.checkpoint.doctor.counting import code_value
 from fp8scope.checkpoint.doctor.diagnosis import Fault
 from fp8scope.checkpoint.doctor.phrases import many, verb
-from fp8scope.checkpoint.doctor.values import code_value
+from fp8scope.checkpoint.doctor.stored import BYTES, Stored
 from fp8scope.checkpoint.linears import FLOAT8
 
 UNUSED_ABOVE = 200.0  # a scale rounded up to a power of two still leaves more than 224 in use
@@ -124,9 +125,14 @@ def _is_clipped(contents: Contents, each: Stored) -> bool:
 
 
 def _formats(contents: Contents) -> Iterator[Fault]:
-    odd = [each for each in contents.stored if each.weight.dtype in FLOATS8 and not each.is_fp8]
-    if odd:
-        names = tuple(each.name for each in odd)
-        what = f"{many(names, 'weight')} in {odd[0].weight.dtype}"
-        remedy = "quantize to E4M3 (e4m3fn): NVIDIA's engines read no other FP8 weights"
-        yield Fault("fp8-format", "error", f"{what}, which is not E4M3", remedy, names)
+    for is_bytes in (False, True):
+        odd = [e for e in contents.misread if (e.weight.dtype in BYTES) == is_bytes]
+        if odd:
+            names = tuple(each.name for each in odd)
+            what = f"{many(names, 'weight')} in {odd[0].weight.dtype}, which is not E4M3"
+            remedy = (
+                "save the codes as F8_E4M3, which the metadata says they are"
+                if is_bytes
+                else "quantize to E4M3 (e4m3fn): NVIDIA's engines read no other FP8 weights"
+            )
+            yield Fault("fp8-format", "error", what, remedy, names)

@@ -187,7 +187,7 @@ def _entry(dtype: str, shape: list[int], start: int, stop: int) -> dict[str, Any
 def test_codes_stand_for_what_torch_says() -> None:
     import torch
 
-    from fp8scope.checkpoint.doctor.values import code_value
+    from fp8scope.checkpoint.doctor.counting import code_value
 
     values = torch.arange(0x7F, dtype=torch.uint8).view(torch.float8_e4m3fn).float().numpy()
     np.testing.assert_array_equal([code_value(code) for code in range(0x7F)], values)

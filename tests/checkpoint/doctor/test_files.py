@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from fp8scope.checkpoint.doctor.examine import examine
-from fp8scope.checkpoint.inventory import Listing, list_folder
+from fp8scope.checkpoint.listing import Listing, list_folder
+from fp8scope.errors import BadInput
 from tests.checkpoint.doctor import checkpoints
 from tests.checkpoint.doctor.checkpoints import INDEX
 from tests.checkpoint.doctor.finding import shown, the_error, the_fault
@@ -53,9 +57,21 @@ def test_a_truncated_shard(sharded: Path) -> None:
     assert len(fault.where) > 1  # the tensors that are cut off
 
 
-def test_a_single_file_without_a_header(single: Path) -> None:
-    (single / SINGLE).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
-    assert "absurd" in the_error(single, "header-unreadable", [SINGLE]).what
+@pytest.mark.parametrize(
+    ("text", "what", "remedy"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS", "git lfs pull"),
+        ("<!DOCTYPE html>\n<title>404</title>", "a web page", "hub's client"),
+        ("PK\3\4" + "0" * 40, "torch.save", "convert"),
+        ("GGUF" + "x" * 40, "GGUF", "safetensors of the model"),
+        ("\xff" * 40, "not a safetensors file", "fetch the file again"),
+    ],
+)
+def test_what_is_no_safetensors_file(single: Path, text: str, what: str, remedy: str) -> None:
+    (single / SINGLE).write_text(text)
+    fault = the_error(single, "header-unreadable", [SINGLE])
+    assert what in fault.what
+    assert remedy in fault.remedy
 
 
 def test_a_shard_whose_header_is_garbage(sharded: Path) -> None:
@@ -164,17 +180,79 @@ def test_metadata_that_is_no_json(single: Path) -> None:
     the_error(single, "metadata-unreadable", ["hf_quant_config.json"])
 
 
-def test_a_file_that_shrinks_while_it_is_read(
-    single: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("much", [100, 0])
+def test_a_file_that_changes_while_it_is_read(
+    single: Path, monkeypatch: pytest.MonkeyPatch, much: int
 ) -> None:
-    def and_cut(folder: Path) -> Listing:
+    def and_change(folder: Path) -> Listing:
         listing = list_folder(folder)
-        with (folder / SINGLE).open("r+b") as file:
-            file.truncate((folder / SINGLE).stat().st_size - 100)
+        path = folder / SINGLE
+        os.utime(path, ns=(1, 1))
+        with path.open("r+b") as file:
+            file.truncate(path.stat().st_size - much)
         return listing
 
-    monkeypatch.setattr("fp8scope.checkpoint.doctor.examine.list_folder", and_cut)
-    the_error(single, "tensor-unread")
+    monkeypatch.setattr("fp8scope.checkpoint.doctor.examine.list_folder", and_change)
+    fault = the_error(single, "files-changed", [SINGLE])
+    assert "when nobody writes there" in fault.remedy
+
+
+def test_a_disk_that_fails(single: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bool:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("fp8scope.checkpoint.doctor.values._Reader._fill", fail)
+    assert len(the_error(single, "tensor-unread").where) > 40
+
+
+def test_a_file_that_may_not_be_read(sharded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _forbid(monkeypatch, SECOND)
+    fault = the_error(sharded, "file-unreadable", [SECOND])
+    assert "Permission denied" in fault.what
+
+
+def test_a_config_that_may_not_be_read(single: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _forbid(monkeypatch, "config.json")
+    assert "Permission denied" in the_error(single, "config-unreadable", ["config.json"]).what
+
+
+def test_a_folder_that_may_not_be_read(single: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> list[Path]:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(BadInput, match=r"cannot be read \(Permission denied\)"):
+        examine(single)
+
+
+def _forbid(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Whoever runs the tests may read everything, perhaps."""
+    whole = Path.open
+
+    def guarded(path: Path, *arguments: Any, **settings: Any) -> Any:
+        if path.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return whole(path, *arguments, **settings)
+
+    monkeypatch.setattr(Path, "open", guarded)
+
+
+def test_the_layout_of_the_hubs_cache(sharded: Path) -> None:
+    """snapshots/REVISION/… are links to blobs/HASH."""
+    blobs = sharded.parent / "blobs"
+    blobs.mkdir()
+    for number, path in enumerate(sorted(sharded.iterdir())):
+        path.rename(blobs / f"{number:064x}")
+        path.symlink_to(Path("..") / "blobs" / f"{number:064x}")
+    assert examine(sharded).faults == ()
+    (sharded / SECOND).resolve().unlink()
+    the_error(sharded, "shard-missing", [SECOND])
+
+
+def test_a_single_file_that_links_to_nothing(single: Path) -> None:
+    (single / SINGLE).unlink()
+    (single / SINGLE).symlink_to("../blobs/absent")
+    assert "No such file" in the_error(single, "file-unreadable", [SINGLE]).what
 
 
 def test_several_faults_are_named_each(sharded: Path) -> None:

@@ -270,6 +270,7 @@ def test_malformed_metadata(tmp_path: Path, layout: Layout, change: dict[str, An
 def test_a_mix_that_names_its_layers(tmp_path: Path) -> None:
     checkpoint = checkpoints.healthy()
     checkpoint.tensors |= checkpoints.per_channel(DOWN0, torch.randn(64, 128))
+    checkpoint.each(f"{DOWN0}.weight_scale", lambda scale: scale.reshape(-1))
     checkpoint.drop(f"{DOWN0}.input_scale")
     algorithms = {name: "FP8" for name in checkpoints.linears() if name not in {KEPT, "lm_head"}}
     algorithms[DOWN0] = "FP8_PER_CHANNEL_PER_TOKEN"

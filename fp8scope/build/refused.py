@@ -1,0 +1,46 @@
+"""Plans that can be built in no format, refused by name before anything is loaded."""
+
+from __future__ import annotations
+
+from fp8scope.artefacts.plan import Plan
+from fp8scope.checkpoint.planned import planned_model
+from fp8scope.core.modules import WORDS
+from fp8scope.errors import BadInput
+from fp8scope.export.matchers.fused_layers import fused_layers
+
+EXCLUDE = "plan it in BF16 (--exclude)"
+
+
+def check_buildable(plan: Plan) -> None:
+    """Raise BadInput for what has no weight of its own, is stored in another way than engines read
+    it, or is planned in several ways and run as one by engines.
+    """
+    _refuse_modules(plan)
+    _refuse_splits(plan)
+
+
+def _refuse_modules(plan: Plan) -> None:
+    in_fp8 = {name for group in plan.groups if group.precision != "bf16" for name in group.members}
+    for module in plan.modules:
+        if module.name not in in_fp8:
+            continue
+        if module.tied_to is not None:
+            what = f"{module.name} has no weight of its own: it is that of {module.tied_to}"
+            raise BadInput(what, EXCLUDE)
+        if module.experts and not module.checkpoint_shards:
+            what = f"{module.name} holds all experts in one tensor, and engines want each by itself"
+            raise BadInput(what, EXCLUDE)
+        if module.transposed:
+            what = f"{module.name} is a Conv1D, stored as [in, out], which no engine runs in FP8"
+            raise BadInput(what, EXCLUDE)
+
+
+def _refuse_splits(plan: Plan) -> None:
+    """A model of no known family has no fused groups in its plan; engines fuse it all the same."""
+    for layer in fused_layers(planned_model(plan).modules, lambda name: name):
+        found = {module.wanted or "other": module.name for module in layer.modules}
+        if len(found) > 1:
+            (first, one), (second, other), *_ = found.items()
+            what = f"{one} is planned in {WORDS[first]} and {other} in {WORDS[second]}"
+            remedy = "--exclude both, or plan with one of --candidates alone"
+            raise BadInput(f"{what}: engines run them as one", remedy)

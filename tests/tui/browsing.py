@@ -1,0 +1,181 @@
+"""Profiles to browse, and the whole browser driven by keys."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from textual.pilot import Pilot
+from textual.widgets import Static
+
+from fp8scope.artefacts.plan import Plan
+from fp8scope.core.choices import Choices, Kind, Row, Term
+from fp8scope.core.gemms import units
+from fp8scope.core.sites import Role, Site
+from fp8scope.core.structure import FusedGroup, Linear, Structure
+from fp8scope.errors import DamagedProfile
+from fp8scope.plan.make import make_plan
+from fp8scope.plan.settings import PlanSettings
+from fp8scope.profile.reader import read_profile
+from fp8scope.profile.record import Profile, SiteRecord
+from fp8scope.tui.app import BrowseApp
+from fp8scope.tui.overview import OverviewScreen
+from fp8scope.tui.snapshot import opened
+from tests.plan import invented
+from tests.profiles import expert_record, invented_values, scored, site_record, weight_record
+
+NARROW, WIDE = (80, 24), (160, 50)
+DEMO = Path(__file__).parents[2] / "profiles" / "demo.h5"
+Steps = Callable[[BrowseApp, "Pilot[Any]"], Awaitable[None]]
+
+
+def demo() -> Profile:
+    """The recorded demo: four tags, scored, five findings."""
+    return read_profile(DEMO)
+
+
+def llama(blocks: int = 3, **changes: Any) -> Profile:
+    """Invented, scored, two tags."""
+    return invented.with_nats(invented.profile(blocks, **changes), invented.random_nats(3))
+
+
+def mixture() -> Profile:
+    """Two blocks, of which the second has a router and stacked experts in place of an MLP."""
+    size, experts = 8, 4
+    names = {
+        "model.layers.0.mlp.up_proj": 0,
+        "model.layers.0.mlp.down_proj": 0,
+        "model.layers.1.mlp.gate": 0,
+        "model.layers.1.mlp.experts.gate_up_proj": experts,
+        "model.layers.1.mlp.experts.down_proj": experts,
+    }
+    linears = tuple(
+        Linear(name, size, size, False, False, None, None, count) for name, count in names.items()
+    )
+    structure = Structure(
+        family="mixtral",
+        blocks=("model.layers.0", "model.layers.1"),
+        linears=linears,
+        groups=tuple(FusedGroup(name, (name,)) for name in names),
+        folds=(),
+        kv_layers=(),
+    )
+    sequences = [
+        [(i % 2, invented_values(place, i, shape=(3 + i % 3, size))) for i in range(6)]
+        for place in range(len(names))
+    ]
+    of = invented.profile(
+        structure=structure,
+        sites={
+            Site(name, Role.INPUT): site_record(values, 2)
+            for name, values in zip(names, sequences, strict=True)
+        },
+        aliases={},
+        weights={
+            name: weight_record(invented_values(9, place, shape=(size, size)))
+            for place, name in enumerate(names)
+        },
+        experts={
+            Site(name, Role.INPUT): expert_record(values, 2)
+            for (name, count), values in zip(names.items(), sequences, strict=True)
+            if count
+        },
+    )
+    rows = Choices(("fp8_tensor", "fp8_token"), (0.5,)).rows(structure, units(structure))
+    alone = [row for row in rows if row.kind is Kind.GROUP]
+    return scored(of, {Row(Kind.GROUP, row.terms): _nats(row.terms[0]) for row in alone})
+
+
+def _nats(term: Term) -> float:
+    return len(term.group) / 1e4 if term.candidate == "fp8_tensor" else 1e-4
+
+
+def without_blocks() -> Profile:
+    """An unknown architecture: no blocks, each linear its own group."""
+    of = invented.profile(2)
+    names = [linear.name for linear in of.structure.linears]
+    structure = replace(
+        of.structure,
+        family=None,
+        blocks=(),
+        groups=tuple(FusedGroup(name, (name,)) for name in names),
+        folds=(),
+        kv_layers=(),
+    )
+    return replace(of, structure=structure)
+
+
+class Damaged(Mapping[Site, SiteRecord]):
+    """Sites of which all but the first few cannot be read."""
+
+    def __init__(self, sites: Mapping[Site, SiteRecord], good: int) -> None:
+        self._sites, self._good = sites, set(list(sites)[:good])
+
+    def __getitem__(self, site: Site) -> SiteRecord:
+        if site in self._sites and site not in self._good:
+            raise DamagedProfile("profile.h5 is truncated or corrupt (a bad [block])", "scan again")
+        return self._sites[site]
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self._sites)
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+
+def planned(profile: Profile) -> Plan:
+    """Some plan of it."""
+    return make_plan(profile, PlanSettings())[0]
+
+
+def browse(
+    profile: Profile,
+    steps: Steps | Iterable[str],
+    *,
+    size: tuple[int, int] = NARROW,
+    plan: Plan | None = None,
+) -> BrowseApp:
+    """Open the profile, wait until all of it is read, and press the keys or take the steps."""
+
+    async def run() -> BrowseApp:
+        app = BrowseApp(lambda: opened(Path("profile.h5"), profile, plan))
+        async with app.run_test(size=size) as pilot:
+            await until(pilot, lambda: app.started and not app.progress)
+            await pilot.pause(0.3)
+            if callable(steps):
+                await steps(app, pilot)
+            else:
+                await pilot.press(*steps)
+                await pilot.pause()
+        return app
+
+    return asyncio.run(run())
+
+
+async def until(pilot: Pilot[Any], done: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait for it."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "it never came"
+        await pilot.pause(0.02)
+
+
+def overview(app: BrowseApp) -> OverviewScreen:
+    """The overview, which must be on top."""
+    assert isinstance(app.screen, OverviewScreen), app.screen
+    return app.screen
+
+
+def said(app: BrowseApp, where: str) -> str:
+    """The text of a line of the overview, or of the status line."""
+    return str(app.screen.query_one(where, Static).visual)
+
+
+def screen_text(app: BrowseApp) -> str:
+    """What stands on the terminal, line by line."""
+    strips = app.screen._compositor.render_strips()
+    return "\n".join(strip.text for strip in strips)
