@@ -90,7 +90,7 @@ class BrowseApp(App[None]):
         self._start, self._subject = start, title
         self.living: Living | None = None
         self.refusal: Exception | None = None
-        self._complete = self._due = False
+        self._ended = self._due = False
         for theme in (colours.DARK, colours.LIGHT):
             self.register_theme(theme)
         self.theme = colours.DARK.name
@@ -127,14 +127,13 @@ class BrowseApp(App[None]):
     def on_browse_app_read(self, message: Read) -> None:
         """Show it soon, and not too often."""
         self.snapshot = message.snapshot
-        self._complete = self.snapshot.convergence is not None
         if not self._due:
             self._due = True
             self.set_timer(LATEST, self._catch_up)
 
     def on_browse_app_failed(self, message: Failed) -> None:
         """Before anything is shown there is nothing to stay for."""
-        self._complete = True
+        self._ended = True
         if not self.started:
             self.refusal = message.error
             self.exit()
@@ -149,17 +148,14 @@ class BrowseApp(App[None]):
         return hasattr(self, "snapshot")
 
     @property
+    def busy(self) -> bool:
+        """Whether something is known that is not shown yet."""
+        return self._due
+
+    @property
     def progress(self) -> str:
         """What is still being read, or ""."""
-        if self._complete:
-            return ""
-        snapshot = self.snapshot
-        if not snapshot.measured:
-            total = len(snapshot.profile.sites) + len(snapshot.profile.weights)
-            return f"{len(snapshot.sites or ())} of {total} sites read"
-        parts = ("groups", "kv_cache", "scaling", "headroom", "convergence")
-        left = [part for part in parts if getattr(snapshot, part) is None]
-        return f"looking at {left[0].replace('_', ' ')} …" if left else ""
+        return "" if self._ended else self.snapshot.unread
 
     def _catch_up(self) -> None:
         self._due = False

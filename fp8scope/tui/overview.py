@@ -115,8 +115,7 @@ class OverviewScreen(BrowserScreen):
         group = snapshot.grid.group(module)
         where = " in ".join(short_name(name, "") for name in dict.fromkeys((module, group)))
         reading = self._readings.get(at)
-        unknown = "still being read" if not snapshot.measured else "no number for it"
-        said = reading.detail if reading else f"{self.measure.name}: {unknown}"
+        said = reading.detail if reading else f"{self.measure.name}: not known, or not yet"
         self.query_one("#detail", Static).update(f"{where}\n{said}")
 
     # --- keys -------------------------------------------------------------------------------

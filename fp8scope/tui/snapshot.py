@@ -62,6 +62,16 @@ class Snapshot:
         """Each site under scales from this tag alone; empty where that is not known (yet)."""
         return self._by_calibration.get(tag, {})
 
+    @property
+    def unread(self) -> str:
+        """What is still to be read, in words; "" where all is known."""
+        if not self.measured:
+            total = len(self.profile.sites) + len(self.profile.weights)
+            return f"{len(self.sites or ())} of {total} sites read"
+        parts = ("groups", "kv_cache", "scaling", "headroom", "convergence")
+        left = [part for part in parts if getattr(self, part) is None]
+        return f"looking at {left[0].replace('_', ' ')}" if left else ""
+
     @cached_property
     def planned(self) -> Mapping[str, str]:
         """What each fused group and KV cache runs in by the plan that was given."""
@@ -103,6 +113,7 @@ def opened(
 
 def filled(snapshot: Snapshot, stop: Callable[[], bool] = lambda: False) -> Iterator[Snapshot]:
     """One snapshot after the other, until all is known, or until `stop()` at the next record.
+    What is known already is not read again.
 
     Reads every record of the profile: some 30 s of one of 80 blocks. Raises DamagedProfile.
     """
@@ -141,19 +152,20 @@ def _filled(snapshot: Snapshot, stop: Callable[[], bool]) -> Iterator[Snapshot]:
         whole, sites=_Watched(whole.sites, stop), weights=_Watched(whole.weights, stop)
     )
     every = [*profile.sites, *(Site(module, Role.WEIGHT) for module in profile.weights)]
-    found: dict[Site, SiteMeasures] = {}
-    for start in range(0, len(every), CHUNK):
-        found |= {site: measure(profile, site) for site in every[start : start + CHUNK]}
-        done = len(found) == len(every)
-        snapshot = replace(snapshot, sites=dict(found), measured=done)
+    found = dict(snapshot.sites or {})
+    left = [site for site in every if site not in found]
+    for start in range(0, len(left), CHUNK):
+        found |= {site: measure(profile, site) for site in left[start : start + CHUNK]}
+        snapshot = replace(snapshot, sites=dict(found), measured=len(found) == len(every))
         yield snapshot
-    parts: list[Callable[[], dict[str, object]]] = [
-        lambda: {"groups": {finding.group: finding for finding in group_findings(profile)}},
-        lambda: {"kv_cache": tuple(kv_cache(profile))},
-        lambda: {"scaling": scaling(profile)},
-        lambda: {"headroom": tuple(tag_headroom(profile)) if len(profile.tags) > 1 else ()},
-        lambda: {"convergence": tuple(convergence(profile))},
-    ]
-    for part in parts:
-        snapshot = replace(snapshot, **part())  # type: ignore[arg-type]  # the fields above
-        yield snapshot
+    parts: dict[str, Callable[[], object]] = {
+        "groups": lambda: {finding.group: finding for finding in group_findings(profile)},
+        "kv_cache": lambda: tuple(kv_cache(profile)),
+        "scaling": lambda: scaling(profile),
+        "headroom": lambda: tuple(tag_headroom(profile)) if len(profile.tags) > 1 else (),
+        "convergence": lambda: tuple(convergence(profile)),
+    }
+    for name, part in parts.items():
+        if getattr(snapshot, name) is None:
+            snapshot = replace(snapshot, **{name: part()})  # type: ignore[arg-type]
+            yield snapshot

@@ -29,7 +29,7 @@ class StatusLine(Static):
 
     def ask(self) -> None:
         """Have the app write it anew."""
-        self.post_message(self.Asked(self))
+        self.app.post_message(self.Asked(self))  # does not bubble when a screen asks its own line
 
     def on_resize(self) -> None:
         """There is more room, or less."""

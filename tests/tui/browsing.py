@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from fp8scope.profile.reader import read_profile
 from fp8scope.profile.record import Profile, SiteRecord
 from fp8scope.tui.app import BrowseApp
 from fp8scope.tui.overview import OverviewScreen
-from fp8scope.tui.snapshot import opened
+from fp8scope.tui.snapshot import Snapshot, filled, opened
 from tests.plan import invented
 from tests.profiles import expert_record, invented_values, scored, site_record, weight_record
 
@@ -33,14 +34,28 @@ DEMO = Path(__file__).parents[2] / "profiles" / "demo.h5"
 Steps = Callable[[BrowseApp, "Pilot[Any]"], Awaitable[None]]
 
 
+@cache
 def demo() -> Profile:
     """The recorded demo: four tags, scored, five findings."""
     return read_profile(DEMO)
 
 
-def llama(blocks: int = 3, **changes: Any) -> Profile:
+@cache
+def all_of_demo() -> Snapshot:
+    """All that is known of it, so that only one test needs to wait until it is read."""
+    return [*filled(opened(Path("profile.h5"), demo()))][-1]
+
+
+def llama(blocks: int = 3, sequences: int = 6) -> Profile:
     """Invented, scored, two tags."""
-    return invented.with_nats(invented.profile(blocks, **changes), invented.random_nats(3))
+    of = invented.profile(blocks, range(sequences))
+    return invented.with_nats(of, invented.random_nats(3, sequences))
+
+
+@cache
+def all_of_llama(blocks: int) -> Snapshot:
+    """Of as many blocks, all that is known."""
+    return [*filled(opened(Path("profile.h5"), llama(blocks, 2)))][-1]
 
 
 def mixture() -> Profile:
@@ -120,6 +135,9 @@ class Damaged(Mapping[Site, SiteRecord]):
             raise DamagedProfile("profile.h5 is truncated or corrupt (a bad [block])", "scan again")
         return self._sites[site]
 
+    def __contains__(self, site: object) -> bool:
+        return site in self._sites
+
     def __iter__(self) -> Iterator[Site]:
         return iter(self._sites)
 
@@ -133,19 +151,21 @@ def planned(profile: Profile) -> Plan:
 
 
 def browse(
-    profile: Profile,
+    of: Profile | Snapshot,
     steps: Steps | Iterable[str],
     *,
     size: tuple[int, int] = NARROW,
     plan: Plan | None = None,
 ) -> BrowseApp:
     """Open the profile, wait until all of it is read, and press the keys or take the steps."""
+    start = of if isinstance(of, Snapshot) else opened(Path("profile.h5"), of)
 
     async def run() -> BrowseApp:
-        app = BrowseApp(lambda: opened(Path("profile.h5"), profile, plan))
+        app = BrowseApp(lambda: replace(start, plan=plan))
         async with app.run_test(size=size) as pilot:
             await until(pilot, lambda: app.started and not app.progress)
-            await pilot.pause(0.3)
+            await until(pilot, lambda: isinstance(app.screen, OverviewScreen) and not app.busy)
+            await pilot.pause(0.05)
             if callable(steps):
                 await steps(app, pilot)
             else:

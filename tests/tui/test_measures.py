@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fp8scope.analyze.analysis import analyze_profile
-from fp8scope.artefacts.plan import Plan
 from fp8scope.core.schemes import DEFAULT_CANDIDATES
 from fp8scope.profile.record import Profile
 from fp8scope.report.analysis import analysis_row
 from fp8scope.tui.measures import measures
 from fp8scope.tui.snapshot import Snapshot, filled, opened
 from tests.profiles import build
-from tests.tui.browsing import demo, llama, mixture, planned, without_blocks
+from tests.tui.browsing import all_of_demo, demo, llama, mixture, planned, without_blocks
 
 Json = dict[str, Any]
 
 
-def whole(profile: Profile, plan: Plan | None = None) -> Snapshot:
-    return [*filled(opened(Path("profile.h5"), profile, plan))][-1]
+def whole(profile: Profile) -> Snapshot:
+    return [*filled(opened(Path("profile.h5"), profile))][-1]
 
 
 class Asked:
@@ -51,7 +51,9 @@ class Asked:
         if module in self.caches:
             return self.plain_kl(module)
         found = self.groups[module]["candidates"]
-        return min((found[name]["kl"] for name in DEFAULT_CANDIDATES if name in found), default=None)
+        return min(
+            (found[name]["kl"] for name in DEFAULT_CANDIDATES if name in found), default=None
+        )
 
     def worst(self, field: str, worse: Callable[[list[float]], float]) -> Any:
         def of(module: str) -> float | None:
@@ -107,7 +109,7 @@ def test_every_cell_by_every_measure(make: Callable[[], Profile]) -> None:
 
 
 def test_the_worse_is_the_brighter_and_the_larger() -> None:
-    snapshot = whole(demo())
+    snapshot = all_of_demo()
     by_name = {one.name: one for one in measures(snapshot, None)}
     bad, good = "model.layers.0.mlp.down_proj", "model.layers.1.self_attn.o_proj"
     for name in ("KL in fp8_tensor", "body SQNR", "underflow", "amax/rms of the body", "headroom"):
@@ -121,7 +123,7 @@ def test_the_worse_is_the_brighter_and_the_larger() -> None:
 def test_the_plan_by_name() -> None:
     profile = demo()
     plan = planned(profile)
-    snapshot = whole(profile, plan)
+    snapshot = replace(all_of_demo(), plan=plan)
     measure = measures(snapshot, None)[-1]
     assert measure.name == "planned precision"
     precision = {name: group.precision for group in plan.groups for name in group.members}
