@@ -17,6 +17,7 @@ from fp8scope.tui.plan_rows import CACHE, ORDERS, Row, Rows, arranged, candidate
 from fp8scope.tui.plan_table import PlanTable
 from fp8scope.tui.plan_words import FIXED, about, cells, columns, frontier, headline
 from fp8scope.tui.snapshot import Snapshot
+from fp8scope.tui.status import StatusLine
 from fp8scope.tui.working import WorkingScreen, in_words
 
 WIDE = 130
@@ -141,7 +142,8 @@ class PlanView(WorkingScreen):
         self.query_one("#said", Static).update(self.said)
         self._tell()
         self._show_frontier()
-        self.browser.tell_status()
+        for line in self.query(StatusLine):
+            line.ask()
 
     def _tell(self) -> None:
         row = self._shown.get(self.rows.key or "")

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
@@ -24,6 +24,7 @@ from fp8scope.tui import snapshot as snapshots
 from fp8scope.tui.app import BrowseApp
 from fp8scope.tui.help import HelpScreen
 from fp8scope.tui.layer import LayerScreen
+from fp8scope.tui.living import Living
 from fp8scope.tui.overview import OverviewScreen
 from fp8scope.tui.quitting import QuitScreen
 from fp8scope.tui.snapshot import opened
@@ -199,7 +200,8 @@ def test_the_palette_does_what_keys_do(typed: str, done: Callable[[BrowseApp], b
 
 def test_leaving_with_changes_asks() -> None:
     async def steps(app: BrowseApp, pilot: Pilot[Any]) -> None:
-        app.living = living = Changed()
+        living = Changed()
+        app.living = cast(Living, living)
         await pilot.press("2", "1")
         await pilot.pause(0.1)
         assert "plan not saved" in screen_text(app).splitlines()[-1]
@@ -237,7 +239,7 @@ def test_leaving_without_saving() -> None:
     living = Changed()
 
     async def steps(app: BrowseApp, pilot: Pilot[Any]) -> None:
-        app.living = living
+        app.living = cast(Living, living)
         await pilot.press("q", "d")
         await pilot.pause()
         assert not app.is_running or app._exit
