@@ -231,6 +231,7 @@ class Planner:
             remedy = "raise --max-kl"
             remedy += ", or take back a --keep" if self.asked.kept else ""
             remedy += ", or leave the KV cache in BF16" if self.asked.cache else ""
+            remedy += ", or release what is pinned" if self.asked.pinned else ""
         else:
             least += self.fixed_us
             what = f"a step in {asked:.4g} µs cannot be had: the least is {least:.4g} µs"

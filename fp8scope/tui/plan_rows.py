@@ -136,11 +136,16 @@ class Rows:
         )
 
 
-def arranged(rows: Sequence[Row], order: str, wanted: str) -> list[Row]:
-    """Those whose names hold all words of `wanted`, in one of `ORDERS`."""
-    words, key = wanted.lower().split(), ORDERS[order]
-    found = [row for row in rows if all(word in row.name.lower() for word in words)]
-    return sorted(found, key=key) if key else found
+def arranged(rows: Sequence[Row], order: str) -> list[Row]:
+    """In one of `ORDERS`."""
+    key = ORDERS[order]
+    return sorted(rows, key=key) if key else list(rows)
+
+
+def matching(rows: Sequence[Row], wanted: str) -> list[Row]:
+    """Those whose names hold all words of `wanted`."""
+    words = wanted.lower().split()
+    return [row for row in rows if all(word in row.name.lower() for word in words)]
 
 
 def candidates_shown(rows: Sequence[Row]) -> list[Precision]:

@@ -31,6 +31,13 @@ and as all in FP8 per tensor. `T` is FP8 per tensor, `K` per token, `B` per bloc
 - A budget for `R` is `0.01` (nats per token), `8.5 bits`, `10%` (of the weights in BF16), or
   `safe`, `balanced`, `fast`.
 """
+USUAL = {
+    "hf-quant-config": "hf_quant_config.json",
+    "list": "exclude.txt",
+    "llm-compressor": "recipe.yaml",
+    "modelopt": "recipe.yaml",
+}
+"""Files that exports commonly are."""
 
 
 class PlanScreen(PlanView):
@@ -158,7 +165,7 @@ class PlanScreen(PlanView):
         living = self._ready()
         if living is None:
             return
-        dialog = ExportDialog(names(), lambda name: f"{name}.json")
+        dialog = ExportDialog(names(), lambda name: USUAL.get(name, f"{name}.json"))
         self.app.push_screen(dialog, partial(self._export, living))
 
     def _export(self, living: Living, answer: tuple[str, str] | None) -> None:

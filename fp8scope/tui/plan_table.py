@@ -88,12 +88,11 @@ class PlanTable(ScrollView, Generic[R], can_focus=True, inherit_bindings=False):
         cells: Callable[[R], Sequence[tuple[str, Tone]]],
     ) -> None:
         """Paint these; `cells` with their tones are asked for of rows that are seen. The cursor
-        stays with its row, or else where it is.
+        stays with its row, and goes to the first where that is no more.
         """
         key = self.key
         self._columns, self._lines, self._cells = columns, rows, cells
-        found = next((i for i, row in enumerate(rows) if row.name == key), None)
-        self.cursor = min(self.cursor, max(0, len(rows) - 1)) if found is None else found
+        self.cursor = next((i for i, row in enumerate(rows) if row.name == key), 0)
         self._measure()
         self.refresh()
 

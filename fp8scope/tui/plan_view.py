@@ -14,7 +14,7 @@ from textual.widgets import Input, Static
 from fp8scope.artefacts.plan import Point
 from fp8scope.errors import in_words
 from fp8scope.tui.living import Living
-from fp8scope.tui.plan_rows import CACHE, ORDERS, Row, Rows, arranged, candidates_shown
+from fp8scope.tui.plan_rows import CACHE, ORDERS, Row, Rows, arranged, candidates_shown, matching
 from fp8scope.tui.plan_table import PlanTable
 from fp8scope.tui.plan_words import FIXED, about, cells, columns, frontier, headline
 from fp8scope.tui.snapshot import Snapshot
@@ -49,6 +49,8 @@ class PlanView(WorkingScreen):
         self._order = next(iter(ORDERS))
         self._rows: Rows | None = None
         self._shown: dict[str, Row] = {}
+        self._sequence: list[str] = []
+        """Names in the order that was asked for: a row that is changed stays where it is."""
         self._frontier: dict[bool, tuple[Point, ...]] = {}
 
     def compose(self) -> ComposeResult:
@@ -130,8 +132,10 @@ class PlanView(WorkingScreen):
             self._rows = Rows(self.browser.snapshot, living)
         draft = living.draft
         every = self._rows.all()
-        found = arranged(every, self._order, self.query_one("#find", Input).value)
         self._shown = {row.name: row for row in every}
+        self._sequence = self._sequence or [row.name for row in arranged(every, self._order)]
+        wanted = self.query_one("#find", Input).value
+        found = matching([self._shown[name] for name in self._sequence], wanted)
         self.rows.show(columns(every), found, partial(cells, candidates_shown(every)))
         head = headline(draft.predicted, draft.objective, cached=draft.cached)
         self.query_one("#head", Static).update(head)
@@ -176,6 +180,7 @@ class PlanView(WorkingScreen):
         orders = list(ORDERS)
         self._order = orders[(orders.index(self._order) + 1) % len(orders)]
         self.said = f"rows by {self._order}"
+        self._sequence = []
         self.show()
 
     def action_find(self) -> None:
