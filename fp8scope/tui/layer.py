@@ -108,7 +108,7 @@ estimate from each channel's rms.
     LayerScreen.-wide #plot { height: 20; }
     LayerScreen Static { height: auto; }
     LayerScreen #scheme { height: 1; }
-    LayerScreen #outcome { height: 10; }
+    LayerScreen #outcome { height: 11; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab", "next_site(1)", "next site", priority=True),

@@ -100,6 +100,7 @@ def test_every_number_of_a_site_is_that_of_the_json(module: str) -> None:
                 assert piece in text, (str(detail.measures.site), piece)
             seen.add(detail.measures.site)
             await pilot.press("tab")
+            await settled(pilot)  # tables are drawn after what the key acts on
 
     drive(snapshot_of(llama(), full=False), LayerScreen(module), steps, WHOLE)
     assert seen == rows.keys()
