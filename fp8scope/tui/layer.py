@@ -211,6 +211,7 @@ estimate from each channel's rms.
                 return
             if not worker.is_cancelled:
                 self.app.call_from_thread(self._read, found)
+                found.prepare(lambda: worker.is_cancelled)
 
         return read
 
