@@ -28,7 +28,6 @@ from fp8scope.tui.snapshot import Snapshot
 from fp8scope.tui.study import Study, readable, siblings, study
 from fp8scope.tui.whatif import EIGHTHS, Trial, WhatIf
 
-
 PASSED = 0.04  # seconds
 
 

@@ -12,8 +12,8 @@ from fp8scope.core.words import decibel, number, percent, times
 from fp8scope.tui.whatif import EIGHTHS, Outcome
 
 KEYS = (
-    "[b]\\[ ][/] scale by ⅛ octave  [b]{ }[/] by an octave  [b]=[/] amax/max  "
-    "[b]o[/] format  [b]a A[/] α up, down"
+    "[b]\\[ ][/] scale by ⅛ octave  [b]{ }[/] by one  [b]=[/] amax/max  [b]o[/] format  "
+    "[b]a A[/] α up, down"
 )
 NO_FOLD = "Nothing folds into this, so α changes nothing here."
 ESTIMATED = (
