@@ -27,6 +27,11 @@ class Fp8scopeError(Exception):
         super().__init__(f"{what} → {remedy}" if remedy else what)
 
 
+def in_words(error: BaseException) -> str:
+    """A refusal as it is, a foreign exception on one line."""
+    return str(error) if isinstance(error, Fp8scopeError) else one_line(error)
+
+
 class BadInput(Fp8scopeError):
     """The user gave something that cannot be worked on (exit 2)."""
 

@@ -11,7 +11,7 @@ import pytest
 import fp8scope
 
 ROOT = Path(__file__).parents[1]
-PAPER = ("core", "profile", "checkpoint", "analyze", "report")
+PAPER = ("core", "profile", "checkpoint", "analyze", "report", "tui")
 PAPER_MODULES = [
     "fp8scope",
     "fp8scope.errors",
@@ -56,6 +56,11 @@ def test_help_is_light() -> None:
         "try:\n    main()\nexcept SystemExit as done:\n    assert not done.code"
     )
     assert loaded(code, *HEAVY, "h5py", "rich", "numpy", "modelopt", "datasets") == []
+
+
+def test_the_browser_paints_its_frame_before_anything_heavy() -> None:
+    heavy = (*HEAVY, "h5py", "numpy", "pydantic", "fp8scope.profile", "fp8scope.analyze")
+    assert loaded("import fp8scope.cli.browse, fp8scope.tui.app", "textual", *heavy) == ["textual"]
 
 
 def test_the_import_contracts_hold() -> None:

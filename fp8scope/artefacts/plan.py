@@ -295,9 +295,13 @@ class Plan(Part):
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
-    def _check_ignore(self) -> Self:
-        """Both say what stays in BF16, and readers take one or the other."""
+    def _check_names(self) -> Self:
+        """Groups are of modules. They and `ignore` say what stays in BF16, and readers take one or
+        the other.
+        """
         precision = {name: group.precision for group in self.groups for name in group.members}
+        if strange := precision.keys() - {module.name for module in self.modules}:
+            raise ValueError(f"{min(strange)} is in a group, and is no module")
         ignored = set(self.ignore)
         for module in self.modules:
             if (module.name in ignored) != (precision.get(module.name, "bf16") == "bf16"):

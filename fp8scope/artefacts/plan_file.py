@@ -78,6 +78,8 @@ def read_factors(plan: Plan, path: Path) -> dict[str, NDArray[np.float32]]:
     Raises DamagedPlan where they are missing, or not those that the plan was written with.
     """
     if plan.factors is None:
+        if plan.folds:
+            raise DamagedPlan(f"{path}: it folds, and names no factors", AGAIN)
         return {}
     beside = path.parent / Path(plan.factors.file).name
     try:

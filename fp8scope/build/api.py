@@ -19,11 +19,17 @@ from fp8scope.artefacts.plan import Plan
 from fp8scope.artefacts.plan_file import read_factors, read_plan
 from fp8scope.build.complete import left_out, refuse_incomplete
 from fp8scope.build.files import file_shapes, with_saved_names
-from fp8scope.build.finish import copy_beside, put_plan, write_config, write_metadata
+from fp8scope.build.finish import (
+    check_architecture,
+    copy_beside,
+    put_plan,
+    write_config,
+    write_metadata,
+)
 from fp8scope.build.folder import NewFolder, new_folder
-from fp8scope.build.folds import fold_plan
+from fp8scope.build.folds import check_folds, fold_plan
 from fp8scope.build.memory import Needs, check_needs, needs
-from fp8scope.build.refused import check_buildable
+from fp8scope.build.refused import check_buildable, check_weights
 from fp8scope.build.scales import static_scales
 from fp8scope.checkpoint.doctor.diagnosis import Diagnosis
 from fp8scope.checkpoint.doctor.examine import examine
@@ -31,10 +37,11 @@ from fp8scope.checkpoint.inventory import read_inventory
 from fp8scope.demo.files import DEMO_MODEL
 from fp8scope.errors import BadInput, BadModel, CannotWrite, GateFailed, one_line
 from fp8scope.export.checking import export_plan
-from fp8scope.export.consumer import Document
+from fp8scope.export.consumer import CannotExpress, Document
 from fp8scope.runtime.devices import check_device
 from fp8scope.runtime.folders import model_folder
 from fp8scope.runtime.loading import DTYPES, LoadedModel, LoadOptions, load
+from fp8scope.runtime.structure import discover
 
 Format = Literal["modelopt", "compressed-tensors"]
 WRITTEN: dict[Format, str] = {
@@ -123,11 +130,13 @@ def reference_of(plan: Plan, model: str = "") -> str:
 
 def build_into(order: Order, folder: NewFolder, events: Events) -> Built:
     """Build what is ordered in a folder that was opened before. Raises as `build_checkpoint`."""
-    export_plan(order.plan, WRITTEN[order.format])  # refuses before anything is loaded
+    _metadata(order)  # refuses before anything is loaded
     check_buildable(order.plan)
     loaded, before = _loaded(order, folder.output, events)
     order = replace(order, plan=with_saved_names(order.plan, loaded.model))
-    document = export_plan(order.plan, WRITTEN[order.format])
+    document = _metadata(order)
+    check_weights(loaded.model, order.plan)
+    check_folds(order.plan, discover(loaded.model, loaded.tensor_shapes))
     events.step("folding")
     inexact = fold_plan(loaded.model, order.plan, order.factors)
     if inexact:
@@ -135,10 +144,10 @@ def build_into(order: Order, folder: NewFolder, events: Events) -> Built:
     tensors, source = file_shapes(loaded.model), loaded.tensor_shapes or {}
     with _writing(folder.output):
         _write(order, loaded, document, folder.path, events)
-        del loaded
-        gc.collect()
-        events.step("examining")
-        diagnosis = examine(folder.path, progress=events.examined)
+    del loaded
+    gc.collect()
+    events.step("examining")
+    diagnosis = examine(folder.path, progress=events.examined)
     _refuse_faults(diagnosis)
     written = read_inventory(folder.path).shapes()
     refuse_incomplete(tensors, written)
@@ -146,6 +155,14 @@ def build_into(order: Order, folder: NewFolder, events: Events) -> Built:
         events.warn(f"{block} of the model's files is not in it: transformers does not load that")
     folder.publish()
     return Built(folder.output, order.format, before, diagnosis.nbytes, inexact, diagnosis)
+
+
+def _metadata(order: Order) -> Document:
+    try:
+        return export_plan(order.plan, WRITTEN[order.format])
+    except CannotExpress as refusal:
+        remedy = refusal.remedy.replace("--to ", "--format ")  # export's word for it
+        raise CannotExpress(refusal.what, remedy) from refusal
 
 
 def _loaded(order: Order, output: Path, events: Events) -> tuple[LoadedModel, int]:
@@ -162,7 +179,8 @@ def _loaded(order: Order, output: Path, events: Events) -> tuple[LoadedModel, in
     before = 0
     if any(home.glob("*.safetensors")):
         inventory = read_inventory(home)
-        found = needs(plan, inventory, DTYPES[dtype], order.shard_bytes)
+        at_once = None if order.format == "modelopt" else order.shard_bytes
+        found = needs(plan, inventory, DTYPES[dtype], at_once)
         events.needs(found)
         check_needs(found, output, torch.device(options.device))
         before = inventory.nbytes()
@@ -171,6 +189,7 @@ def _loaded(order: Order, output: Path, events: Events) -> tuple[LoadedModel, in
     loaded = load(str(home), chosen)
     remedy = f"give {plan.model.name} with --model, or plan this one"
     check_same_model(loaded.identity, order.reference, plan.model.model_dump(), "the plan", remedy)
+    check_architecture(loaded.config, plan.model.architecture)
     return loaded, before
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fp8scope.artefacts.plan import Plan
 from fp8scope.artefacts.plan_file import write_plan
+from fp8scope.errors import BadModel
 
 CONFIG = "config.json"
 METADATA = "hf_quant_config.json"
@@ -25,11 +26,21 @@ COPIED = (
 CODE = "*.py"
 
 
+def check_architecture(config: Mapping[str, Any], loaded: str) -> None:
+    """Raise BadModel where config.json names other classes than the one that was `loaded`: an
+    engine would look for the rest of that model.
+    """
+    named = config.get("architectures") or [loaded]
+    if loaded.lower() not in {str(each).lower() for each in named}:
+        what = f"config.json names {', '.join(named)}, and transformers loads it as {loaded}"
+        raise BadModel(what, "correct its architectures, and scan it anew")
+
+
 def write_config(
     source: Path, folder: Path, quantization: Mapping[str, Any], dtype: str, architecture: str
 ) -> None:
-    """config.json: the model's own, word for word, with `quantization_config` and its dtype, and
-    with the `architecture` where it names none: engines know the model by it alone.
+    """config.json: the model's own, word for word, with `quantization_config`, its dtype, and the
+    `architecture` that was loaded: engines know the model by that alone.
 
     Saved anew by transformers it would be in the words of that release, which older engines do not
     all read.
@@ -37,7 +48,7 @@ def write_config(
     config = json.loads((source / CONFIG).read_bytes())
     key = "dtype" if "dtype" in config else "torch_dtype"
     config |= {key: dtype, "quantization_config": quantization}
-    config["architectures"] = config.get("architectures") or [architecture]
+    config["architectures"] = [architecture]
     _write(folder / CONFIG, config)
 
 

@@ -28,11 +28,12 @@ class Needs:
     disk: int
 
 
-def needs(plan: Plan, inventory: Inventory, dtype: torch.dtype, shard_bytes: int) -> Needs:
+def needs(plan: Plan, inventory: Inventory, dtype: torch.dtype, shard_bytes: int | None) -> Needs:
     """Of building `plan` from the files of `inventory` with the model in `dtype`.
 
-    The model is held whole; while a shard is written, it is held twice. What is quantized takes
-    its place, a linear at a time.
+    The model is held whole; while a shard is written, it is held twice, and without `shard_bytes`
+    all that is written: ModelOpt makes it all before it writes. What is quantized takes its place,
+    a linear at a time.
     """
     held = {t.name: math.prod(t.shape) * _itemsize(t.dtype, dtype) for t in inventory.tensors}
     model = sum(held.values())
@@ -44,7 +45,7 @@ def needs(plan: Plan, inventory: Inventory, dtype: torch.dtype, shard_bytes: int
     )
     disk = model - quantized * (dtype.itemsize - 1)
     # float32 working copies of the largest tensor: folding, and rounding
-    peak = model + max(2 * largest * 4 // dtype.itemsize, min(shard_bytes, disk))
+    peak = model + max(2 * largest * 4 // dtype.itemsize, min(shard_bytes or disk, disk))
     return Needs(peak + LIBRARIES, disk)
 
 

@@ -1,12 +1,15 @@
-"""Plans that can be built in no format, refused by name before anything is loaded."""
+"""What no format can hold, refused by name: plans before anything is loaded, weights after it."""
 
 from __future__ import annotations
+
+from torch import nn
 
 from fp8scope.artefacts.plan import Plan
 from fp8scope.checkpoint.planned import planned_model
 from fp8scope.core.modules import WORDS
 from fp8scope.errors import BadInput
 from fp8scope.export.matchers.fused_layers import fused_layers
+from fp8scope.runtime.linears import linear_weights
 
 EXCLUDE = "plan it in BF16 (--exclude)"
 
@@ -19,8 +22,22 @@ def check_buildable(plan: Plan) -> None:
     _refuse_splits(plan)
 
 
+def check_weights(model: nn.Module, plan: Plan) -> None:
+    """Raise BadInput for a weight of zeros that is planned in FP8: no scale is that of zeros."""
+    weights, experts = linear_weights(model), {each.name: each.experts for each in plan.modules}
+    for name in sorted(_in_fp8(plan) & weights.keys()):
+        for number, weight in enumerate(weights[name] if experts[name] else weights[name][None]):
+            if not (weight[0].any() or weight.any()):
+                whose = f"expert {number} of {name}" if experts[name] else name
+                raise BadInput(f"the weight of {whose} is all zero", EXCLUDE)
+
+
+def _in_fp8(plan: Plan) -> set[str]:
+    return {name for group in plan.groups if group.precision != "bf16" for name in group.members}
+
+
 def _refuse_modules(plan: Plan) -> None:
-    in_fp8 = {name for group in plan.groups if group.precision != "bf16" for name in group.members}
+    in_fp8 = _in_fp8(plan)
     for module in plan.modules:
         if module.name not in in_fp8:
             continue

@@ -28,6 +28,7 @@ _EMBEDDINGS = re.compile(
     r"(^|\.)(embed(?!_out)\w*|wte|wpe|word_embeddings\w*|position_embedding\w*|pos_embed\w*"
     r"|token_embedding\w*|shared|relative_attention_bias)$"
 )
+LETTERS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 _STACKED = {"w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"}
 _STACKED |= {"gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "down_proj": "down_proj"}
 _RENAMED = ((".block_sparse_moe.", ".mlp."),)  # Mixtral since transformers 5

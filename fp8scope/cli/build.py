@@ -82,12 +82,11 @@ def command(interrupts: Interrupts, /, **options: object) -> None:
     fp8scope build plan.json -o ./L8B-FP8 --format compressed-tensors --model ./Llama-3.1-8B
     """
     from fp8scope.artefacts.plan_file import read_factors, read_plan
+    from fp8scope.build.folder import new_folder
 
     asked = _Arguments(**options)  # type: ignore[arg-type]  # click has checked them
     plan = read_plan(asked.plan)
     factors = read_factors(plan, asked.plan)
-    from fp8scope.build.folder import new_folder
-
     folder = interrupts.cleanup.enter_context(new_folder(asked.output, force=asked.force))
     interrupts.standing = lambda: (
         f"{asked.output} is complete" if folder.published else "nothing is left of it"

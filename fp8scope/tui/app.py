@@ -18,7 +18,7 @@ from textual.screen import Screen
 from textual.widgets import Static
 from textual.worker import get_current_worker
 
-from fp8scope.errors import Fp8scopeError, one_line
+from fp8scope.errors import in_words
 from fp8scope.tui import colours, commands
 
 if TYPE_CHECKING:
@@ -138,8 +138,7 @@ class BrowseApp(App[None]):
             self.refusal = message.error
             self.exit()
             return
-        known = isinstance(message.error, Fp8scopeError)
-        self.problem(str(message.error) if known else one_line(message.error))
+        self.problem(in_words(message.error))
         self._catch_up()
 
     @property
@@ -242,14 +241,21 @@ class BrowseApp(App[None]):
             self.push_screen(QuitScreen(), self._quit)
 
     def _quit(self, answer: str | None) -> None:
-        if answer == "save" and self.living is not None:
-            try:
-                self.living.save()
-            except Fp8scopeError as error:
-                self.problem(str(error))
-                return
-        if answer in {"save", "discard"}:
+        if answer == "discard":
             self.exit()
+        elif answer == "save":
+            self.notify("Saving the plan …")
+            self.run_worker(self._save, thread=True, exit_on_error=False)
+
+    def _save(self) -> None:
+        """Save and leave, in a thread: it takes seconds of a large model."""
+        try:
+            if self.living is not None:
+                self.living.save()
+        except Exception as error:
+            self.call_from_thread(self.problem, in_words(error))
+        else:
+            self.call_from_thread(self.exit)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Those of ours; textual's own would open its own help and themes."""

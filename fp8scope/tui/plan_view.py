@@ -12,13 +12,13 @@ from textual.message import Message
 from textual.widgets import Input, Static
 
 from fp8scope.artefacts.plan import Point
+from fp8scope.errors import in_words
 from fp8scope.tui.living import Living
 from fp8scope.tui.plan_rows import CACHE, ORDERS, Row, Rows, arranged, candidates_shown, matching
 from fp8scope.tui.plan_table import PlanTable
 from fp8scope.tui.plan_words import FIXED, about, cells, columns, frontier, headline
 from fp8scope.tui.snapshot import Snapshot
-from fp8scope.tui.status import StatusLine
-from fp8scope.tui.working import WorkingScreen, in_words
+from fp8scope.tui.working import WorkingScreen
 
 WIDE = 130
 """Columns from which on there is room for what other budgets would buy."""
@@ -142,8 +142,7 @@ class PlanView(WorkingScreen):
         self.query_one("#said", Static).update(self.said)
         self._tell()
         self._show_frontier()
-        for line in self.query(StatusLine):
-            line.ask()
+        self.tell_status()
 
     def _tell(self) -> None:
         row = self._shown.get(self.rows.key or "")

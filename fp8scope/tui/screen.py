@@ -57,6 +57,10 @@ class BrowserScreen(Screen[None]):
             self.refresh_from(self.browser.snapshot)
         except Fp8scopeError as error:
             self.browser.problem(str(error))
+        self.tell_status()
+
+    def tell_status(self) -> None:
+        """Have the line at the bottom written anew."""
         for line in self.query(StatusLine):
             line.ask()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from textual.message import Message
 
-from fp8scope.errors import Fp8scopeError, one_line
+from fp8scope.errors import in_words
 from fp8scope.tui.screen import BrowserScreen
 
 
@@ -56,8 +56,3 @@ class WorkingScreen(BrowserScreen):
         if was_busy:
             self.busy = ""
         after()
-
-
-def in_words(error: Exception) -> str:
-    """What went wrong, for a person."""
-    return str(error) if isinstance(error, Fp8scopeError) else one_line(error)

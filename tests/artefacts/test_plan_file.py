@@ -48,6 +48,11 @@ EDITS: dict[str, tuple[Edit, type[BadInput], str]] = {
         "ignore and groups disagree on model.layers.0.self_attn.q",
     ),
     "ignore": (lambda d: d["ignore"].pop(), DamagedPlan, "ignore and groups disagree on lm_head"),
+    "a module gone": (
+        lambda d: d["modules"].pop(0),
+        DamagedPlan,
+        "model.layers.0.self_attn.q is in a group, and is no module",
+    ),
     "unknown field": (lambda d: d.update(extra=1), DamagedPlan, "extra: Extra inputs"),
     "missing field": (lambda d: d.pop("folds"), DamagedPlan, "folds: Field required"),
     "NaN": (lambda d: d["objective"].update(value=math.nan), DamagedPlan, "objective.value: "),
@@ -134,6 +139,12 @@ def test_a_fold_without_factors(path: Path) -> None:
     written = write_plan(plan, {"fold_0009": np.ones(8, np.float32)}, path)
     with pytest.raises(DamagedPlan, match="no factors fold_0000"):
         read_factors(written, path)
+
+
+def test_folds_that_name_no_factors(path: Path) -> None:
+    edited(path, lambda data: data.update(factors=None))
+    with pytest.raises(DamagedPlan, match="it folds, and names no factors"):
+        read_factors(read_plan(path), path)
 
 
 def test_factors_are_looked_for_beside_the_plan_alone(path: Path, tmp_path: Path) -> None:

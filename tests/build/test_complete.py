@@ -14,7 +14,7 @@ import fp8scope
 from fp8scope.artefacts.plan_file import write_plan
 from fp8scope.build.api import Events, Format
 from fp8scope.build.complete import left_out, refuse_incomplete
-from fp8scope.errors import GateFailed
+from fp8scope.errors import BadModel, GateFailed
 from fp8scope.runtime.fp8.checkpoint import load_fp8
 from tests import models
 from tests.build.planned import Scanned, mixed_plan, scan, tokens
@@ -97,13 +97,25 @@ def test_from_python_with_the_model_elsewhere(tmp_path: Path) -> None:
     assert (tmp_path / "fp8" / "config.json").is_file()
 
 
-def test_engines_are_told_the_architecture_where_the_model_does_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", [None, [], ["LLaMAForCausalLM"], ["Llama", "LlamaForCausalLM"]])
+def test_engines_are_told_the_architecture(named: list[str] | None, tmp_path: Path) -> None:
+    """Also where the model's own config.json names none, or one that only its time knew."""
     folder = llama(tmp_path / "model")
-    folders.edit_config(folder, architectures=None)
+    folders.edit_config(folder, architectures=named)
     _, plan = planned(folder)
     fp8scope.build_checkpoint(plan, tmp_path / "fp8")
     config = json.loads((tmp_path / "fp8" / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"]
+
+
+def test_a_part_of_a_model_is_not_built_as_the_whole(tmp_path: Path) -> None:
+    folder = llama(tmp_path / "model")
+    folders.edit_config(folder, architectures=["LlavaForConditionalGeneration"])
+    _, plan = planned(folder)
+    match = "names LlavaForConditionalGeneration, and transformers loads it as LlamaForCausalLM"
+    with pytest.raises(BadModel, match=match):
+        fp8scope.build_checkpoint(plan, tmp_path / "fp8")
+    assert not (tmp_path / "fp8").exists()
 
 
 def test_code_that_the_config_names_comes_along(tmp_path: Path) -> None:

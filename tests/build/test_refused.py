@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from fp8scope.artefacts.plan import Plan
+from fp8scope.artefacts.plan_file import write_plan
 from fp8scope.build import api
-from fp8scope.build.api import Events, Format, Order, build_into
-from fp8scope.build.folder import new_folder
-from fp8scope.build.refused import check_buildable
+from fp8scope.build.api import Format, build_checkpoint
+from fp8scope.build.refused import check_buildable, check_weights
 from fp8scope.errors import BadInput
-from tests.build.precisions import all_fp8, mixed
+from fp8scope.runtime.linears import linear_weights
+from tests.build.precisions import all_fp8, mixed, prepared
 from tests.observe.quantized_models import TRANSPOSED
 
 
@@ -23,11 +25,12 @@ def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(plan: Plan, match: str, folder: Path) -> None:
+    path = folder / "plan.json"
+    write_plan(plan, {}, path)
     for form in get_args(Format):
-        order = Order(plan, {}, "nowhere", form)
-        with new_folder(folder / "fp8") as made, pytest.raises(BadInput, match=match):
-            build_into(order, made, Events())
-        assert not any(folder.iterdir())
+        with pytest.raises(BadInput, match=match):
+            build_checkpoint(path, folder / "fp8", format=form)
+        assert list(folder.iterdir()) == [path]
 
 
 def test_a_conv1d(tmp_path: Path) -> None:
@@ -54,6 +57,23 @@ def test_what_engines_fuse_where_the_plan_knew_no_groups(tmp_path: Path) -> None
         r"model\.layers\.1\.self_attn\.k_proj in FP8 per token: engines run them as one"
     )
     refused(plan, match, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "stack", "whose"),
+    [
+        ("llama", "model.layers.1.self_attn.o_proj", "o_proj"),
+        ("mixtral", "model.layers.1.mlp.experts.down_proj", "expert 2 of .*experts.down_proj"),
+    ],
+)
+def test_a_weight_of_zeros(name: str, stack: str, whose: str) -> None:
+    """As of blocks that were added to grow a model. Its scale would be 1, as if never made."""
+    model = copy.deepcopy(prepared(name).model)
+    check_weights(model, all_fp8(name))
+    weight = linear_weights(model)[stack]
+    (weight[2] if weight.ndim == 3 else weight).data.zero_()
+    with pytest.raises(BadInput, match=f"the weight of .*{whose} is all zero → .*--exclude"):
+        check_weights(model, all_fp8(name))
 
 
 @pytest.mark.parametrize("name", ["llama", "mixtral", "phi3", "deepseek_v3", "stablelm", "opt"])

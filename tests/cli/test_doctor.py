@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fp8scope.checkpoint.doctor import values
 from fp8scope.cli import doctor
 from tests.checkpoint.doctor import checkpoints
 from tests.cli.conftest import Fp8scope, InterruptAt
@@ -92,6 +93,13 @@ def test_ctrl_c(
     with interrupt_at(doctor, "console"):
         ran = fp8scope("doctor", broken)
     assert ran.code == 130
+    assert "interrupted" in ran.refusal
+
+
+def test_ctrl_c_while_it_reads(fp8scope: Fp8scope, interrupt_at: InterruptAt, broken: Path) -> None:
+    with interrupt_at(values, "count_scales", call=7):
+        ran = fp8scope("doctor", broken)
+    assert (ran.code, ran.out) == (130, "")
     assert "interrupted" in ran.refusal
 
 

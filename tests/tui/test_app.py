@@ -18,7 +18,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from fp8scope.analyze.measures import measure
-from fp8scope.artefacts.plan import Plan, Precision
+from fp8scope.artefacts.plan_file import read_plan
 from fp8scope.errors import CannotWrite, NotAProfile
 from fp8scope.tui import snapshot as snapshots
 from fp8scope.tui.app import BrowseApp
@@ -43,24 +43,17 @@ from tests.tui.browsing import (
 )
 
 
-class Changed:
-    """A plan with changes; `fails` where it cannot be saved."""
+def change(app: BrowseApp) -> Living:
+    """A plan with a change that is not saved."""
+    living = Living.of(app.snapshot)
+    living.draft.set("model.layers.0.mlp.down", "bf16")
+    assert living.changed
+    app.living = living
+    return living
 
-    def __init__(self, *, fails: bool = False) -> None:
-        self.changed, self.fails = True, fails
-        self.saved: int = 0
 
-    def precision(self, name: str) -> Precision | None:
-        return "bf16" if name.endswith("down") else "fp8_tensor"
-
-    def plan(self) -> Plan:
-        raise NotImplementedError
-
-    def save(self) -> Path:
-        if self.fails:
-            raise CannotWrite("cannot write plan.json: No space left on device [disk]", "free some")
-        self.saved += 1
-        return Path("plan.json")
+def gone(app: BrowseApp) -> bool:
+    return app._exit or not app.is_running
 
 
 def notices(app: BrowseApp) -> list[str]:
@@ -168,7 +161,7 @@ def test_the_palette_finds_a_module(key: str) -> None:
         await until(pilot, lambda: "model.layers.17.mlp.down" in screen_text(app))
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, LayerScreen))
-        assert "model.layers.17.mlp.down" in screen_text(app)
+        assert app.screen.named == "model.layers.17.mlp.down"  # type: ignore[attr-defined]
 
     browse(all_of_llama(20), steps)
 
@@ -181,7 +174,7 @@ def test_the_palette_finds_a_module(key: str) -> None:
         ("copy the name", lambda app: app.clipboard == "model.layers.0.self_attn.q"),
         ("dark or light", lambda app: app.theme == "fp8scope-light"),
         ("help", lambda app: isinstance(app.screen, HelpScreen)),
-        ("quit", lambda app: not app.is_running or app._exit),
+        ("quit", gone),
     ],
 )
 def test_the_palette_does_what_keys_do(typed: str, done: Callable[[BrowseApp], bool]) -> None:
@@ -198,10 +191,11 @@ def test_the_palette_does_what_keys_do(typed: str, done: Callable[[BrowseApp], b
     browse(all_of_llama(20), steps)
 
 
-def test_leaving_with_changes_asks() -> None:
+def test_leaving_with_changes_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
     async def steps(app: BrowseApp, pilot: Pilot[Any]) -> None:
-        living = Changed()
-        app.living = cast(Living, living)
+        change(app)
         await pilot.press("2", "1")
         await pilot.pause(0.1)
         assert "plan not saved" in screen_text(app).splitlines()[-1]
@@ -220,32 +214,44 @@ def test_leaving_with_changes_asks() -> None:
         await pilot.pause()
         assert isinstance(app.screen, OverviewScreen)
         assert app.is_running
-        assert not living.saved
-        living.fails = True
+        assert not list(tmp_path.iterdir())
         await pilot.press("q", "s")
-        await pilot.pause()
-        assert any("No space left on device [disk]" in notice for notice in notices(app))
-        assert app.is_running
-        living.fails = False
-        await pilot.press("q", "s")
-        await pilot.pause()
-        assert living.saved > 0
-        assert not app.is_running or app._exit
+        await until(pilot, lambda: gone(app))
 
     browse(all_of_llama(20), steps)
+    plan = read_plan(tmp_path / "plan.json")
+    precision = {group.name: group.precision for group in plan.groups}
+    assert precision["model.layers.0.mlp.down"] == "bf16"
 
 
-def test_leaving_without_saving() -> None:
-    living = Changed()
+def test_a_plan_that_cannot_be_saved_keeps_you_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise CannotWrite("cannot write plan.json: No space left on device [disk]", "free some")
+
+    monkeypatch.setattr("fp8scope.tui.living.write_plan", full)
 
     async def steps(app: BrowseApp, pilot: Pilot[Any]) -> None:
-        app.living = cast(Living, living)
-        await pilot.press("q", "d")
-        await pilot.pause()
-        assert not app.is_running or app._exit
+        change(app)
+        await pilot.press("q", "s")
+        await until(pilot, lambda: len(notices(app)) > 1)
+        assert any("No space left on device [disk]" in notice for notice in notices(app))
+        assert app.is_running
+        assert app.living
+        assert app.living.changed
 
     browse(all_of_llama(20), steps)
-    assert not living.saved
+
+
+def test_leaving_without_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    async def steps(app: BrowseApp, pilot: Pilot[Any]) -> None:
+        change(app)
+        await pilot.press("q", "d")
+        await until(pilot, lambda: gone(app))
+
+    browse(all_of_llama(20), steps)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_read_is_shown_bit_by_bit() -> None:

@@ -116,8 +116,8 @@ def test_a_value_saturates_just_above_where_that_is_said_to_begin(fmt: Format) -
     edge = np.array([limit, np.nextafter(limit, np.float32(np.inf))], np.float32)
     beyond = fake_quantize(edge, np.float32(1), fmt).saturated
     assert beyond[1]
-    just_under = np.nextafter(limit, np.float32(0))
-    assert not fake_quantize(np.array([just_under]), np.float32(1), fmt).saturated[0]
+    under = np.array([np.nextafter(limit, np.float32(0))], np.float32)
+    assert not fake_quantize(under, np.float32(1), fmt).saturated[0]
 
 
 @given(st.integers(-80, 79))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from fp8scope.checkpoint.doctor.contents import ASIDE, LAYER, Contents
 from fp8scope.checkpoint.doctor.diagnosis import Fault
-from fp8scope.checkpoint.doctor.phrases import many, verb
+from fp8scope.checkpoint.doctor.phrases import are
 
 FETCH = "fetch or build the checkpoint again: engines go on with whatever is in memory there"
 RARE = 10  # an unlike block in ten may be meant so
@@ -32,8 +32,8 @@ def absent_faults(contents: Contents) -> Iterator[Fault]:
     yield from _experts(contents, known)
     linears = missing_linears(contents)
     if linears:
-        have = verb(linears, "is", "are")
-        what = f"{many(linears, 'linear')} {have} not in the files, though what belongs to them is"
+        why = "though what it is fused with, or its like in other layers, is there"
+        what = f"{are(linears, 'linear')} not in the files, {why}"
         yield Fault("linear-missing", "error", what, FETCH, tuple(linears))
 
 
@@ -49,7 +49,7 @@ def _layers(contents: Contents, names: Iterable[str]) -> Iterator[Fault]:
     lost = [f"{stack}.{number}" for number in range(wanted) if number not in numbers]
     if lost:
         said = f"num_hidden_layers in config.json is {wanted}"
-        what = f"{said}, and {many(lost, 'layer')} {verb(lost, 'is', 'are')} not in the files"
+        what = f"{said}, and {are(lost, 'layer')} not in the files"
         yield Fault("layers-missing", "error", what, FETCH, tuple(lost))
 
 
@@ -68,7 +68,7 @@ def _experts(contents: Contents, names: Iterable[str]) -> Iterator[Fault]:
     ]
     if lost:
         said = f"{key} in config.json is {wanted}"
-        what = f"{said}, and {many(lost, 'expert')} {verb(lost, 'is', 'are')} not in the files"
+        what = f"{said}, and {are(lost, 'expert')} not in the files"
         yield Fault("experts-missing", "error", what, FETCH, tuple(lost))
 
 

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from statistics import median
+from typing import NamedTuple
 
 from fp8scope.checkpoint.doctor.contents import Contents
 from fp8scope.checkpoint.doctor.counting import ScaleValues
 from fp8scope.checkpoint.doctor.diagnosis import Fault
-from fp8scope.checkpoint.doctor.phrases import many, some, verb
+from fp8scope.checkpoint.doctor.phrases import are, many, some, verb
 from fp8scope.checkpoint.doctor.stored import Stored
 from fp8scope.checkpoint.header import TensorEntry
+from fp8scope.core.formats import E4M3
 
 TINY = 1e-10  # |W| up to 4e-8: not even a zero row is given that, which gets some epsilon
-LARGEST_WEIGHT = 4.0  # |W| of 1,800: an inverted scale is larger for any weight under 100
-LARGEST_INPUT = 1000.0  # |x| of 448,000
-INVERTED_INPUTS = 2.0  # median over the layers: |x| of 900 in every second of them
+
+
+class _Sizes(NamedTuple):
+    """Scales that are usual, and those that are possible: planted or learnt, single rows reach
+    thousands, and massive activations hundreds of thousands.
+    """
+
+    usual: float
+    largest: float
+
+
+WEIGHTS = _Sizes(4.0, 100.0)  # |W| of 1,800 and 45,000: one of amax 4 that is inverted is above
+INPUTS = _Sizes(2.0, 1000.0)  # |x| of 900 and 448,000
 APART = 16.0
 QUANTIZE_AGAIN = "quantize the weight again from the BF16 model"
 CALIBRATE = "calibrate again, and look at what the quantizer says of those layers"
@@ -48,22 +60,31 @@ def _sizes(contents: Contents) -> Iterator[Fault]:
     scales = list(_scales(contents))
     tiny = [s.name for s in scales if (v := contents.scale(s)) is not None and 0 < v.highest < TINY]
     if tiny:
-        what = f"{many(tiny, 'scale')} {verb(tiny, 'is', 'are')} under {TINY:g}"
+        what = f"{are(tiny, 'scale')} under {TINY:g}"
         remedy = "calibrate again: the layer saw nothing but zeros, or a unit was mistaken"
         yield Fault("scale-tiny", "error", what, remedy, tuple(tiny))
     weights = [each.scale for each in contents.fp8 if each.scale is not None]
     inputs = [each.input_scale for each in contents.fp8 if each.input_scale is not None]
-    large = _above(contents, weights, LARGEST_WEIGHT)
-    known = [value for s in inputs if (value := _single(contents, s)) is not None]
-    if len(known) > 1 and median(known) > INVERTED_INPUTS:
-        large += _above(contents, inputs, INVERTED_INPUTS)
-    else:
-        large += _above(contents, inputs, LARGEST_INPUT)
+    impossible = _above(contents, weights, _limit(contents, weights, WEIGHTS))
+    impossible += _above(contents, inputs, _limit(contents, inputs, INPUTS))
+    if impossible:
+        value = contents.values.scales[impossible[0]].highest
+        what = f"{are(impossible, 'scale')} far too large (the first is {value:.4g})"
+        remedy = "a scale is amax / 448, and not its inverse"
+        yield Fault("scale-huge", "error", what, remedy, tuple(impossible))
+    large = [name for name in _above(contents, weights, WEIGHTS.usual) if name not in impossible]
     if large:
         value = contents.values.scales[large[0]].highest
-        what = f"{many(large, 'scale')} far too large ({value:.4g} in the first)"
-        remedy = "a scale is amax / 448, and not its inverse"
-        yield Fault("scale-huge", "error", what, remedy, tuple(large))
+        what = f"{are(large, 'scale')} unusually large (the first is {value:.4g}: |W| up to "
+        what += f"{E4M3.max * value:,.0f})"
+        remedy = "all but the largest of those weights lose their bits: fp8scope scan says how much"
+        yield Fault("scale-large", "warning", what, remedy, tuple(large))
+
+
+def _limit(contents: Contents, scales: Sequence[TensorEntry], known: _Sizes) -> float:
+    """What no scale is above: where every second layer is above the usual, all are inverted."""
+    values = [value for s in scales if (value := _single(contents, s)) is not None]
+    return known.usual if len(values) > 1 and median(values) > known.usual else known.largest
 
 
 def _above(contents: Contents, scales: Iterable[TensorEntry], limit: float) -> list[str]:
@@ -79,7 +100,7 @@ def _ones(contents: Contents) -> Iterator[Fault]:
         found += ones
         ones = []
     if found:
-        what = f"{many(found, 'scale')} of exactly 1: never calibrated"
+        what = f"{are(found, 'scale')} exactly 1: never calibrated"
         remedy = CALIBRATE if found[-1] in {s.name for s in inputs} else QUANTIZE_AGAIN
         yield Fault("scale-unity", "error", what, remedy, tuple(found))
     if ones:

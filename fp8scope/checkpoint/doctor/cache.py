@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fp8scope.checkpoint.doctor.contents import Contents
 from fp8scope.checkpoint.doctor.counting import ScaleValues
 from fp8scope.checkpoint.doctor.diagnosis import CacheFacts, Fault
-from fp8scope.checkpoint.doctor.phrases import many, verb
+from fp8scope.checkpoint.doctor.phrases import are, many, verb
 from fp8scope.checkpoint.doctor.scale_names import CacheScale, cache_scales
 
 LARGEST = 50.0  # |k| of 22,400
@@ -43,17 +43,17 @@ def _values(contents: Contents) -> Iterator[Fault]:
     ]
     bad = [name for name, values in known if _is_broken(values)]
     if bad:
-        what = f"{many(bad, 'KV scale')} {verb(bad, 'is', 'are')} NaN, infinite, zero or negative"
+        what = f"{are(bad, 'KV scale')} NaN, infinite, zero or negative"
         yield Fault("kv-scale-invalid", "error", what, CALIBRATE, tuple(bad))
     huge = [name for name, values in known if values.highest > LARGEST]
     if huge:
         value = contents.values.scales[huge[0]].highest
-        what = f"{many(huge, 'KV scale')} far too large ({value:.4g} in the first)"
+        what = f"{are(huge, 'KV scale')} far too large (the first is {value:.4g})"
         remedy = "a scale is amax / 448, and not its inverse"
         yield Fault("kv-scale-huge", "error", what, remedy, tuple(huge))
     ones = [name for name, values in known if values.ones == values.values]
     if ones:
-        what = f"{many(ones, 'KV scale')} of exactly 1, as without calibration"
+        what = f"{are(ones, 'KV scale')} exactly 1, as without calibration"
         remedy = f"{CALIBRATE}, or accept that small keys and values lose bits"
         yield Fault("kv-scale-unity", "warning", what, remedy, tuple(ones))
 
@@ -79,7 +79,7 @@ def _coverage(contents: Contents) -> Iterator[Fault]:
             and not (one_vector and has == "k")
         ]
         if half:
-            what = f"{many(half, 'KV scale')} of {has} without one of {lacks}"
+            what = f"{are(half, 'KV scale')} of {has}, without one of {lacks}"
             remedy = f"{CALIBRATE}: engines take the one scale for both"
             yield Fault("kv-half", "error", what, remedy, tuple(half))
     said = contents.declaration

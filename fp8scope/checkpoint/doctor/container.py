@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from fp8scope.checkpoint.doctor.codes import Severity
 from fp8scope.checkpoint.doctor.contents import Contents
-from fp8scope.checkpoint.doctor.diagnosis import Fault, Severity
+from fp8scope.checkpoint.doctor.diagnosis import Fault
 from fp8scope.checkpoint.doctor.phrases import many
 from fp8scope.checkpoint.header import Problem, ProblemKind
 from fp8scope.checkpoint.listing import Listing

@@ -12,7 +12,7 @@ from typing import Any
 from fp8scope.checkpoint.declaration import BF16, Declaration, Scheme
 from fp8scope.checkpoint.doctor.counting import ScaleValues
 from fp8scope.checkpoint.doctor.scale_names import CacheScale, cache_scales
-from fp8scope.checkpoint.doctor.stored import BYTES, FLOATS8, Stored, shapes_of, stored_linears
+from fp8scope.checkpoint.doctor.stored import BYTES, FLOATS8, Stored, shapes_of
 from fp8scope.checkpoint.doctor.values import Values
 from fp8scope.checkpoint.header import TensorEntry
 from fp8scope.checkpoint.linears import BLOCK, Granularity
@@ -30,13 +30,14 @@ _KEYS = {"k_proj", "qkv_proj", "query_key_value", "Wqkv", "kv_a_proj_with_mqa", 
 
 @dataclass(frozen=True)
 class Contents:
-    """All that was read. `config` is empty where config.json could not be; `unread`: files of
-    metadata that are there or should be, and could not be read; `changed`: files that did while
-    they were read.
+    """All that was read. `linears` as `stored_linears` gives them. `config` is empty where
+    config.json could not be read; `unread`: files of metadata that are there or should be, and
+    could not be; `changed`: files that did while they were read.
     """
 
     folder: Path
     listing: Listing
+    linears: tuple[Stored, ...]
     config: Mapping[str, Any]
     declarations: tuple[Declaration, ...]
     unread: frozenset[str]
@@ -50,8 +51,8 @@ class Contents:
 
     @cached_property
     def stored(self) -> tuple[Stored, ...]:
-        """Every linear whose weight lies in the files, in module order."""
-        return tuple(map(self._settled, stored_linears(self.listing, self.config)))
+        """Every linear whose weight lies in the files, in module order, with what is `said`."""
+        return tuple(map(self._settled, self.linears))
 
     def _settled(self, linear: Stored) -> Stored:
         scheme = self.declared(linear)

@@ -23,7 +23,6 @@ _FLOATS: dict[str, tuple[type[np.unsignedinteger[Any]], int, int]] = {
     "F64": (np.uint64, 0x7FFF_FFFF_FFFF_FFFF, 0x7FF0_0000_0000_0000),
     "F8_E5M2": (np.uint8, 0x7F, 0x7C),
 }
-_SMALLEST_NORMAL = float(np.finfo(np.float32).smallest_normal)
 
 
 @dataclass
@@ -49,7 +48,6 @@ class ScaleValues:
     inf: int = 0
     zero: int = 0
     negative: int = 0
-    subnormal: int = 0
     ones: int = 0
     lowest: float = math.inf
     highest: float = -math.inf
@@ -104,17 +102,30 @@ def count_scales(scale: ScaleValues, chunk: NDArray[np.uint8], dtype: str) -> No
         values = _as_floats(chunk, dtype)
     if values is None:
         return
+    if len(values) == 1:  # as most are: numpy takes its time over each
+        _count_one(scale, float(values[0]))
+        return
     finite = values[np.isfinite(values)]
     scale.values += len(values)
     scale.nan += int(np.count_nonzero(np.isnan(values)))
     scale.inf += int(np.count_nonzero(np.isinf(values)))
     scale.zero += int(np.count_nonzero(finite == 0))
     scale.negative += int(np.count_nonzero(finite < 0))
-    scale.subnormal += int(np.count_nonzero((finite > 0) & (finite < _SMALLEST_NORMAL)))
     scale.ones += int(np.count_nonzero(finite == 1))
     if len(finite):
         scale.lowest = min(scale.lowest, float(finite.min()))
         scale.highest = max(scale.highest, float(finite.max()))
+
+
+def _count_one(scale: ScaleValues, value: float) -> None:
+    scale.values += 1
+    scale.nan += math.isnan(value)
+    scale.inf += math.isinf(value)
+    if math.isfinite(value):
+        scale.zero += value == 0
+        scale.negative += value < 0
+        scale.ones += value == 1
+        scale.lowest, scale.highest = min(scale.lowest, value), max(scale.highest, value)
 
 
 def _as_floats(chunk: NDArray[np.uint8], dtype: str) -> NDArray[np.float64] | None:

@@ -7,19 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from fp8scope.checkpoint.doctor.codes import CODES, Severity
 from fp8scope.checkpoint.entries import Form
 from fp8scope.core.modules import Treatment
-
-Severity = Literal["error", "warning"]
 
 
 @dataclass(frozen=True)
 class Fault:
     """One thing that is wrong, whatever the number of tensors that have it.
 
-    `code` is stable; an error makes an engine refuse the checkpoint or compute something else, a
-    warning costs quality or speed, or may. `what` is a sentence without its full stop. `where`:
-    all tensors, modules or files concerned.
+    `code` is one of CODES, and stable. An error makes an engine refuse the checkpoint or compute
+    something else, a warning costs quality or speed, or may. `what` is a sentence without its full
+    stop. `where`: all tensors, modules or files concerned.
     """
 
     code: str
@@ -27,6 +26,10 @@ class Fault:
     what: str
     remedy: str
     where: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.severity not in CODES[self.code][0]:
+            raise ValueError(f"{self.code} is no {self.severity}")
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

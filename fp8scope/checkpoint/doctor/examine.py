@@ -19,7 +19,7 @@ from fp8scope.checkpoint.doctor.metadata import metadata_faults, read_config
 from fp8scope.checkpoint.doctor.realized import plan_faults
 from fp8scope.checkpoint.doctor.scale_names import scale_tensors
 from fp8scope.checkpoint.doctor.scales import scale_faults
-from fp8scope.checkpoint.doctor.stored import FLOATS8
+from fp8scope.checkpoint.doctor.stored import FLOATS8, stored_linears
 from fp8scope.checkpoint.doctor.values import read_values
 from fp8scope.checkpoint.doctor.weights import weight_faults
 from fp8scope.checkpoint.header import TensorEntry
@@ -42,7 +42,7 @@ _LOOKS: tuple[Callable[[Contents], Iterator[Fault]], ...] = (
 
 
 def examine(
-    folder: Path,
+    folder: str | Path,
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
     stop: Callable[[], bool] = lambda: False,
@@ -53,13 +53,15 @@ def examine(
     BadInput where there is no folder that can be read, nothing that looks like a checkpoint, or
     nothing that is quantized to FP8 or said to be; Interrupted where `stop()`.
     """
+    folder = Path(folder)
     before = stamps(folder)
     listing = list_folder(folder)
     faults = list(file_faults(listing))
     about_files = len(faults)
     config, declarations = read_config(folder, faults)
     unread = frozenset(file for fault in faults[about_files:] for file in fault.where)
-    scales = scale_tensors(listing, config)
+    linears = stored_linears(listing, config)
+    scales = scale_tensors(listing, linears)
     is_fp8 = any(t.dtype in FLOATS8 and t.name not in scales for t in listing.tensors)
     is_said = any(said.promises_fp8 or said.kv_cache for said in declarations)
     if not (is_fp8 or is_said or any(fault.severity == "error" for fault in faults)):
@@ -67,7 +69,9 @@ def examine(
         raise BadInput(f"{what}, and no metadata says FP8", "give an FP8 checkpoint")
     values = read_values(listing, scales, progress, stop)
     changed = frozenset(name for name, stamp in stamps(folder).items() if before.get(name) != stamp)
-    contents = Contents(folder, listing, config, tuple(declarations), unread, changed, values)
+    contents = Contents(
+        folder, listing, linears, config, tuple(declarations), unread, changed, values
+    )
     for look in _LOOKS:
         faults += look(contents)
     return Diagnosis(

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 from fp8scope.checkpoint.doctor.contents import Contents
 from fp8scope.checkpoint.doctor.diagnosis import Fault
-from fp8scope.checkpoint.doctor.phrases import many, verb
-from fp8scope.checkpoint.doctor.stored import FLOATS8
+from fp8scope.checkpoint.doctor.phrases import are, have, many, verb
+from fp8scope.checkpoint.doctor.stored import FLOATS8, Stored
 
 SIDE = 16
+_EARLY = {"q_proj", "k_proj", "gate_proj", "w1"}  # shards of a fused layer, but for the last
 _NORM = re.compile(r"(^|[._])(norm|layernorm|ln)[^.]*\.(weight|bias)$|norm\.(weight|bias)$")
 
 
@@ -24,15 +25,33 @@ def kept_faults(contents: Contents) -> Iterator[Fault]:
         if each.module.out_features % SIDE or each.module.in_features % SIDE
     ]
     if odd:
-        what = f"{many(odd, 'FP8 linear')} with a side that is no multiple of {SIDE}"
+        what = f"{have(odd, 'FP8 linear')} a side that is no multiple of {SIDE}"
         remedy = "keep them in BF16: FP8 GEMMs pad them or refuse"
         yield Fault("sides-unaligned", "warning", what, remedy, tuple(odd))
+    odd = [each.name for each in contents.fp8 if _is_cut(contents, each)]
+    if odd:
+        what = f"{have(odd, 'FP8 linear')} a side that cuts a block, where vLLM wants it whole"
+        remedy = "quantize them per token, or keep them in BF16; other engines may load them"
+        yield Fault("blocks-unaligned", "warning", what, remedy, tuple(odd))
+
+
+def _is_cut(contents: Contents, linear: Stored) -> bool:
+    """Of a fused layer the last shard alone may end within a block; under ModelOpt's metadata the
+    input of none.
+    """
+    if contents.granularity(linear) != "block" or contents.declaration is None:
+        return False
+    rows, columns = contents.declared(linear).block
+    if contents.declaration.form == "modelopt" and linear.module.in_features % columns:
+        return True
+    is_early = linear.name.rpartition(".")[2] in _EARLY
+    return is_early and linear.module.out_features % rows != 0
 
 
 def _linears(contents: Contents) -> Iterator[Fault]:
     routers = [s.name for s in contents.stored if s.module.kind == "router" and not s.is_plain]
     if routers:
-        what = f"{many(routers, 'router')} {verb(routers, 'is', 'are')} quantized"
+        what = f"{are(routers, 'router')} quantized"
         remedy = "keep routers in BF16: engines build them so"
         yield Fault("router-quantized", "error", what, remedy, tuple(routers))
     said = contents.declaration
@@ -59,10 +78,10 @@ def _others(contents: Contents) -> Iterator[Fault]:
     ]
     norms = [t.name for t in floats if len(t.shape) == 1 or _NORM.search(t.name)]
     if norms:
-        what = f"{many(norms, 'weight')} of norms or biases in FP8"
+        what = f"{many(norms, 'weight')} of norms or biases {verb(norms, 'is', 'are')} in FP8"
         yield Fault("norm-quantized", "error", what, "keep norms and biases in BF16", tuple(norms))
     embeddings = [t.name for t in floats if t.name not in norms]
     if embeddings:
-        what = f"{many(embeddings, 'embedding')} in FP8"
+        what = f"{are(embeddings, 'embedding')} in FP8"
         remedy = "keep embeddings in BF16: engines look their rows up without a scale"
         yield Fault("embedding-quantized", "error", what, remedy, tuple(embeddings))

@@ -11,7 +11,7 @@ from fp8scope.checkpoint.declaration import Declaration
 from fp8scope.checkpoint.declared import declare
 from fp8scope.checkpoint.doctor.contents import Contents
 from fp8scope.checkpoint.doctor.diagnosis import Fault
-from fp8scope.checkpoint.doctor.phrases import many, verb
+from fp8scope.checkpoint.doctor.phrases import are, many, verb
 
 CONFIG, METADATA = "config.json", "hf_quant_config.json"
 _QUANTIZATION = ("quantization_config", "compression_config")
@@ -83,7 +83,7 @@ def _complaints(contents: Contents) -> Iterator[Fault]:
 def _against_weights(contents: Contents) -> Iterator[Fault]:
     said, fp8 = contents.declarations, [each.name for each in contents.fp8]
     if not said and fp8 and not contents.unread:
-        what = f"{many(fp8, 'linear')} {verb(fp8, 'is', 'are')} in FP8, and no metadata says so"
+        what = f"{are(fp8, 'linear')} in FP8, and no metadata says so"
         remedy = f"put a quantization_config into {CONFIG}: engines load the codes as numbers"
         yield Fault("metadata-missing", "error", what, remedy, (CONFIG, METADATA))
     plain = [each.name for each in contents.stored if each.is_plain]
@@ -91,7 +91,7 @@ def _against_weights(contents: Contents) -> Iterator[Fault]:
     if is_promised and plain and len(plain) == len(contents.stored):
         files = tuple(each.file for each in said)
         how = f"{' and '.join(files)} {verb(files, 'says', 'say')} FP8"
-        what = f"{how}, and {many(plain, 'linear')} {verb(plain, 'is', 'are')} in BF16"
+        what = f"{how}, and {are(plain, 'linear')} in BF16"
         remedy = "delete the metadata, or put the quantized weights there"
         yield Fault("fp8-absent", "error", what, remedy, tuple(plain))
 
@@ -111,7 +111,7 @@ def _two_files(contents: Contents) -> Iterator[Fault]:
     if len(contents.declarations) != 2 or not all(each.is_read for each in contents.declarations):
         return
     here, there = contents.declarations
-    apart = [s.name for s in contents.stored if here.of(s.names) != there.of(s.names)]
+    apart = [s.name for s in contents.stored if contents.declared(s) != there.of(s.names)]
     if apart:
         what = f"{CONFIG} and {METADATA} disagree on {many(apart, 'linear')}"
         yield Fault("metadata-disagree", "error", what, _ONE_SOURCE, tuple(apart))

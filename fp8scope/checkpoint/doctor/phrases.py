@@ -19,6 +19,16 @@ def many(names: Collection[str], noun: str) -> str:
     return f"{counted(len(names), noun)} ({some(names)})"
 
 
+def are(names: Collection[str], noun: str) -> str:
+    """`1 weight (a) is`, `2 weights (a, b) are`."""
+    return f"{many(names, noun)} {verb(names, 'is', 'are')}"
+
+
+def have(names: Collection[str], noun: str) -> str:
+    """`1 weight (a) has`, `2 weights (a, b) have`."""
+    return f"{many(names, noun)} {verb(names, 'has', 'have')}"
+
+
 def counted(count: int, noun: str) -> str:
     """`1 weight`, `5 weights`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from fp8scope.checkpoint.doctor.stored import stored_linears
-from fp8scope.checkpoint.linears import scale_names
+from fp8scope.checkpoint.doctor.stored import Stored
 from fp8scope.checkpoint.listing import Listing
 
 BESIDE = ("weight_scale", "weight_scale_inv", "input_scale", "activation_scale")
@@ -45,14 +43,9 @@ def cache_scales(names: Iterable[str]) -> Iterator[CacheScale]:
                 yield CacheScale(name, match["attention"], match["what"])
 
 
-def scale_tensors(listing: Listing, config: Mapping[str, Any]) -> frozenset[str]:
-    """The names of all tensors that are scales."""
-    beside = {
-        name
-        for linear in stored_linears(listing, config)
-        for role in ("weight", "input")
-        for name in scale_names(linear.weight.name, role)
-    }
+def scale_tensors(listing: Listing, linears: Iterable[Stored]) -> frozenset[str]:
+    """The names of all tensors that are scales; `linears` are those of the listing."""
     names = {tensor.name for tensor in listing.tensors}
+    beside = {s.name for each in linears for s in (each.scale, each.input_scale) if s is not None}
     caches = {scale.name for scale in cache_scales(names)}
-    return frozenset((beside & names) | caches | {name for name in names if name.endswith(_ENDS)})
+    return frozenset(beside | caches | {name for name in names if name.endswith(_ENDS)})

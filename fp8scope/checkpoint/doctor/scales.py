@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from fp8scope.checkpoint.doctor.contents import Contents
 from fp8scope.checkpoint.doctor.diagnosis import Fault
-from fp8scope.checkpoint.doctor.phrases import many, verb
+from fp8scope.checkpoint.doctor.phrases import are, have, many, verb
 from fp8scope.checkpoint.doctor.scale_names import BESIDE
 from fp8scope.checkpoint.doctor.stored import Stored
 from fp8scope.checkpoint.linears import fits, scale_names
@@ -28,7 +28,7 @@ def _missing(contents: Contents) -> Iterator[Fault]:
         if each.scale is None and not contents.may_be_lost(scale_names(each.weight.name, "weight"))
     ]
     if bare:
-        what = f"{many(bare, 'FP8 weight')} without a scale: the codes mean nothing"
+        what = f"{have(bare, 'FP8 weight')} no scale: codes alone mean nothing"
         yield Fault("weight-scale-missing", "error", what, QUANTIZE_AGAIN, tuple(bare))
 
 
@@ -52,7 +52,7 @@ def _inputs(contents: Contents) -> Iterator[Fault]:
         yield Fault("input-scale-missing", "error", what, remedy, tuple(lacking))
     needless = [each.input_scale.name for each, static in said if each.input_scale and not static]
     if needless:
-        what = f"{many(needless, 'input scale')} beside linears that the metadata says are dynamic"
+        what = f"{are(needless, 'input scale')} beside linears that the metadata says are dynamic"
         remedy = "say static if they are meant: engines do not look at them now"
         yield Fault("input-scale-unexpected", "warning", what, remedy, tuple(needless))
 
@@ -77,7 +77,7 @@ def _names(contents: Contents) -> Iterator[Fault]:
             if scale is not None and word in wanted:
                 odd.setdefault((word, wanted[word]), []).append(scale.name)
     for (word, wanted_word), names in odd.items():
-        what = f"{many(names, 'scale')} {verb(names, 'is', 'are')} called {word}, and readers of"
+        what = f"{are(names, 'scale')} called {word}, and readers of"
         what = f"{what} {said.form} look for {wanted_word}"
         remedy = f"rename to {wanted_word}: the values are meant alike"
         yield Fault("scale-name", "error", what, remedy, tuple(names))
@@ -117,14 +117,14 @@ def _vectors(contents: Contents) -> Iterator[Fault]:
     if vectors:
         shape = list(contents.tensors[vectors[0]].shape)
         what = (
-            f"{many(vectors, 'input scale')} with a value per channel ({shape}), which no engine "
-            "reads: SmoothQuant left them"
+            f"{have(vectors, 'input scale')} a value per channel "
+            f"({shape}), which no engine reads: SmoothQuant leaves such"
         )
         remedy = "fold the smoothing into the weights first, then quantize with one input scale"
         yield Fault("input-scale-vector", "error", what, remedy, tuple(vectors))
     smoothing = [name for name in contents.tensors if name.endswith(".pre_quant_scale")]
     if smoothing and contents.fp8:
-        what = f"{many(smoothing, 'tensor')} of smoothing factors, which no FP8 engine applies"
+        what = f"{are(smoothing, 'tensor')} of smoothing factors, which no FP8 engine applies"
         remedy = "fold them into the weights, then quantize"
         yield Fault("pre-quant-scale", "error", what, remedy, tuple(smoothing))
 
@@ -134,7 +134,7 @@ def _dtypes(contents: Contents) -> Iterator[Fault]:
     odd = [scale for scale in scales if scale is not None and scale.dtype not in TAKEN]
     if odd:
         names = tuple(scale.name for scale in odd)
-        what = f"{many(names, 'scale')} in {odd[0].dtype}"
+        what = f"{are(names, 'scale')} in {odd[0].dtype}"
         yield Fault("scale-dtype", "error", what, "store scales in F32 or BF16", names)
 
 
@@ -150,7 +150,7 @@ def _halves(contents: Contents) -> Iterator[Fault]:
     if not plain:
         return
     linear, names = plain[0][0], tuple(name for _, name in plain)
-    what = f"{many(names, 'scale')} beside weights that are in {linear.weight.dtype}"
+    what = f"{are(names, 'scale')} beside a weight in {linear.weight.dtype}"
     is_said = contents.declared(linear).granularity is not None
     remedy = (
         "store those weights in FP8, as the metadata says, or list them and delete the scales"
@@ -177,7 +177,7 @@ def _orphans(contents: Contents) -> Iterator[Fault]:
         and contents.tensors.keys().isdisjoint(weights)
     ]
     if lost:
-        what = f"{many(lost, 'scale')} of no weight that is in the files"
+        what = f"{are(lost, 'scale')} of no weight that is in the files"
         remedy = "fetch the weights, or delete the scales: engines stop at names they do not know"
         yield Fault("scale-orphan", "error", what, remedy, tuple(lost))
 

@@ -12,6 +12,7 @@ from fp8scope.checkpoint.inventory import Inventory
 from fp8scope.checkpoint.linears import (
     FLOAT8,
     FUSED,
+    LETTERS,
     PLAIN,
     Granularity,
     fits,
@@ -72,10 +73,15 @@ class Stored:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Those that lists may mean it by: its own, transformers', that of the fused layer."""
+        """Those that lists may mean it by: its own, transformers', that of the fused layer, and of
+        experts that have letters the usual one.
+        """
         parent, _, last = self.name.rpartition(".")
-        fused = (f"{parent}.{FUSED[last]}_proj",) if last in FUSED and parent else ()
-        return tuple(dict.fromkeys((self.name, self.module.runtime, *fused)))
+        other = f"{FUSED[last]}_proj" if last in FUSED and parent else ""
+        if self.module.kind == "expert":
+            other = LETTERS.get(last, other)
+        names = (self.name, self.module.runtime, *((f"{parent}.{other}",) if other else ()))
+        return tuple(dict.fromkeys(names))
 
 
 def stored_linears(listing: Listing, config: Mapping[str, Any]) -> tuple[Stored, ...]:

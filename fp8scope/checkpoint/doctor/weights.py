@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fp8scope.checkpoint.doctor.contents import Contents
 from fp8scope.checkpoint.doctor.counting import code_value
 from fp8scope.checkpoint.doctor.diagnosis import Fault
-from fp8scope.checkpoint.doctor.phrases import many, verb
+from fp8scope.checkpoint.doctor.phrases import are, have, many, verb
 from fp8scope.checkpoint.doctor.stored import BYTES, Stored
 from fp8scope.checkpoint.linears import FLOAT8
 
@@ -16,7 +16,7 @@ CLIPPED_SHARE = 0.01
 CLIPPED_RATIO = 2.0
 # their norms multiply by 1 + w
 _CENTRED = ("gemma", "qwen3_next", "qwen3_5", "nemotron")
-BUILD_AGAIN = "quantize it again from the BF16 model, and look at that model's weights"
+BUILD_AGAIN = "quantize again from the BF16 model, and look at that model's weights"
 
 
 def weight_faults(contents: Contents) -> Iterator[Fault]:
@@ -60,7 +60,7 @@ def _zero(contents: Contents) -> Iterator[Fault]:
         and not (count.largest or count.nan)
     ]
     if empty:
-        what = f"{many(empty, 'FP8 weight')} {verb(empty, 'is', 'are')} all zero"
+        what = f"{are(empty, 'FP8 weight')} all zero"
         yield Fault("fp8-zero", "error", what, BUILD_AGAIN, tuple(empty))
     if str(contents.text("model_type")).startswith(_CENTRED):
         return
@@ -75,7 +75,7 @@ def _zero(contents: Contents) -> Iterator[Fault]:
         and not count.largest
     ]
     if norms:
-        what = f"{many(norms, 'norm')} {verb(norms, 'has', 'have')} nothing but zeros as weight"
+        what = f"{have(norms, 'norm')} nothing but zeros as weight"
         remedy = "copy the norms from the BF16 model"
         yield Fault("norm-zero", "error", what, remedy, tuple(norms))
 
@@ -88,7 +88,7 @@ def _is_norm(name: str) -> bool:
 def _codes(contents: Contents) -> Iterator[Fault]:
     clipped = [each.name for each in contents.fp8 if _is_clipped(contents, each)]
     if clipped:
-        what = f"{many(clipped, 'FP8 weight')} {verb(clipped, 'is', 'are')} clipped at 448"
+        what = f"{are(clipped, 'FP8 weight')} clipped at 448"
         remedy = "the scale is too small for the weight: quantize again with amax / 448"
         yield Fault("fp8-clipped", "error", what, remedy, tuple(clipped))
     groups: dict[tuple[str, float | str], list[Stored]] = {}
@@ -104,7 +104,7 @@ def _codes(contents: Contents) -> Iterator[Fault]:
             unused += [member.name for member in members]
             highest = max(highest, code_value(max(largest)))
     if unused:
-        what = f"{many(unused, 'FP8 weight')} use no code above {highest:g} of 448"
+        what = f"{have(unused, 'FP8 weight')} no code above {highest:g} of 448"
         remedy = "the scale is not that of this weight: quantize again with amax / 448"
         yield Fault("fp8-range-unused", "warning", what, remedy, tuple(unused))
 
@@ -129,7 +129,8 @@ def _formats(contents: Contents) -> Iterator[Fault]:
         odd = [e for e in contents.misread if (e.weight.dtype in BYTES) == is_bytes]
         if odd:
             names = tuple(each.name for each in odd)
-            what = f"{many(names, 'weight')} in {odd[0].weight.dtype}, which is not E4M3"
+            are = verb(names, "is", "are")
+            what = f"{many(names, 'weight')} {are} in {odd[0].weight.dtype}, which is not E4M3"
             remedy = (
                 "save the codes as F8_E4M3, which the metadata says they are"
                 if is_bytes

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from fp8scope.checkpoint.linears import FUSED
+from fp8scope.checkpoint.linears import FUSED, LETTERS
 from fp8scope.checkpoint.schemes import SCHEMES
 from fp8scope.core.modules import Model, Module
 from fp8scope.export.consumer import (
@@ -31,7 +31,6 @@ from fp8scope.export.refusals import refuse
 
 CACHE = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False, "symmetric": True}
 BLOCK = 128
-LETTERS = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
 NEWER = ("MXFP4XFP8", "MXFP6A16", "MXFP6A8")  # presets since 0.20
 
 

@@ -285,3 +285,15 @@ def test_a_mix_that_names_its_layers(tmp_path: Path) -> None:
     assert found.faults == (), shown(found)
     said["quantized_layers"].pop(DOWN0)
     assert the_error(checkpoint.write(tmp_path / "bad"), "fp8-ignored").where == (DOWN0,)
+
+
+def test_experts_that_have_letters_go_by_the_usual_names_too(tmp_path: Path) -> None:
+    """As a build lists them, for SGLang asks for those."""
+    checkpoint = checkpoints.healthy("compressed-tensors")
+    parent = "model.layers.0.block_sparse_moe.experts.0"
+    for letter in ("w1", "w2", "w3"):
+        checkpoint.tensors |= checkpoints.per_channel(f"{parent}.{letter}", torch.randn(64, 64))
+    targets = checkpoint.quantization["config_groups"]["group_0"]["targets"]
+    targets += [f"{parent}.{part}_proj" for part in ("gate", "up", "down")]
+    found = examine(checkpoint.write(tmp_path))
+    assert found.faults == (), shown(found)

@@ -10,7 +10,7 @@ import torch
 from fp8scope.checkpoint.doctor.examine import examine
 from tests.checkpoint.doctor import checkpoints
 from tests.checkpoint.doctor.checkpoints import DOWN0, KEPT, Checkpoint, Layout
-from tests.checkpoint.doctor.finding import shown, the_error
+from tests.checkpoint.doctor.finding import shown, the_error, the_fault
 
 SCALE = f"{DOWN0}.weight_scale"
 
@@ -115,3 +115,14 @@ def test_an_output_layer_that_engines_do_run(tmp_path: Path, layout: Layout) -> 
     checkpoint.ignore([KEPT])
     found = examine(checkpoint.write(tmp_path))
     assert found.faults == (), shown(found)
+
+
+def test_blocks_that_a_fused_layer_cuts(tmp_path: Path) -> None:
+    """vLLM: "Weight output_partition_size = 192 is not divisible by … block_n = 128"."""
+    name = "model.layers.1.mlp.gate_proj"
+    checkpoint = blocks(FP8)
+    for each in (name, "model.layers.1.mlp.up_proj"):
+        checkpoint.drop(f"{each}.weight_scale_inv")
+        checkpoint.tensors |= checkpoints.blocks(each, torch.randn(192, 256))
+    fault = the_fault(checkpoint.write(tmp_path), "blocks-unaligned")
+    assert (fault.severity, fault.where) == ("warning", (name,))

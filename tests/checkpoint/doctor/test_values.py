@@ -168,6 +168,16 @@ def test_an_inverted_weight_scale(checkpoint: Checkpoint, tmp_path: Path) -> Non
     assert "not its inverse" in the_error(checkpoint.write(tmp_path), "scale-huge", [name]).remedy
 
 
+def test_a_large_weight_scale_is_no_error(tmp_path: Path) -> None:
+    """A row of thousands, planted or learnt, is bad for the rest of its weight, and yet right."""
+    checkpoint = checkpoints.healthy()
+    name = f"{DOWN0}.weight_scale"
+    checkpoint.tensors[name] = torch.tensor(13.6)
+    found = examine(str(checkpoint.write(tmp_path)))
+    assert [(fault.code, fault.where) for fault in found.warnings] == [("scale-large", (name,))]
+    assert found.healthy
+
+
 def test_inverted_input_scales(tmp_path: Path) -> None:
     """448 / amax is nothing unusual for one layer, but for all of them."""
     checkpoint = checkpoints.healthy()
