@@ -156,7 +156,7 @@ def _proof(reader: Consumer, config: Config, model: Model, version: str) -> Proo
 
 
 def _names_others(fault: Fault, model: Model) -> bool:
-    """Whether a fault is about entries that match norms or embeddings alone: exporters list them."""
+    """Whether a fault is of entries that match norms or embeddings alone: exporters list them."""
     is_dead = fault.kind == "nothing" and not fault.layers
     return is_dead and all(
         pattern.text in model.others
