@@ -25,7 +25,10 @@ FILES: Mapping[str, tuple[tuple[Severity, ...], str]] = {
     "index-incomplete": (_ERROR, "shards hold tensors that the index does not name"),
     "shard-missing": (_ERROR, "a file that the index names is not there"),
     "tensor-duplicate": (_ERROR, "a tensor lies in two shards"),
-    "weights-twice": (_ERROR, "a single file and an index of other tensors: loaders take either"),
+    "weights-twice": (
+        _ERROR,
+        "a single file beside an index of shards: engines load one or the other",
+    ),
     "weights-stray": (_WARNING, "a safetensors file that belongs to nothing"),
     "files-changed": (_ERROR, "somebody wrote the files while they were read"),
     "tensor-unread": (_ERROR, "the disk did not give a tensor's bytes"),
