@@ -51,8 +51,13 @@ METADATA: Mapping[str, tuple[tuple[Severity, ...], str]] = {
     ),
     "metadata-one-file": (_WARNING, "ModelOpt's metadata in one of its two places alone"),
     "metadata-disagree": (_ERROR, "config.json and hf_quant_config.json say different things"),
-    "quant-method-unknown": (_EITHER, "a quant_method that no engine knows; a warning if one does"),
+    "quant-method-unknown": (
+        _EITHER,
+        "a quant_method that no engine knows, or not that of the keys; "
+        "a warning if it is read elsewhere",
+    ),
     "quant-algo-unknown": (_ERROR, "a quant_algo that no engine knows"),
+    "format-not-fp8": (_ERROR, "the format of other weights, as pack-quantized, is said of FP8"),
     "fp8-absent": (_ERROR, "the metadata say FP8 and every weight is BF16"),
     "bf16-not-ignored": (_ERROR, "a BF16 linear is on no list: engines load it as FP8"),
     "bf16-unlisted": (_WARNING, "the same of a linear that engines often leave alone"),

@@ -210,6 +210,14 @@ def test_a_config_that_is_no_json_object(single: Path, text: str) -> None:
     the_error(single, "config-unreadable", ["config.json"])
 
 
+def test_where_a_config_is_no_json(single: Path) -> None:
+    (single / "config.json").write_text('{\n  "a": 1,\n}')
+    fault = the_error(single, "config-unreadable")
+    assert "config.json is not JSON (line 3, column 1: " in fault.what or (
+        "config.json is not JSON (line 2, column 9: " in fault.what  # since Python 3.13
+    )
+
+
 def test_metadata_that_is_no_json(single: Path) -> None:
     (single / "hf_quant_config.json").write_text("quant_algo: FP8")
     the_error(single, "metadata-unreadable", ["hf_quant_config.json"])
