@@ -47,6 +47,7 @@ def plan_faults(contents: Contents) -> Iterator[Fault]:
         return
     yield from _linears(contents, model)
     yield from _input_scales(contents, plan, model)
+    yield from _static(contents, model)
     yield from _caches(contents, plan)
 
 
@@ -126,37 +127,63 @@ def _input_scales(contents: Contents, plan: Plan, model: Model) -> Iterator[Faul
         yield Fault("plan-input-scales", "error", what, BUILD, names)
 
 
+def _static(contents: Contents, model: Model) -> Iterator[Fault]:
+    """What is said of inputs, where the scales of a static plan lie in the files all the same."""
+    static = {module.name for module in model.modules if module.wanted == "fp8_tensor"}
+    apart = [
+        each.name
+        for each in contents.fp8
+        if each.name in static
+        and each.input_scale is not None
+        and (said := contents.declared(each)).granularity is not None
+        and not said.static
+    ]
+    if apart and contents.declaration is not None:
+        are = verb(apart, "is", "are")
+        what = f"{many(apart, 'linear')} {are} planned static, and {contents.declaration.file} "
+        what += "gives their inputs no static scales"
+        yield Fault("plan-not-realized", "error", what, BUILD, tuple(apart))
+
+
 def _caches(contents: Contents, plan: Plan) -> Iterator[Fault]:
-    found: dict[tuple[str, str], float | None] = {}
+    found: dict[tuple[str, str], tuple[str, float | None]] = {}
     names: dict[str, str] = {}
     for scale in contents.cache_scales:
         values = contents.values.scales.get(scale.name)
         real = values.single if values is not None else None
         for what in scale.what:
-            found[scale.attention, what] = real
+            found[scale.attention, what] = scale.name, real
         names[scale.attention] = scale.name
+    said = contents.declaration
+    is_said = said is None or said.kv_cache is not None
     undone: list[str] = []
     unasked: list[str] = []
-    apart: list[str] = []
+    unsaid: list[str] = []
+    apart: list[tuple[str, float, float]] = []
     for cache in plan.kv_cache:
         place = _place(cache, names)
         if (place is None) != (cache.precision == "bf16"):
             (undone if place is None else unasked).append(cache.attention)
         elif place is not None:
-            apart += [
-                f"{names[place]}"
-                for what, wanted in (("k", cache.k_scale), ("v", cache.v_scale))
-                if wanted
-                and (real := found.get((place, what))) is not None
-                and abs(real - wanted) > TOLERANCE * wanted
-            ]
-    for layers, words in ((undone, "FP8, and has no scales"), (unasked, "BF16, and has scales")):
+            unsaid += [] if is_said else [cache.attention]
+            for each, wanted in (("k", cache.k_scale), ("v", cache.v_scale)):
+                name, value = found.get((place, each), ("", None))
+                if wanted and value is not None and abs(value - wanted) > TOLERANCE * wanted:
+                    apart.append((name, value, wanted))
+    for layers, words in (
+        (undone, "FP8, and has no scales"),
+        (unasked, "BF16, and has scales"),
+        (unsaid, f"FP8, and {said.file if said else 'nothing'} does not say so"),
+    ):
         if layers:
             what = f"the KV cache of {many(layers, 'layer')} is planned in {words}"
             yield Fault("plan-kv-cache", "error", what, BUILD, tuple(layers))
     if apart:
-        what = f"{many(apart, 'KV scale')} {verb(apart, 'differs', 'differ')} from {PLAN}"
-        yield Fault("plan-kv-scales", "error", what, BUILD, tuple(dict.fromkeys(apart)))
+        name, value, wanted = apart[0]
+        scales = tuple(dict.fromkeys(each[0] for each in apart))
+        what = f"{many(scales, 'KV scale')} {verb(scales, 'differs', 'differ')} from {PLAN}: "
+        what += f"{value:.4g} in {name}, planned {wanted:.4g}"
+        yield Fault("plan-kv-scales", "error", what, BUILD, scales)
 
 
 def _place(cache: Cache, attentions: Mapping[str, str]) -> str | None:
