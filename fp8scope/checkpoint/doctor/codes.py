@@ -40,6 +40,14 @@ FILES: Mapping[str, tuple[tuple[Severity, ...], str]] = {
 METADATA: Mapping[str, tuple[tuple[Severity, ...], str]] = {
     "config-missing": (_ERROR, "there is no config.json"),
     "config-unreadable": (_ERROR, "config.json is no JSON object, or may not be read"),
+    "tensor-prefix": (
+        _WARNING,
+        "layers of a well-known text model that are not under model.layers",
+    ),
+    "config-shape": (
+        _ERROR,
+        "a size in config.json that the tensors of a well-known text model lack",
+    ),
     "metadata-missing": (
         _ERROR,
         "weights are FP8 and nothing says so: engines load codes as numbers",
@@ -120,6 +128,7 @@ PLAN: Mapping[str, tuple[tuple[Severity, ...], str]] = {
     "plan-unreadable": (_ERROR, "plan.json is damaged, or of a version that is not read"),
     "plan-factors": (_ERROR, "plan.npz is missing, damaged or another's"),
     "plan-other-model": (_ERROR, "plan.json is of another architecture"),
+    "plan-prefix": (_ERROR, "names of the files and of the plan differ by a prefix alone"),
     "plan-linears-missing": (_ERROR, "a linear of the plan is not in the files"),
     "plan-linears-extra": (_ERROR, "a linear of the files is not in the plan"),
     "plan-not-realized": (_ERROR, "a linear is stored otherwise than planned"),

@@ -168,6 +168,13 @@ class Contents:
         return self.values.scales.get(tensor.name) if tensor is not None else None
 
     @cached_property
+    def architecture(self) -> str | None:
+        """The first class that config.json names."""
+        listed = self.config.get("architectures")
+        first = listed[0] if isinstance(listed, list) and listed else None
+        return first if isinstance(first, str) else None
+
+    @cached_property
     def layers(self) -> int | None:
         """How many config.json says there are, of a model that is a decoder alone."""
         is_pair = self.text("is_encoder_decoder") or self.text("decoder_layers") is not None

@@ -10,8 +10,9 @@ from pathlib import Path
 from fp8scope.artefacts.plan import Cache, Plan
 from fp8scope.artefacts.plan_file import factors_path, read_factors, read_plan
 from fp8scope.checkpoint.doctor.absent import absent_faults
-from fp8scope.checkpoint.doctor.contents import Contents
+from fp8scope.checkpoint.doctor.contents import ASIDE, LAYER, Contents
 from fp8scope.checkpoint.doctor.diagnosis import Fault
+from fp8scope.checkpoint.doctor.naming import RENAME, prefixes
 from fp8scope.checkpoint.doctor.phrases import many, some, verb
 from fp8scope.checkpoint.planned import planned_model
 from fp8scope.core.modules import WORDS, Model, Treatment
@@ -39,11 +40,13 @@ def plan_faults(contents: Contents) -> Iterator[Fault]:
         what = error.what if isinstance(error, BadInput) else f"the factors of {PLAN} are damaged"
         where = (factors_path(path).name,)
         yield Fault("plan-factors", "error", what, "take the file from where the plan is", where)
-    architecture = contents.text("architectures")
-    named = architecture[0] if isinstance(architecture, list) and architecture else None
-    if isinstance(named, str) and named != plan.model.architecture:
+    named = contents.architecture
+    if named is not None and named != plan.model.architecture:
         what = f"{PLAN} is of {plan.model.architecture}, and the model is {named}"
         yield Fault("plan-other-model", "error", what, "put the right plan there", (PLAN,))
+        return
+    if apart := _apart_by_prefix(contents, model):
+        yield apart
         return
     yield from _linears(contents, model)
     yield from _input_scales(contents, plan, model)
@@ -58,6 +61,19 @@ def _is_ours(path: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return True
     return not isinstance(data, dict) or "fp8scope" in {*data, str(data.get("format"))[:8]}
+
+
+def _apart_by_prefix(contents: Contents, model: Model) -> Fault | None:
+    planned = {module.name for module in model.modules}
+    real = {each.name for each in contents.stored}
+    strangers = sorted(n for n in real - planned if LAYER.match(n) and not ASIDE.search(n))
+    heads = prefixes(strangers, planned - real)
+    if heads is None:
+        return None
+    here, there = heads
+    what = f"{many(strangers, 'linear')} {verb(strangers, 'begins', 'begin')} with {here!r} "
+    what += f"where {PLAN} has {there!r}: only the prefix of the names differs"
+    return Fault("plan-prefix", "error", what, RENAME, tuple(strangers))
 
 
 def _linears(contents: Contents, model: Model) -> Iterator[Fault]:
