@@ -80,6 +80,8 @@ def stamps(folder: Path) -> dict[str, tuple[int, int]]:
 
     Raises BadInput where there is no folder, none that may be read, or no checkpoint in it.
     """
+    if folder.is_file():
+        raise BadInput(f"{folder} is a file", "give the folder that it lies in")
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder", "give the folder of a checkpoint")
     try:

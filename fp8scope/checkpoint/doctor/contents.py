@@ -121,7 +121,7 @@ class Contents:
     @cached_property
     def unsound(self) -> frozenset[str]:
         """Linears whose own tensors are wrong, so that what they are to others says nothing."""
-        bare = (each for each in self.fp8 if each.scale is None)
+        bare = (each for each in self.fp8 if each.is_bare)
         halves = (each for each in self.stored if each.is_plain and each.scale is not None)
         odd = (*self.misread, *self.misshapen, *bare, *halves)
         return frozenset(each.name for each in odd)

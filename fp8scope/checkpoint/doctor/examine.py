@@ -82,6 +82,7 @@ def examine(
         folder=folder,
         faults=tuple(sorted(faults, key=lambda fault: fault.severity != "error")),
         linears=Counter(each.module.wanted or "other" for each in contents.stored),
+        bare=sum(each.is_bare for each in contents.stored),
         metadata=tuple(f"{said.form} in {said.file}" for said in declarations),
         form=contents.declaration.form if contents.declaration is not None else None,
         kv_cache=cache_facts(contents),

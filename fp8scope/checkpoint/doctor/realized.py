@@ -13,7 +13,7 @@ from fp8scope.checkpoint.doctor.absent import absent_faults
 from fp8scope.checkpoint.doctor.contents import ASIDE, LAYER, Contents
 from fp8scope.checkpoint.doctor.diagnosis import Fault
 from fp8scope.checkpoint.doctor.naming import RENAME, prefixes
-from fp8scope.checkpoint.doctor.phrases import many, some, verb
+from fp8scope.checkpoint.doctor.phrases import BARE, many, some, verb
 from fp8scope.checkpoint.planned import planned_model
 from fp8scope.core.modules import WORDS, Model, Treatment
 from fp8scope.errors import BadInput, Fp8scopeError
@@ -78,6 +78,7 @@ def _apart_by_prefix(contents: Contents, model: Model) -> Fault | None:
 
 def _linears(contents: Contents, model: Model) -> Iterator[Fault]:
     realized = {each.name: each.module.wanted for each in contents.stored}
+    bare = {each.name for each in contents.stored if each.is_bare}
     planned = {module.name: module for module in model.modules}
     if contents.listing.tensors:
         told = {name for fault in absent_faults(contents) for name in fault.where}
@@ -100,15 +101,16 @@ def _linears(contents: Contents, model: Model) -> Iterator[Fault]:
     if extra:
         what = f"{many(extra, 'linear')} of the files {verb(extra, 'is', 'are')} not in {PLAN}"
         yield Fault("plan-linears-extra", "error", what, BUILD, tuple(extra))
-    apart: dict[tuple[Treatment, Treatment], list[str]] = {}
+    apart: dict[tuple[Treatment, str], list[str]] = {}
     for name, module in planned.items():
         wanted, real = module.wanted or "bf16", realized.get(name)
         if real is not None and real != wanted:
-            apart.setdefault((wanted, real), []).append(name)
+            found = BARE if name in bare else WORDS[real]
+            apart.setdefault((wanted, found), []).append(name)
     if apart:
         words = (
-            f"{some(names)} should be {WORDS[wanted]} and {verb(names, 'is', 'are')} {WORDS[real]}"
-            for (wanted, real), names in apart.items()
+            f"{some(names)} should be {WORDS[wanted]} and {verb(names, 'is', 'are')} {found}"
+            for (wanted, found), names in apart.items()
         )
         names = tuple(name for each in apart.values() for name in each)
         what = f"{PLAN} is not what was built: {'; '.join(words)}"

@@ -81,6 +81,15 @@ def test_a_linear_in_another_precision(tmp_path: Path) -> None:
     assert f"{DOWN0} should be FP8 per token and is FP8 per tensor, static" in fault.what
 
 
+def test_a_linear_without_its_scale(tmp_path: Path) -> None:
+    checkpoint = checkpoints.healthy()
+    checkpoint.drop(f"{DOWN0}.weight_scale")
+    found = examine(write(tmp_path, plan_of(), checkpoint))
+    assert (found.bare, found.linears["other"]) == (1, 1)
+    assert {fault.code for fault in found.errors} == {"weight-scale-missing", "plan-not-realized"}
+    assert f"{DOWN0} should be FP8 per tensor, static and is FP8 without a scale" in shown(found)
+
+
 def test_another_architecture(tmp_path: Path) -> None:
     checkpoint = checkpoints.healthy()
     checkpoint.config["architectures"] = ["MistralForCausalLM"]
