@@ -36,15 +36,15 @@ class Listing:
     is_blind: bool
 
 
-def list_folder(folder: Path) -> Listing:
+def list_folder(folder: Path, *, prefer_index: bool = False) -> Listing:
     """The tensors of `model.safetensors`, or of the shards that the index names, as far as they can
-    be read; without either, those of all safetensors in the folder. Never raises for what lies
-    there.
+    be read; without either, those of all safetensors in the folder. Where both are there,
+    `prefer_index` takes the shards. Never raises for what lies there.
     """
     problems: list[Problem] = []
     weight_map = _read_weight_map(folder, problems) if (folder / INDEX).is_file() else None
     there = sorted(path.name for path in folder.glob("*.safetensors"))
-    if SINGLE in there:  # though it be a link to nothing
+    if SINGLE in there and not (prefer_index and weight_map):  # though it be a link to nothing
         names = [SINGLE]
     elif weight_map is not None:
         names = _shards(folder, weight_map, problems)
@@ -143,7 +143,7 @@ def _against_single(
         what += f", and {SINGLE} lies beside it"
         what += f" with other tensors, such as {_some(apart)}" if apart else ""
         what += ": transformers loads the single file, vLLM what the index names"
-    remedy = "delete the set that is stale, and examine again: here the single file was read"
+    remedy = "delete the set that is stale"
     yield Problem("two-weights", INDEX, what, remedy, apart, tuple(others))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from fp8scope.checkpoint.doctor.absent import absent_faults
@@ -78,6 +79,10 @@ def examine(
     )
     for look in _LOOKS:
         faults += look(contents)
+    twice = next((each for each in listing.problems if each.kind == "two-weights"), None)
+    shards = twice.files if twice is not None and not twice.tensors else ()  # else another model's
+    if shards and all((folder / file).is_file() for file in shards):
+        faults += _of_shards(contents, faults, stop)
     return Diagnosis(
         folder=folder,
         faults=tuple(sorted(faults, key=lambda fault: fault.severity != "error")),
@@ -89,6 +94,21 @@ def examine(
         tensors=len(listing.tensors),
         nbytes=sum(tensor.nbytes for tensor in listing.tensors),
     )
+
+
+def _of_shards(single: Contents, known: list[Fault], stop: Callable[[], bool]) -> Iterator[Fault]:
+    """What is wrong with the shards that an index beside a single file names, beyond `known`."""
+    listing = list_folder(single.folder, prefer_index=True)
+    linears = stored_linears(listing, single.config)
+    values = read_values(listing, scale_tensors(listing, linears), lambda done, total: None, stop)
+    contents = replace(single, listing=listing, linears=linears, values=values)
+    faults = [fault for fault in file_faults(listing) if fault.code != "weights-stray"]
+    for look in _LOOKS:
+        faults += look(contents)
+    told = {(fault.code, fault.where) for fault in known}
+    for fault in faults:
+        if (fault.code, fault.where) not in told:
+            yield replace(fault, what=f"in the shards of the index: {fault.what}")
 
 
 def _dtypes(tensors: tuple[TensorEntry, ...]) -> str:

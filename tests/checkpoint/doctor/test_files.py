@@ -162,6 +162,19 @@ def test_a_single_file_beside_an_index_of_the_same_tensors(sharded: Path, is_the
     assert ("not all are there" in fault.what) != is_there
 
 
+@pytest.mark.parametrize("file", [SINGLE, FIRST])
+def test_both_sets_of_weights_are_examined(sharded: Path, file: str) -> None:
+    both = load_file(sharded / FIRST) | load_file(sharded / SECOND)
+    save_file(both, sharded / SINGLE)
+    tensors = load_file(sharded / file)
+    name = next(each for each in load_file(sharded / FIRST) if each.endswith("input_scale"))
+    tensors[name] = torch.tensor(float("nan"))
+    save_file(tensors, sharded / file)
+    bad = [fault for fault in examine(sharded).errors if fault.code == "scale-nan"]
+    assert [fault.where for fault in bad] == [(name,)]
+    assert bad[0].what.startswith("in the shards of the index: ") == (file == FIRST)
+
+
 def test_an_index_of_the_single_file(single: Path) -> None:
     names = load_file(single / SINGLE)
     (single / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(names, SINGLE)}))
