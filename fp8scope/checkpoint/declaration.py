@@ -38,7 +38,9 @@ BF16, OTHER = Scheme("bf16"), Scheme("other")
 class Complaint:
     """Something in the metadata that no reader understands."""
 
-    code: Literal["metadata-malformed", "quant-method-unknown", "quant-algo-unknown"]
+    code: Literal[
+        "metadata-malformed", "quant-method-unknown", "quant-algo-unknown", "format-not-fp8"
+    ]
     what: str
     remedy: str
     is_known_elsewhere: bool = False

@@ -47,6 +47,8 @@ _ALGORITHMS: dict[str, Scheme] = {
     "FP8_PB_WO": Scheme("block"),
     "FP8_BLOCK_SCALES": Scheme("block"),
 }
+# compressed-tensors' of FP8; under mixed-precision each group may say its own
+_FORMATS = {None, "float-quantized", "naive-quantized", "mixed-precision"}
 
 
 def declare(data: Mapping[str, Any], file: str) -> Declaration:
@@ -54,9 +56,9 @@ def declare(data: Mapping[str, Any], file: str) -> Declaration:
     says: what is not understood is in `complaints`.
     """
     section = data["quantization"] if isinstance(data.get("quantization"), Mapping) else data
-    method = str(data.get("quant_method", "")).lower()
+    method = str(data.get("quant_method") or "").lower()
     if section is not data or "quant_algo" in data or method == "modelopt":
-        return _modelopt(section, file)
+        return _modelopt(section, file, method)
     if method == "compressed-tensors" or (not method and "config_groups" in data):
         return _compressed(data, file)
     if method in {"fp8", "fbgemm_fp8"}:
@@ -73,8 +75,11 @@ def _none(file: str, complaint: Complaint) -> Declaration:
     return Declaration("unknown", file, OTHER, None, {}, nothing, None, (complaint,))
 
 
-def _modelopt(section: Mapping[str, Any], file: str) -> Declaration:
+def _modelopt(section: Mapping[str, Any], file: str, method: str) -> Declaration:
     complaints: list[Complaint] = []
+    if method and not method.startswith("modelopt"):
+        what = f"quant_method of {file} is {method!r}, and the keys are ModelOpt's"
+        complaints.append(Complaint("quant-method-unknown", what, "say modelopt"))
     listed = _listed(section, "modelopt", file, complaints)
     cache = section.get("kv_cache_quant_algo", section.get("kv_cache_scheme"))
     said, targets, asked = section.get("quant_algo"), None, {}
@@ -130,7 +135,14 @@ def _compressed(data: Mapping[str, Any], file: str) -> Declaration:
             what = f"{name} of config_groups in {file} has no list of targets"
             complaints.append(Complaint("metadata-malformed", what, "give it one"))
             continue
-        asked |= dict.fromkeys(targets, _arguments(group))
+        scheme = _arguments(group)
+        asked |= dict.fromkeys(targets, scheme)
+        layout = group.get("format") or data.get("format")
+        if scheme.granularity is not None and not (
+            isinstance(layout, str | None) and layout in _FORMATS
+        ):
+            what = f"format of {name} in {file} is {layout!r}, and its weights are said to be FP8"
+            complaints.append(Complaint("format-not-fp8", what, "say float-quantized"))
     if not isinstance(groups, Mapping) or not groups:
         what = f"{file} says compressed-tensors and has no config_groups"
         complaints.append(Complaint("metadata-malformed", what, "give each group its targets"))

@@ -40,8 +40,8 @@ class TensorEntry:
 
 
 ProblemKind = Literal[
-    "no-weights", "unreadable", "truncated", "header", "offsets", "layout", "trailing", "index",
-    "missing-shard", "not-in-shard", "not-in-index", "duplicate", "two-weights", "stray",
+    "no-weights", "pickles", "unreadable", "truncated", "header", "offsets", "layout", "trailing",
+    "index", "missing-shard", "not-in-shard", "not-in-index", "duplicate", "two-weights", "stray",
 ]  # fmt: skip
 
 

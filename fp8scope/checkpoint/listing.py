@@ -18,7 +18,7 @@ from fp8scope.checkpoint.header import (
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth")
-_OTHER_WEIGHTS = ("consolidated", "adapter")  # of other loaders
+_OTHER_WEIGHTS = ("consolidated", "adapter")  # of other loaders, which an index leaves out
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,13 @@ def list_folder(folder: Path) -> Listing:
             problems.append(_without_weights(folder, there))
     files = {name: HeaderFile(folder / name) for name in names}
     problems += [problem for file in files.values() for problem in file.problems]
-    strays = [n for n in there if n not in names and not n.startswith(_OTHER_WEIGHTS)]
     if names == [SINGLE] and weight_map is not None:
-        problems += _against_single(weight_map, files[SINGLE])
-    elif strays:
+        problems += _against_single(folder, weight_map, files[SINGLE])
+    known = {*names, *(weight_map or {}).values()}
+    strays = [n for n in there if n not in known]
+    if weight_map is not None:
+        strays = [n for n in strays if not n.startswith(_OTHER_WEIGHTS)]
+    if strays:
         what = f"{_some(strays)} lies beside the weights, and some loaders read every safetensors"
         problems.append(Problem("stray", "", what, "move it away", files=tuple(strays)))
     tensors = _merged(weight_map or {}, files, problems)
@@ -123,15 +126,25 @@ def _is_broken(file: HeaderFile) -> bool:
     return not file.tensors and bool(file.problems)
 
 
-def _against_single(weight_map: Mapping[str, str], single: HeaderFile) -> Iterable[Problem]:
-    """Some loaders take the single file, others what the index names."""
+def _against_single(
+    folder: Path, weight_map: Mapping[str, str], single: HeaderFile
+) -> Iterable[Problem]:
+    """Transformers takes the single file, vLLM what the index names."""
     own = {tensor.name for tensor in single.tensors}
     others = sorted(set(weight_map.values()) - {SINGLE})
-    if not _is_broken(single) and own != set(weight_map):
-        apart = tuple(sorted(own ^ set(weight_map)))
-        what = f"names other tensors than {SINGLE} holds, such as {_some(list(apart))}"
-        remedy = "delete the one that is stale: loaders take one or the other"
-        yield Problem("two-weights", INDEX, what, remedy, apart, tuple(others))
+    is_apart = not _is_broken(single) and own != set(weight_map)
+    if not (others or is_apart):
+        return
+    apart = tuple(sorted(own ^ set(weight_map))) if is_apart else ()
+    what = f"names other tensors than {SINGLE} holds, such as {_some(apart)}"
+    if others:
+        lost = [file for file in others if not (folder / file).is_file()]
+        what = f"names {_some(others)}" + (" (not all are there)" if lost else "")
+        what += f", and {SINGLE} lies beside it"
+        what += f" with other tensors, such as {_some(apart)}" if apart else ""
+        what += ": transformers loads the single file, vLLM what the index names"
+    remedy = "delete the set that is stale, and examine again: here the single file was read"
+    yield Problem("two-weights", INDEX, what, remedy, apart, tuple(others))
 
 
 def _shards(folder: Path, weight_map: Mapping[str, str], problems: list[Problem]) -> list[str]:
@@ -177,7 +190,7 @@ def _without_weights(folder: Path, others: list[str]) -> Problem:
         )
     if pickles:
         what = f"no safetensors, only pickles ({_some(pickles)}), which can run code"
-        return Problem("no-weights", "", what, "convert them, or allow them with --allow-pickle")
+        return Problem("pickles", "", what, "convert them, or allow them with --allow-pickle")
     return Problem("no-weights", "", "no weights", f"put {SINGLE} there")
 
 

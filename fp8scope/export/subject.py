@@ -76,9 +76,17 @@ def recognised(data: Any, path: Path) -> str:
     if isinstance(data, dict):
         for form, is_it in _FORMS.items():
             if is_it(data):
+                _refuse_foreign(form, data, path)
                 return form
     what = f"{path} holds no quantization config that fp8scope knows"
     raise CannotRead(what, f"it reads {', '.join(_FORMS)}, plans and checkpoints")
+
+
+def _refuse_foreign(form: str, data: Mapping[str, Any], path: Path) -> None:
+    method = data.get("quant_method")
+    if form == "hf-quant-config" and method and not str(method).lower().startswith("modelopt"):
+        what = f"quant_method of {path} is {method!r}, and the keys are ModelOpt's"
+        raise CannotRead(what, "say modelopt: vLLM takes no other method for these keys")
 
 
 def _method(*names: str) -> Callable[[dict[str, Any]], bool]:

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from shlex import quote
 from typing import Any
 
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.console import Group as Renderables
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from fp8scope.checkpoint.doctor.diagnosis import Diagnosis, Fault
-from fp8scope.checkpoint.doctor.phrases import SHOWN
+from fp8scope.checkpoint.doctor.phrases import BARE, SHOWN
 from fp8scope.core.modules import WORDS
 from fp8scope.core.words import printable
 from fp8scope.report.words import literal
@@ -27,7 +29,24 @@ _READERS = {
 """An engine that reads each form of metadata, of those that `check` knows."""
 
 
-def doctor_page(diagnosis: Diagnosis, *, whole: bool) -> Renderables:
+class _Trimmed:
+    """The same without the blanks that tables end lines with."""
+
+    def __init__(self, page: RenderableType) -> None:
+        self._page = page
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for line in console.render_lines(self._page, options, pad=False):
+            while line and not line[-1].text.strip():
+                line.pop()
+            if line:
+                text, style, control = line.pop()
+                line.append(Segment(text.rstrip(), style, control))
+            yield from line
+            yield Segment.line()
+
+
+def doctor_page(diagnosis: Diagnosis, *, whole: bool) -> RenderableType:
     """Everything that `fp8scope doctor` shows; `whole` for every name."""
     head = literal(f"{diagnosis.folder}: {_size(diagnosis)}")
     head.stylize("bold")
@@ -43,12 +62,17 @@ def doctor_page(diagnosis: Diagnosis, *, whole: bool) -> Renderables:
         if faults:
             parts += [Text(title, style=style), _table(faults, whole=whole), Text()]
     parts.append(literal(doctor_sentence(diagnosis)))
-    if not whole and any(len(fault.where) > SHOWN for fault in diagnosis.faults):
+    if not whole and any(_is_cut(fault) for fault in diagnosis.faults):
         parts.append(literal("All names of what is concerned: --all"))
     if diagnosis.form in _READERS:
         command = f"fp8scope check {quote(str(diagnosis.folder))} --for {_READERS[diagnosis.form]}"
         parts.append(literal(f"What an engine does with it: {command}"))
-    return Renderables(*parts)
+    return _Trimmed(Renderables(*parts))
+
+
+def _is_cut(fault: Fault) -> bool:
+    """Whether it has names that its sentence leaves out."""
+    return len(fault.where) > SHOWN and any(name not in fault.what for name in fault.where)
 
 
 def doctor_sentence(diagnosis: Diagnosis) -> str:
@@ -87,7 +111,11 @@ def _size(diagnosis: Diagnosis) -> str:
 
 
 def _facts(diagnosis: Diagnosis) -> Iterator[str]:
-    ways = (f"{count:,} in {WORDS[way]}" for way, count in diagnosis.linears.items())
+    counts = {WORDS[way]: count for way, count in diagnosis.linears.items()}
+    if diagnosis.bare:
+        counts[WORDS["other"]] -= diagnosis.bare
+        counts[BARE] = diagnosis.bare
+    ways = (f"{count:,} in {way}" for way, count in counts.items() if count)
     yield f"linears: {', '.join(ways) or 'none'}"
     yield f"metadata: {', '.join(diagnosis.metadata) or 'none'}"
     cache = diagnosis.kv_cache

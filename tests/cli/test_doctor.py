@@ -60,6 +60,20 @@ def test_errors_exit_with_1_and_say_what_to_do(fp8scope: Fp8scope, broken: Path)
     assert "model.layers.1.self_attn.v_proj.input_scale" not in page
 
 
+def test_a_page_has_no_blanks_at_its_ends(fp8scope: Fp8scope, broken: Path) -> None:
+    page = fp8scope("doctor", broken, "--all").out
+    assert [line for line in page.splitlines() if line != line.rstrip()] == []
+
+
+def test_nothing_is_left_out_of_a_short_page(fp8scope: Fp8scope, tmp_path: Path) -> None:
+    checkpoint = checkpoints.healthy()
+    checkpoint.drop(f"{checkpoints.DOWN0}.weight_scale")
+    ran = fp8scope("doctor", checkpoint.write(tmp_path / "c"))
+    assert "12 in FP8 per tensor, static, 2 in BF16, 1 in FP8 without a scale" in ran.out
+    assert "another quantization" not in ran.out
+    assert "--all" not in ran.out
+
+
 def test_all_names_every_tensor(fp8scope: Fp8scope, broken: Path) -> None:
     ran = fp8scope("doctor", broken, "--all")
     assert ran.code == 1

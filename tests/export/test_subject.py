@@ -133,3 +133,9 @@ def test_refusals(folder: Path, tmp_path: Path) -> None:
     refused(tmp_path / "broken.yaml", str(folder), "neither JSON nor YAML")
     quantized = _with_config(folder, tmp_path, quantization_config=FLAT)
     refused(quantized, str(folder), "is a checkpoint, which has its own modules")
+
+
+def test_a_foreign_method_beside_the_keys_of_modelopt() -> None:
+    with pytest.raises(CannotRead, match="'awq', and the keys are ModelOpt's"):
+        recognised({"quant_method": "awq", "quant_algo": "FP8"}, Path("x.json"))
+    assert recognised({"quant_algo": "FP8"}, Path("x.json")) == "hf-quant-config"

@@ -25,7 +25,10 @@ FILES: Mapping[str, tuple[tuple[Severity, ...], str]] = {
     "index-incomplete": (_ERROR, "shards hold tensors that the index does not name"),
     "shard-missing": (_ERROR, "a file that the index names is not there"),
     "tensor-duplicate": (_ERROR, "a tensor lies in two shards"),
-    "weights-twice": (_ERROR, "a single file and an index of other tensors: loaders take either"),
+    "weights-twice": (
+        _ERROR,
+        "a single file beside an index of shards: engines load one or the other",
+    ),
     "weights-stray": (_WARNING, "a safetensors file that belongs to nothing"),
     "files-changed": (_ERROR, "somebody wrote the files while they were read"),
     "tensor-unread": (_ERROR, "the disk did not give a tensor's bytes"),
@@ -37,6 +40,14 @@ FILES: Mapping[str, tuple[tuple[Severity, ...], str]] = {
 METADATA: Mapping[str, tuple[tuple[Severity, ...], str]] = {
     "config-missing": (_ERROR, "there is no config.json"),
     "config-unreadable": (_ERROR, "config.json is no JSON object, or may not be read"),
+    "tensor-prefix": (
+        _WARNING,
+        "layers of a well-known text model that are not under model.layers",
+    ),
+    "config-shape": (
+        _ERROR,
+        "a size in config.json that the tensors of a well-known text model lack",
+    ),
     "metadata-missing": (
         _ERROR,
         "weights are FP8 and nothing says so: engines load codes as numbers",
@@ -48,8 +59,13 @@ METADATA: Mapping[str, tuple[tuple[Severity, ...], str]] = {
     ),
     "metadata-one-file": (_WARNING, "ModelOpt's metadata in one of its two places alone"),
     "metadata-disagree": (_ERROR, "config.json and hf_quant_config.json say different things"),
-    "quant-method-unknown": (_EITHER, "a quant_method that no engine knows; a warning if one does"),
+    "quant-method-unknown": (
+        _EITHER,
+        "a quant_method that no engine knows, or not that of the keys; "
+        "a warning if it is read elsewhere",
+    ),
     "quant-algo-unknown": (_ERROR, "a quant_algo that no engine knows"),
+    "format-not-fp8": (_ERROR, "the format of other weights, as pack-quantized, is said of FP8"),
     "fp8-absent": (_ERROR, "the metadata say FP8 and every weight is BF16"),
     "bf16-not-ignored": (_ERROR, "a BF16 linear is on no list: engines load it as FP8"),
     "bf16-unlisted": (_WARNING, "the same of a linear that engines often leave alone"),
@@ -112,6 +128,7 @@ PLAN: Mapping[str, tuple[tuple[Severity, ...], str]] = {
     "plan-unreadable": (_ERROR, "plan.json is damaged, or of a version that is not read"),
     "plan-factors": (_ERROR, "plan.npz is missing, damaged or another's"),
     "plan-other-model": (_ERROR, "plan.json is of another architecture"),
+    "plan-prefix": (_ERROR, "names of the files and of the plan differ by a prefix alone"),
     "plan-linears-missing": (_ERROR, "a linear of the plan is not in the files"),
     "plan-linears-extra": (_ERROR, "a linear of the files is not in the plan"),
     "plan-not-realized": (_ERROR, "a linear is stored otherwise than planned"),

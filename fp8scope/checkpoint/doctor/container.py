@@ -20,6 +20,7 @@ TOKENIZERS = (
 _SIGNS = {"config.json", "hf_quant_config.json", "model.safetensors.index.json"}
 _CODES: dict[ProblemKind, tuple[str, Severity]] = {
     "no-weights": ("weights-missing", "error"),
+    "pickles": ("weights-missing", "error"),
     "unreadable": ("file-unreadable", "error"),
     "truncated": ("file-truncated", "error"),
     "header": ("header-unreadable", "error"),
@@ -34,6 +35,7 @@ _CODES: dict[ProblemKind, tuple[str, Severity]] = {
     "two-weights": ("weights-twice", "error"),
     "stray": ("weights-stray", "warning"),
 }
+_CONVERT = "convert them: safetensors.torch.save_file"  # nothing here loads a pickle
 
 
 def file_faults(listing: Listing) -> Iterator[Fault]:
@@ -48,7 +50,8 @@ def file_faults(listing: Listing) -> Iterator[Fault]:
             what += f"; and {len(problems) - 1} more like that"
         where = (file for p in problems for file in (p.file, *p.files, *p.tensors) if file)
         places = tuple(dict.fromkeys(where))
-        yield Fault(code, _CODES[first.kind][1], what, first.remedy, places)
+        remedy = _CONVERT if first.kind == "pickles" else first.remedy
+        yield Fault(code, _CODES[first.kind][1], what, remedy, places)
 
 
 def folder_faults(contents: Contents) -> Iterator[Fault]:
@@ -77,6 +80,8 @@ def stamps(folder: Path) -> dict[str, tuple[int, int]]:
 
     Raises BadInput where there is no folder, none that may be read, or no checkpoint in it.
     """
+    if folder.is_file():
+        raise BadInput(f"{folder} is a file", "give the folder that it lies in")
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder", "give the folder of a checkpoint")
     try:

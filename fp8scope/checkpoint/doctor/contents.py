@@ -121,7 +121,7 @@ class Contents:
     @cached_property
     def unsound(self) -> frozenset[str]:
         """Linears whose own tensors are wrong, so that what they are to others says nothing."""
-        bare = (each for each in self.fp8 if each.scale is None)
+        bare = (each for each in self.fp8 if each.is_bare)
         halves = (each for each in self.stored if each.is_plain and each.scale is not None)
         odd = (*self.misread, *self.misshapen, *bare, *halves)
         return frozenset(each.name for each in odd)
@@ -166,6 +166,13 @@ class Contents:
     def scale(self, tensor: TensorEntry | None) -> ScaleValues | None:
         """The values of a scale; None where there is none, or it could not be read."""
         return self.values.scales.get(tensor.name) if tensor is not None else None
+
+    @cached_property
+    def architecture(self) -> str | None:
+        """The first class that config.json names."""
+        listed = self.config.get("architectures")
+        first = listed[0] if isinstance(listed, list) and listed else None
+        return first if isinstance(first, str) else None
 
     @cached_property
     def layers(self) -> int | None:

@@ -56,13 +56,15 @@ class CacheFacts:
 @dataclass(frozen=True)
 class Diagnosis:
     """All that was found in `folder`: errors first, then warnings. `linears`: how many are stored
-    in what; `metadata`: which there is (`modelopt in config.json`); `form`: that of the one which
-    the tensors were held against, None where none could be read.
+    in what; `bare`: how many of the others are FP8 codes without a scale; `metadata`: which there
+    is (`modelopt in config.json`); `form`: that of the one which the tensors were held against,
+    None where none could be read.
     """
 
     folder: Path
     faults: tuple[Fault, ...]
     linears: Mapping[Treatment, int]
+    bare: int
     metadata: tuple[str, ...]
     form: Form | None
     kv_cache: CacheFacts

@@ -16,9 +16,11 @@ from fp8scope.checkpoint.doctor.fused import fused_faults
 from fp8scope.checkpoint.doctor.kept import kept_faults
 from fp8scope.checkpoint.doctor.lists import list_faults
 from fp8scope.checkpoint.doctor.metadata import metadata_faults, read_config
+from fp8scope.checkpoint.doctor.naming import prefix_faults
 from fp8scope.checkpoint.doctor.realized import plan_faults
 from fp8scope.checkpoint.doctor.scale_names import scale_tensors
 from fp8scope.checkpoint.doctor.scales import scale_faults
+from fp8scope.checkpoint.doctor.shapes import shape_faults
 from fp8scope.checkpoint.doctor.stored import FLOATS8, stored_linears
 from fp8scope.checkpoint.doctor.values import read_values
 from fp8scope.checkpoint.doctor.weights import weight_faults
@@ -29,6 +31,8 @@ from fp8scope.errors import BadInput
 _LOOKS: tuple[Callable[[Contents], Iterator[Fault]], ...] = (
     folder_faults,
     absent_faults,
+    prefix_faults,
+    shape_faults,
     metadata_faults,
     list_faults,
     fused_faults,
@@ -78,6 +82,7 @@ def examine(
         folder=folder,
         faults=tuple(sorted(faults, key=lambda fault: fault.severity != "error")),
         linears=Counter(each.module.wanted or "other" for each in contents.stored),
+        bare=sum(each.is_bare for each in contents.stored),
         metadata=tuple(f"{said.form} in {said.file}" for said in declarations),
         form=contents.declaration.form if contents.declaration is not None else None,
         kv_cache=cache_facts(contents),

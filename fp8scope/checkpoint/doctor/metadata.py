@@ -49,9 +49,11 @@ def _object(folder: Path, file: str, faults: list[Fault]) -> dict[str, Any] | No
         what = f"{file} cannot be read ({error.strerror})"
         faults.append(Fault(f"{code}-unreadable", "error", what, "check the file", (file,)))
         return None
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
         remedy = "fetch the file again, or mend it"
         what = f"{file} is not JSON"
+        if isinstance(error, json.JSONDecodeError):
+            what += f" (line {error.lineno}, column {error.colno}: {error.msg})"
         faults.append(Fault(f"{code}-unreadable", "error", what, remedy, (file,)))
         return None
     if not isinstance(data, dict):
@@ -108,9 +110,16 @@ def _one_file(contents: Contents) -> Iterator[Fault]:
 
 
 def _two_files(contents: Contents) -> Iterator[Fault]:
-    if len(contents.declarations) != 2 or not all(each.is_read for each in contents.declarations):
+    if len(contents.declarations) != 2:
         return
     here, there = contents.declarations
+    if here.form != there.form and "unknown" not in {here.form, there.form}:
+        what = f"{here.file} says {here.form}, and {there.file} says {there.form}"
+        remedy = "delete the one that is stale: engines take one or the other"
+        yield Fault("metadata-disagree", "error", what, remedy, (here.file, there.file))
+        return
+    if not (here.is_read and there.is_read):
+        return
     apart = [s.name for s in contents.stored if contents.declared(s) != there.of(s.names)]
     if apart:
         what = f"{CONFIG} and {METADATA} disagree on {many(apart, 'linear')}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 SHOWN = 3
+BARE = "FP8 without a scale"
 
 
 def some(names: Iterable[str]) -> str:

@@ -56,6 +56,11 @@ class Stored:
         return self.weight.dtype in PLAIN
 
     @property
+    def is_bare(self) -> bool:
+        """Whether it is codes of E4M3 without the scale that gives them a meaning."""
+        return self.is_fp8 and self.scale is None
+
+    @property
     def is_stacked(self) -> bool:
         """Whether it is all experts of a layer, [experts, out, in]."""
         return len(self.weight.shape) == 3

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fp8scope.checkpoint.doctor.contents import Contents
 from fp8scope.checkpoint.doctor.counting import code_value
 from fp8scope.checkpoint.doctor.diagnosis import Fault
-from fp8scope.checkpoint.doctor.phrases import are, have, many, verb
+from fp8scope.checkpoint.doctor.phrases import are, counted, have, many, verb
 from fp8scope.checkpoint.doctor.stored import BYTES, Stored
 from fp8scope.checkpoint.linears import FLOAT8
 
@@ -36,7 +36,8 @@ def _not_finite(contents: Contents) -> Iterator[Fault]:
     ]
     if codes:
         total = sum(counts[name].nan for name in codes)
-        what = f"{many(codes, 'FP8 tensor')} {verb(codes, 'holds', 'hold')} {total:,} NaN codes"
+        what = f"{many(codes, 'FP8 tensor')} {verb(codes, 'holds', 'hold')} "
+        what += counted(total, "NaN code")
         yield Fault("fp8-nan", "error", what, BUILD_AGAIN, tuple(codes))
     floats = [
         t.name

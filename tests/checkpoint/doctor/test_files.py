@@ -151,6 +151,41 @@ def test_a_single_file_beside_an_index_of_others(sharded: Path) -> None:
     the_error(sharded, "weights-twice", ["model.norm.bias"])
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_single_file_beside_an_index_of_the_same_tensors(sharded: Path, is_there: bool) -> None:
+    """Their values may differ, and engines load one or the other."""
+    save_file(load_file(sharded / FIRST) | load_file(sharded / SECOND), sharded / SINGLE)
+    if not is_there:
+        (sharded / SECOND).unlink()
+    fault = the_error(sharded, "weights-twice", [INDEX, FIRST, SECOND])
+    assert "vLLM what the index names" in fault.what
+    assert ("not all are there" in fault.what) != is_there
+
+
+def test_an_index_of_the_single_file(single: Path) -> None:
+    names = load_file(single / SINGLE)
+    (single / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(names, SINGLE)}))
+    assert examine(single).faults == ()
+
+
+def test_pickles_alone(single: Path) -> None:
+    (single / SINGLE).rename(single / "pytorch_model.bin")
+    fault = the_error(single, "weights-missing")
+    assert "only pickles" in fault.what
+    assert "--" not in fault.remedy  # doctor has no option that reads them
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "consolidated.safetensors"])
+def test_weights_of_other_loaders_beside_a_single_file(single: Path, name: str) -> None:
+    save_file({"old.weight": torch.ones(2)}, single / name)
+    assert the_fault(single, "weights-stray", [name]).severity == "warning"
+
+
+def test_weights_of_other_loaders_beside_an_index(sharded: Path) -> None:
+    save_file({"old.weight": torch.ones(2)}, sharded / "consolidated.safetensors")
+    assert examine(sharded).faults == ()
+
+
 def test_a_stray_shard(single: Path) -> None:
     save_file({"old.weight": torch.ones(2)}, single / "model-00001-of-00009.safetensors")
     fault = the_fault(single, "weights-stray", ["model-00001-of-00009.safetensors"])
@@ -173,6 +208,14 @@ def test_no_config(single: Path) -> None:
 def test_a_config_that_is_no_json_object(single: Path, text: str) -> None:
     (single / "config.json").write_text(text)
     the_error(single, "config-unreadable", ["config.json"])
+
+
+def test_where_a_config_is_no_json(single: Path) -> None:
+    (single / "config.json").write_text('{\n  "a": 1,\n}')
+    fault = the_error(single, "config-unreadable")
+    assert "config.json is not JSON (line 3, column 1: " in fault.what or (
+        "config.json is not JSON (line 2, column 9: " in fault.what  # since Python 3.13
+    )
 
 
 def test_metadata_that_is_no_json(single: Path) -> None:

@@ -61,6 +61,9 @@ def test_no_folder(tmp_path: Path) -> None:
         examine(tmp_path / "absent")
     with pytest.raises(BadInput, match="holds no checkpoint"):
         examine(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(BadInput, match=r"model.safetensors is a file"):
+        examine(tmp_path / "model.safetensors")
 
 
 def test_a_model_in_bf16(tmp_path: Path) -> None:

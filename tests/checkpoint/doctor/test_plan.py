@@ -81,6 +81,15 @@ def test_a_linear_in_another_precision(tmp_path: Path) -> None:
     assert f"{DOWN0} should be FP8 per token and is FP8 per tensor, static" in fault.what
 
 
+def test_a_linear_without_its_scale(tmp_path: Path) -> None:
+    checkpoint = checkpoints.healthy()
+    checkpoint.drop(f"{DOWN0}.weight_scale")
+    found = examine(write(tmp_path, plan_of(), checkpoint))
+    assert (found.bare, found.linears["other"]) == (1, 1)
+    assert {fault.code for fault in found.errors} == {"weight-scale-missing", "plan-not-realized"}
+    assert f"{DOWN0} should be FP8 per tensor, static and is FP8 without a scale" in shown(found)
+
+
 def test_another_architecture(tmp_path: Path) -> None:
     checkpoint = checkpoints.healthy()
     checkpoint.config["architectures"] = ["MistralForCausalLM"]
@@ -131,11 +140,43 @@ def test_a_cache_in_another_precision(tmp_path: Path, precision: str) -> None:
     assert f"planned in {precision.upper()}" in fault.what
 
 
-def test_another_scale_of_the_cache(tmp_path: Path) -> None:
+def test_a_cache_that_is_no_longer_declared(tmp_path: Path) -> None:
     checkpoint = checkpoints.healthy()
-    name = "model.layers.1.self_attn.v_proj.v_scale"
+    del checkpoint.quantization["kv_cache_scheme"]
+    assert checkpoint.metadata is not None
+    checkpoint.metadata["quantization"]["kv_cache_quant_algo"] = None
+    fault = the_error(write(tmp_path, plan_of(), checkpoint), "plan-kv-cache")
+    assert fault.where == tuple(f"model.layers.{layer}.self_attn" for layer in range(2))
+    assert "planned in FP8, and config.json does not say so" in fault.what
+
+
+@pytest.mark.parametrize("which", ["k", "v"])
+def test_another_scale_of_the_cache(tmp_path: Path, which: str) -> None:
+    checkpoint = checkpoints.healthy()
+    name = f"model.layers.1.self_attn.{which}_proj.{which}_scale"
     checkpoint.tensors[name] = torch.tensor(0.05)
-    assert the_error(write(tmp_path, plan_of(), checkpoint), "plan-kv-scales").where == (name,)
+    fault = the_error(write(tmp_path, plan_of(), checkpoint), "plan-kv-scales")
+    assert fault.where == (name,)
+    assert f"0.05 in {name}, planned 0.03" in fault.what
+
+
+def test_a_static_plan_of_weights_alone(tmp_path: Path) -> None:
+    """Without `input_activations`, engines leave inputs in BF16."""
+    checkpoint = checkpoints.healthy()
+    checkpoint.metadata = None
+    float8 = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False}
+    group: dict[str, Any] = {"targets": ["Linear"], "weights": float8, "input_activations": float8}
+    checkpoint.config["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "config_groups": {"group_0": group},
+        "ignore": [KEPT, "lm_head"],
+        "kv_cache_scheme": float8,
+    }
+    assert examine(write(tmp_path / "static", plan_of(), checkpoint)).healthy
+    group["input_activations"] = None
+    fault = the_error(write(tmp_path / "alone", plan_of(), checkpoint), "plan-not-realized")
+    assert len(fault.where) == 13
+    assert "config.json gives their inputs no static scales" in fault.what
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"format": "fp8scope-plan", "version": 1}', ""])
