@@ -157,7 +157,7 @@ class PlanScreen(PlanView):
     def _save(self, living: Living, answer: Answer | None) -> None:
         if answer is None:
             return
-        path = Path(answer.text.strip() or DEFAULT).expanduser()
+        path = _file(answer.text.strip() or str(DEFAULT))
         self._write("saving", partial(living.save, path), lambda written: f"saved {written}")
 
     def action_export(self) -> None:
@@ -172,7 +172,7 @@ class PlanScreen(PlanView):
         if answer is None:
             return
         consumer, path = answer
-        write = partial(living.export, consumer, Path(path.strip()).expanduser())
+        write = partial(living.export, consumer, _file(path.strip()))
         self._write("exporting", write, str)
 
     def _write(self, busy: str, write: Callable[..., Any], say: Callable[[Any], str]) -> None:
@@ -196,6 +196,14 @@ class PlanScreen(PlanView):
             self.app.push_screen(YesNo(f"{error.what}. Overwrite it?"), answered)
 
         self.work(write, written, failed, busy)
+
+
+def _file(text: str) -> Path:
+    """`~` is a person's folder; where there is no such person, there will be no such folder."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
 
 
 def _set_cache(precision: str, living: Living) -> str:

@@ -55,7 +55,7 @@ class PlanView(WorkingScreen):
 
     def compose(self) -> ComposeResult:
         """Numbers, table, what is under the cursor, and what the last change did."""
-        yield Static(id="head")
+        yield Static(id="head", markup=False)
         with Horizontal(id="body"):
             yield PlanTable(FIXED)
             with VerticalScroll(id="side", can_focus=False):
@@ -155,7 +155,7 @@ class PlanView(WorkingScreen):
         draft, cached = living.draft, living.draft.cached
         if cached not in self._frontier:
             self._frontier[cached] = ()  # on its way
-            self.work(draft.frontier, partial(self._keep_frontier, cached))
+            self.work(partial(draft.frontier, draft.step), partial(self._keep_frontier, cached))
             return
         shown = frontier(self._frontier[cached], draft.point)
         self.query_one("#frontier", Static).update(shown)
