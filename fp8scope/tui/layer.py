@@ -130,9 +130,7 @@ class LayerScreen(BrowserScreen):
 
     def _start(self, module: str) -> None:
         if module == self.module:
-            self.run_worker(
-                self._reading(module), thread=True, exclusive=True, exit_on_error=False
-            )
+            self.run_worker(self._reading(module), thread=True, exclusive=True, exit_on_error=False)
 
     def _reading(self, module: str) -> Callable[[], None]:
         browser, profile = self.browser, self.browser.snapshot.profile

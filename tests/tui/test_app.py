@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -18,7 +18,8 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from fp8scope.analyze.measures import measure
-from fp8scope.artefacts.plan_file import read_plan
+from fp8scope.artefacts.plan import Plan
+from fp8scope.artefacts.plan_file import read_plan, write_plan
 from fp8scope.core.structure import FusedGroup
 from fp8scope.errors import CannotWrite, NotAProfile
 from fp8scope.tui import snapshot as snapshots
@@ -235,6 +236,7 @@ def test_leaving_with_changes_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             await pilot.pause(0.1)
             assert isinstance(app.screen, QuitScreen)
             assert "not saved" in screen_text(app)
+            assert "Save writes plan.json" in screen_text(app)
             await pilot.press(stay)
             await pilot.pause()
             assert isinstance(app.screen, OverviewScreen)
@@ -252,6 +254,29 @@ def test_leaving_with_changes_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     plan = read_plan(tmp_path / "plan.json")
     precision = {group.name: group.precision for group in plan.groups}
     assert precision["model.layers.0.mlp.down"] == "bf16"
+
+
+def test_what_is_changed_while_the_plan_is_saved_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write = write_plan
+
+    async def steps(app: BrowseApp, pilot: Pilot[Any]) -> None:
+        living = change(app)
+
+        def slowly(*what: Any) -> Plan:
+            living.draft.next("model.layers.1.mlp.down")  # as a key would by then
+            return write(*what)
+
+        monkeypatch.setattr("fp8scope.tui.living.write_plan", slowly)
+        await pilot.press("q", "s")
+        await until(pilot, (tmp_path / "plan.json").exists)
+        await until(pilot, lambda: isinstance(app.screen, QuitScreen))
+        assert not gone(app)
+        assert living.changed
+
+    browse(all_of_llama(20), steps)
 
 
 def test_a_plan_that_cannot_be_saved_keeps_you_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -260,8 +260,13 @@ def test_moving_opening_ordering_finding() -> None:
         await own.press("b", "down", "b")
         both = (DOWN, group(1, "down"))
         assert {own.living.precision(name) for name in both} == {"bf16"}  # the rows stay in place
-        await own.press("slash", "escape")
+        assert len(rows._lines) == 2
+        await own.press("escape")  # in the table, too
         assert len(own.screen._shown) == len(rows._lines)
+        await own.press("slash", *"up", "escape")
+        assert len(own.screen._shown) == len(rows._lines)
+        await own.press("slash", "enter")
+        assert not own.screen.query_one("#find").has_class("-open")
         await own.pilot.click(rows, offset=(5, 3))
         assert rows.cursor == 2
         await own.press("c")
