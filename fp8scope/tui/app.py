@@ -238,7 +238,7 @@ class BrowseApp(App[None]):
         from fp8scope.tui.quitting import QuitScreen
 
         if not isinstance(self.screen, QuitScreen):
-            self.push_screen(QuitScreen(), self._quit)
+            self.push_screen(QuitScreen(self.living.own_path), self._quit)
 
     def _quit(self, answer: str | None) -> None:
         if answer == "discard":
@@ -255,7 +255,7 @@ class BrowseApp(App[None]):
         except Exception as error:
             self.call_from_thread(self.problem, in_words(error))
         else:
-            self.call_from_thread(self.exit)
+            self.call_from_thread(self.action_quit)  # asks again of what was changed meanwhile
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Those of ours; textual's own would open its own help and themes."""

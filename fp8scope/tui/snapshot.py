@@ -154,7 +154,7 @@ def _filled(snapshot: Snapshot, stop: Callable[[], bool]) -> Iterator[Snapshot]:
     every = [*profile.sites, *(Site(module, Role.WEIGHT) for module in profile.weights)]
     found = dict(snapshot.sites or {})
     left = [site for site in every if site not in found]
-    for start in range(0, len(left), CHUNK):
+    for start in range(0, len(left) or 1, CHUNK):
         found |= {site: measure(profile, site) for site in left[start : start + CHUNK]}
         snapshot = replace(snapshot, sites=dict(found), measured=len(found) == len(every))
         yield snapshot
