@@ -56,7 +56,8 @@ class Model:
     """The linears of a model, in module order, and what applies to all of it.
 
     `architecture` is the class in config.json (`LlamaForCausalLM`). `folded`: smoothing must be
-    folded into the weights before anything is quantized.
+    folded into the weights before anything is quantized. `others`: what the files hold beside
+    linears (norms, embeddings), where that is known.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Model:
     modules: tuple[Module, ...]
     kv_cache: KVCache = "bf16"
     folded: bool = False
+    others: frozenset[str] = frozenset()
 
     def wanted(self) -> set[Treatment]:
         """Every treatment that some module should get."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from fp8scope.artefacts.plan import Plan
@@ -149,8 +150,19 @@ def _proof(reader: Consumer, config: Config, model: Model, version: str) -> Proo
     """Of the lists, and of what else the config says. Raises CannotRead."""
     reading = _read(reader, config, model, version)
     proof = prove(reading)
-    found = (*proof.faults, *neglected(config, reading), *cache_faults(config, model))
+    faults = (fault for fault in proof.faults if not _names_others(fault, model))
+    found = (*faults, *neglected(config, reading), *cache_faults(config, model))
     return replace(proof, faults=found or tuple(idle_faults(config, reading, proof.rows)))
+
+
+def _names_others(fault: Fault, model: Model) -> bool:
+    """Whether a fault is of entries that match norms or embeddings alone: exporters list them."""
+    is_dead = fault.kind == "nothing" and not fault.layers
+    return is_dead and all(
+        pattern.text in model.others
+        or any(fnmatchcase(name, pattern.text) for name in model.others)
+        for pattern in fault.patterns
+    )
 
 
 def _first(proof: Proof) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ import yaml
 from fp8scope.artefacts.plan import FORMAT
 from fp8scope.artefacts.plan_file import read_plan
 from fp8scope.checkpoint.hub import read_remote
-from fp8scope.checkpoint.inventory import read_inventory
+from fp8scope.checkpoint.inventory import Inventory, read_inventory
 from fp8scope.checkpoint.linears import linears
 from fp8scope.checkpoint.listing import INDEX, SINGLE
 from fp8scope.checkpoint.planned import planned_model
-from fp8scope.core.modules import Model
+from fp8scope.core.modules import Model, Module
 from fp8scope.errors import BadInput, one_line
 from fp8scope.export.consumer import CannotRead, Config
 
@@ -170,18 +170,26 @@ def _modules(home: str, *, trust_tensors: bool) -> tuple[Model, str]:
         config, inventory = read_remote(home)
     else:
         raise BadInput(f"there is no {home}", "give a folder, a plan or a hub id with --model")
-    found = Model(
+    found = linears(inventory, config)
+    model = Model(
         name=path.name or home,
         architecture=_architecture(config),
         model_type=str(config.get("model_type", "")),
-        modules=linears(inventory, config),
+        modules=found,
+        others=_others(inventory, found),
         kv_cache="fp8" if any(name.endswith(".k_scale") for name in inventory.shapes()) else "bf16",
     )
-    if not found.modules:
+    if not found:
         raise BadInput(f"{home} holds no linear layers", "give the folder of a language model")
     if not trust_tensors:
-        return found.with_wanted(lambda _: None), ""
-    return found, f"the tensors of {home} say"
+        return model.with_wanted(lambda _: None), ""
+    return model, f"the tensors of {home} say"
+
+
+def _others(inventory: Inventory, known: Iterable[Module]) -> frozenset[str]:
+    """The modules of all tensors that are no linears'."""
+    owners = {tensor.name.rpartition(".")[0] for tensor in inventory.tensors}
+    return frozenset(owners - {module.name for module in known})
 
 
 def _architecture(config: Mapping[str, Any]) -> str:

@@ -56,7 +56,7 @@ class Draft:
         maker = self._maker_of(profile, plan) if plan else PlanMaker(profile, settings)
         self._moves = Moves(maker.planner)
         structure = profile.structure
-        self._caches = [layer.group for layer in structure.kv_layers]
+        self._caches = dict.fromkeys(layer.group for layer in structure.kv_layers)
         left = {unit.name for unit in maker.planner.left_out} | routers(structure)
         self._left = left | {g.name for g in structure.groups if left.issuperset(g.members)}
         self._prefix = common_prefix(linear.name for linear in structure.linears)

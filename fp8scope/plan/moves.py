@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from fp8scope.artefacts.plan import Precision
 from fp8scope.core.choices import Term
@@ -27,6 +28,20 @@ class _Tied:
     prices: Prices
     ways: tuple[Terms, ...]
     cached: tuple[Terms, ...]
+
+    def bare(self, terms: Terms) -> Terms:
+        """Without those of the KV caches."""
+        caches = {cache.group for cache in self.cluster.caches}
+        return tuple(term for term in terms if term.group not in caches)
+
+    @cached_property
+    def same(self) -> tuple[Mapping[Terms, list[Terms]], Mapping[Terms, list[Terms]]]:
+        """The ways without and with KV caches in FP8, by what they are beside those."""
+        found: tuple[dict[Terms, list[Terms]], dict[Terms, list[Terms]]] = {}, {}
+        for ways, own in zip((self.ways, self.cached), found, strict=True):
+            for terms in ways:
+                own.setdefault(self.bare(terms), []).append(terms)
+        return found
 
     def beside(self, terms: Terms) -> tuple[Terms, ...]:
         """The ways with the KV caches as these terms have them."""
@@ -96,9 +111,12 @@ class Moves:
         """The same with every KV cache in FP8 or none, otherwise as near as can be."""
         found = []
         for number, (tied, way) in enumerate(zip(self._tied, ways, strict=True)):
-            every = tied.cached if cache else tied.ways
-            near = self._nearest(number, way, {}, pins, every) if tied.cluster.caches else way
-            found.append(near or way)
+            if not tied.cluster.caches:
+                found.append(way)
+                continue
+            same = tied.same[cache].get(tied.bare(way.terms))
+            every = same or (tied.cached if cache else tied.ways)
+            found.append(self._nearest(number, way, {}, pins, every) or way)
         return tuple(found)
 
     def nearest(

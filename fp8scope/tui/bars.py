@@ -8,6 +8,8 @@ from math import ceil, floor, log10
 
 from rich.cells import cell_len
 from textual.content import Content
+from textual.geometry import Size
+from textual.widget import Widget
 
 from fp8scope.analyze.sensitivity import Score
 from fp8scope.core.choices import Term
@@ -103,3 +105,26 @@ class _Axis:
             if at == 0 or line[max(0, at - 2)] == " ":
                 line[at : at + len(text)] = text
         return "".join(line).rstrip() + " nats per token"
+
+
+class KlBars(Widget):
+    """Scores as bars, as wide as there is room."""
+
+    DEFAULT_CSS = "KlBars { height: auto; }"
+
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002  (textual's)
+        super().__init__(id=id)
+        self.scores: Sequence[Score] = ()
+
+    def show(self, scores: Sequence[Score]) -> None:
+        """Show these, in their order."""
+        self.scores, self.display = scores, bool(scores)
+        self.refresh(layout=True)
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        """One line each, and the axis."""
+        return len(self.scores) + 1
+
+    def render(self) -> Content:
+        """The bars."""
+        return kl_bars(self.scores, self.size.width) if self.scores else Content("")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import ClassVar
 
 from rich.console import RenderableType
@@ -11,18 +11,15 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.geometry import Size
-from textual.widget import Widget
 from textual.widgets import Static
 from textual.worker import get_current_worker
 
 from fp8scope.analyze.detail import SiteDetail
-from fp8scope.analyze.sensitivity import Score
 from fp8scope.core.sites import Site
 from fp8scope.core.words import printable
 from fp8scope.errors import Fp8scopeError
-from fp8scope.tui import sections
-from fp8scope.tui.bars import kl_bars
+from fp8scope.tui import layer_page, sections
+from fp8scope.tui.bars import KlBars
 from fp8scope.tui.panel import KEYS, NO_FOLD, outcome_table, scheme_words
 from fp8scope.tui.plot import HistogramPlot
 from fp8scope.tui.printed import Printed
@@ -31,85 +28,15 @@ from fp8scope.tui.snapshot import Snapshot
 from fp8scope.tui.study import Study, readable, siblings, study
 from fp8scope.tui.whatif import EIGHTHS, Trial, WhatIf
 
-TITLES = {
-    "histogram": "h  magnitudes of",
-    "why": "w  why, and what helps",
-    "costs": "k  what it costs: ● measured, ○ predicted, ├─┤ one standard error each way",
-    "pairs": "smoothed, with what it is folded into in FP8",
-    "spread": "l  channels",
-    "values": "v  largest values",
-    "traffic": "t  tags, headroom, convergence",
-}
 PASSED = 0.04  # seconds
-JUMPS = (
-    ("h", "histogram", "to the magnitudes"),
-    ("w", "why", "to cause and remedy"),
-    ("k", "costs", "to the costs"),
-    ("l", "spread", "to the channels"),
-    ("v", "values", "to the largest values"),
-    ("t", "traffic", "to tags, headroom and convergence"),
-)
-HINT = (
-    "[b]tab[/] site  [b]n p[/] next, previous  [b]h w k l v t[/] sections  "
-    "[b]\\[ ] { } = o a A[/] what if"
-)
-
-
-class KlBars(Widget):
-    """Scores as bars, as wide as there is room."""
-
-    DEFAULT_CSS = "KlBars { height: auto; }"
-
-    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002  (textual's)
-        super().__init__(id=id)
-        self.scores: Sequence[Score] = ()
-
-    def show(self, scores: Sequence[Score]) -> None:
-        """Show these, in their order."""
-        self.scores, self.display = scores, bool(scores)
-        self.refresh(layout=True)
-
-    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        """One line each, and the axis."""
-        return len(self.scores) + 1
-
-    def render(self) -> Content:
-        """The bars."""
-        return kl_bars(self.scores, self.size.width) if self.scores else Content("")
 
 
 class LayerScreen(BrowserScreen):
     """One module, fused group, or attention module (of which what its cache receives)."""
 
-    HELP = """
-Everything about one module or fused group, as `analyze --layer` says it.
-
-**Magnitudes**: how many values (log axis) of which size (log axis). The zones are those of the
-number format under the scale of the what-if: values that round to zero, subnormals, normals, and
-values that are clamped. Orange is lost, blue is kept.
-
-**What if**: move the scale, the format or α and see what changes against E4M3 with scale amax/448.
-Without α all numbers are exact. With α, amax, scale and rms are exact, ≤ marks a bound, and ≈ an
-estimate from each channel's rms.
-
-**What it costs**: KL in nats per token of this group alone, by candidate, on a log axis.
-"""
+    HELP = layer_page.HELP
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (130, "-wide")]  # noqa: RUF012  (textual's type)
-    CSS = """
-    LayerScreen #heading { height: auto; padding: 0 1; background: $panel; }
-    LayerScreen #hint { height: 1; padding: 0 1; color: $text-muted; }
-    LayerScreen #columns { height: auto; }
-    LayerScreen.-narrow #columns { layout: vertical; }
-    LayerScreen .column { height: auto; width: 1fr; }
-    LayerScreen.-narrow .column { width: 100%; }
-    LayerScreen .section { height: auto; border-top: solid $secondary; padding: 0 1;
-                           border-title-color: $text; }
-    LayerScreen #plot { height: 11; }
-    LayerScreen.-wide #plot { height: 20; }
-    LayerScreen Static { height: auto; }
-    LayerScreen #scheme { height: 1; }
-    LayerScreen #outcome { height: 10; }
-    """
+    CSS = layer_page.CSS
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab", "next_site(1)", "next site", priority=True),
         Binding("shift+tab", "next_site(-1)", "previous site", priority=True),
@@ -123,7 +50,7 @@ estimate from each channel's rms.
         Binding("o", "format", "next format"),
         Binding("a", "alpha(1)", "smooth more"),
         Binding("A", "alpha(-1)", "smooth less"),
-        *(Binding(key, f"jump('{name}')", words) for key, name, words in JUMPS),
+        *(Binding(key, f"jump('{name}')", words) for key, name, words in layer_page.JUMPS),
     ]
 
     def __init__(self, module: str) -> None:
@@ -153,11 +80,11 @@ estimate from each channel's rms.
             with Vertical(classes="column"):
                 for name in ("values", "traffic"):
                     yield Printed(id=name, classes="section")
-        yield Static(Content.from_markup(HINT), id="hint")
+        yield Static(Content.from_markup(layer_page.HINT), id="hint")
 
     def on_mount(self) -> None:
         """Show what the snapshot knows at once, and read the rest."""
-        for name, title in TITLES.items():
+        for name, title in layer_page.TITLES.items():
             self.query_one(f"#{name}").border_title = Content(title)
         self._open(self.module)
 
@@ -185,12 +112,20 @@ estimate from each channel's rms.
         return self.study.trials[detail.measures.site] if self.study and detail else None
 
     def _open(self, module: str) -> None:
+        """The name at once, which answers the key; the page after that has been painted."""
         self.module, self.study, self.at, self.trial = module, None, 0, Trial()
         self._told = ()
+        text = sections.heading(self.browser, module, self.group)
+        self.query_one("#heading", Static).update(text, layout=False)
+        self.call_after_refresh(self._known, module)
+
+    def _known(self, module: str) -> None:
+        if module != self.module:
+            return
         self.query_one("#page").scroll_home(animate=False)
         self.refresh_from(self.browser.snapshot)
         self._show_site()
-        # after this has been painted, and not for what is only passed on the way to another
+        # not for what is only passed on the way to another
         self.set_timer(PASSED, lambda: self._start(module))
 
     def _start(self, module: str) -> None:
@@ -211,6 +146,7 @@ estimate from each channel's rms.
                 return
             if not worker.is_cancelled:
                 self.app.call_from_thread(self._read, found)
+                found.prepare(lambda: worker.is_cancelled)
 
         return read
 
@@ -228,9 +164,8 @@ estimate from each channel's rms.
         if told == self._told:
             return  # most snapshots say nothing new of one module
         self._told = told
-        self.query_one("#heading", Static).update(
-            sections.heading(self.browser, self.module, group)
-        )
+        text = sections.heading(self.browser, self.module, group)
+        self.query_one("#heading", Static).update(text, layout=False)
         self.query_one("#why", Printed).show(sections.why(self.browser, group, read))
         known = sorted(snapshot.scores.get(group, {}).values(), key=lambda score: score.kl)
         scores, pairs = (read.findings.scores, read.findings.pairs) if read else (known, [])
@@ -265,7 +200,7 @@ estimate from each channel's rms.
         """The sites of this module, the one that is shown marked; a click shows another."""
         details = self.study.findings.details if self.study else []
         several = len({detail.measures.site.module for detail in details}) > 1
-        parts = [Content(TITLES["histogram"])]
+        parts = [Content(layer_page.TITLES["histogram"])]
         for number, detail in enumerate(details):
             name = Content(f" {_site_words(detail.measures.site, several)} ")
             style = "reverse" if number == self.at else "underline"

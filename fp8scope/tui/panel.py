@@ -12,13 +12,14 @@ from fp8scope.core.words import decibel, number, percent, times
 from fp8scope.tui.whatif import EIGHTHS, Outcome
 
 KEYS = (
-    "[b]\\[ ][/] scale by ⅛ octave  [b]{ }[/] by an octave  [b]=[/] amax/max  "
-    "[b]o[/] format  [b]a A[/] α up, down"
+    "[b]\\[ ][/] scale by ⅛ octave  [b]{ }[/] by one  [b]=[/] amax/max  [b]o[/] format  "
+    "[b]a A[/] α up, down"
 )
 NO_FOLD = "Nothing folds into this, so α changes nothing here."
 ESTIMATED = (
-    "≈ estimate, each channel a Gaussian of its rms (of all without smoothing it would say "
-    "{body}, {underflow}; truly {true_body}, {true_underflow}); ≤ bound by channels; else exact."
+    "≈ is an estimate: each channel is taken for a Gaussian of its rms. Without smoothing it would "
+    "say {body}, {underflow}, where the truth is {true_body}, {true_underflow}. ≤ is a bound; all "
+    "else is exact."
 )
 
 

@@ -22,7 +22,7 @@ from fp8scope.tui.working import WorkingScreen
 
 WIDE = 130
 """Columns from which on there is room for what other budgets would buy."""
-KEYS = "space t k B s b  u undo  R solve  p pin  v KV  w save  x export  o order  / find"
+KEYS = "space tkBsb  u undo  R solve  p pin  v KV  w save  x export  o order  / find"
 
 
 class PlanView(WorkingScreen):

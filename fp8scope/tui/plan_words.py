@@ -25,17 +25,19 @@ def headline(found: Predicted, asked: Objective, *, cached: bool) -> Content:
     spent = limited(found, asked)
     share = spent / asked.value if asked.value > 0 else (math.inf if spent > 0 else 0.0)
     broken = over(found, asked)
-    room = "over" if broken else "of"
     colour = "$warning" if broken else "$primary"
-    told = f" {_share(share)} {room} {_budget(asked)}"
+    told = f" {_share(share)} of {_budget(asked)}{', over' if broken else ''}"
     faster, behind = (
         f"{times(us / found.step_time_us)}× {name}"
-        for us, name in ((found.bf16_step_time_us, "BF16"), (found.fp8_step_time_us, "FP8"))
+        for us, name in (
+            (found.bf16_step_time_us, "as fast as BF16"),
+            (found.fp8_step_time_us, "FP8"),
+        )
     )
     numbers = (
-        f"\n{found.effective_bits:.2f} bits   BF16 {percent(found.bf16_share)}   "
-        f"KV {'FP8' if cached else 'BF16'}   step {number(found.step_time_us)} µs = "
-        f"{faster}, {behind} in speed"
+        f"\n{found.effective_bits:.2f} bits  BF16 {percent(found.bf16_share)}  "
+        f"KV {'FP8' if cached else 'BF16'}  step {number(found.step_time_us)} µs, "
+        f"{faster}, {behind}"
     )
     tags = "   ".join(f"{printable(tag)} {_with_error(own)}" for tag, own in _worst(found.tags))
     return Content.assemble(
@@ -133,7 +135,7 @@ def _budget(asked: Objective) -> str:
 
 
 def _share(share: float) -> str:
-    return f"{100 * share:.0f}%" if math.isfinite(share) and share < 100 else "far"
+    return f"{100 * share:.0f}%" if share < 100 else ">9999%"
 
 
 def _worst(tags: dict[str, Nats]) -> list[tuple[str, Nats]]:

@@ -42,12 +42,12 @@ def heading(browser: Browser, module: str, group: str) -> Text:
     text.stylize("bold")
     if group not in ("", module):
         text.append_text(literal(f", of {snapshot.short(group)}"))
+    if planned := precision(browser, group):
+        text.append(f", planned {planned}")
     said = []
     plain = snapshot.scores.get(group, {}).get("fp8_tensor")
     if plain is not None:
         said.append(f"{with_error(plain)} nats per token in fp8_tensor")
-    if planned := precision(browser, group):
-        said.append(f"planned {planned}")
     finding = (snapshot.groups or {}).get(group)
     if finding is not None:
         said.append(str(finding.cause.cause).replace("_", " "))

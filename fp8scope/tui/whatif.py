@@ -19,7 +19,7 @@ from fp8scope.core.formats import E2M1, E4M3, E5M2, INT4, INT8, Format
 from fp8scope.core.histogram import Histogram
 from fp8scope.core.sites import Role, Site
 from fp8scope.profile.record import Profile
-from fp8scope.tui.channels import Smoothable, smoothable
+from fp8scope.tui.channels import Channels, Smoothable, smoothable
 
 FORMATS = (E4M3, E5M2, INT8, INT4, E2M1)
 ALPHAS = (None, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
@@ -114,6 +114,19 @@ class WhatIf:
         channels = self.smooth.channels if self.smooth else None
         return channels.gaussian(self.zero_share) if channels else self.histogram
 
+    @cached_property
+    def _guesses(self) -> dict[float, tuple[Channels, Histogram]]:
+        return {}
+
+    def _smoothed_to(self, alpha: float, smooth: Smoothable) -> tuple[Channels, Histogram]:
+        """The channels under an α and their estimated histogram: kept, for a scale is moved often,
+        and of the experts of a layer there are a million channels.
+        """
+        if alpha not in self._guesses:
+            channels = smooth.at(alpha)
+            self._guesses[alpha] = channels, channels.gaussian(self.zero_share)
+        return self._guesses[alpha]
+
     def outcome(self, trial: Trial) -> Outcome:
         """What the trial makes of the site. Where nothing folds, α changes nothing."""
         if trial.alpha is None or self.smooth is None:
@@ -137,9 +150,8 @@ class WhatIf:
         )
 
     def _smoothed(self, trial: Trial, smooth: Smoothable) -> Outcome:
-        channels = smooth.at(trial.alpha)
+        channels, guess = self._smoothed_to(trial.alpha or 0.0, smooth)
         scale = scale_of(trial, channels.largest)
-        guess = channels.gaussian(self.zero_share)
         plain = scale_of(trial, smooth.channels.largest)
         return Outcome(
             trial=trial,

@@ -27,6 +27,7 @@ class Host(App[None]):
 
     def __init__(self, snapshot: Snapshot, screen: BrowserScreen) -> None:
         super().__init__()
+        self.animation_level = "none"
         self.snapshot, self.living = snapshot, None
         self.shown = screen
         self.left = False

@@ -20,8 +20,9 @@ from fp8scope.errors import DamagedProfile
 from fp8scope.profile.record import Profile
 from fp8scope.report.findings import finding_rows
 from fp8scope.report.rows import detail_row
+from fp8scope.tui.channels import Channels, Smoothable
 from fp8scope.tui.layer import LayerScreen
-from fp8scope.tui.whatif import Trial
+from fp8scope.tui.whatif import ALPHAS, Trial
 from tests.profiles import ATTENTION, Q, build
 from tests.tui.host import NARROW, WIDE, Host, drive, screen_text, settled, snapshot_of
 from tests.tui.subjects import CONTROLS, HOSTILE, TAGS, hostile, llama, scanned
@@ -100,6 +101,7 @@ def test_every_number_of_a_site_is_that_of_the_json(module: str) -> None:
                 assert piece in text, (str(detail.measures.site), piece)
             seen.add(detail.measures.site)
             await pilot.press("tab")
+            await settled(pilot)  # tables are drawn after what the key acts on
 
     drive(snapshot_of(llama(), full=False), LayerScreen(module), steps, WHOLE)
     assert seen == rows.keys()
@@ -327,6 +329,31 @@ def test_text_of_the_model_is_shown_literally(module: str, size: tuple[int, int]
         assert TAGS[0] in text
         assert "[blink]·[2J.txt" in text
         assert len(HOSTILE) == 6
+
+
+def test_stacked_experts_are_smoothed_before_a_key_asks_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fp8scope.tui.study.MANY", 1)
+    asked: list[float] = []
+    at = Smoothable.at
+
+    def asking(self: Smoothable, alpha: float | None) -> Channels:
+        asked.append(alpha or 0.0)
+        return at(self, alpha)
+
+    monkeypatch.setattr(Smoothable, "at", asking)
+
+    async def steps(pilot: Pilot[Any], host: Host) -> None:
+        prepared = len(asked)
+        assert prepared >= len(ALPHAS) - 1
+        await pilot.press("a", "]", "a", "a")
+        assert layer(host).trial.alpha == 0.375
+        assert len(asked) == prepared
+
+    profile = scanned("mixtral")
+    stack = next(m for m in profile.expert_weights if "down" in m)
+    drive(snapshot_of(profile, full=False), LayerScreen(stack), steps)
 
 
 def test_a_damaged_record_is_a_problem_in_words() -> None:

@@ -195,7 +195,7 @@ def test_every_key_that_changes(size: tuple[int, int]) -> None:
         assert "KV FP8" in own.text("head")
         await own.press("v")
         assert "KV BF16" in own.text("head")
-        assert "over 0.020" in own.text("head")
+        assert "of 0.020, over" in own.text("head")
         await own.press(*12 * "u")
         assert own.said == "there is nothing to undo"
         assert not own.changed()

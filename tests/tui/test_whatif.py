@@ -135,7 +135,7 @@ def test_smoothing_gives_the_exact_amax_and_rms_and_a_true_bound(
 ) -> None:
     values, factors = outlying(), np.exp2(np.array(powers, np.float32))
     found = tried(values, factors).outcome(Trial(eighths=eighths, alpha=0.5))
-    smoothed = values / factors
+    smoothed: Float32 = (values / factors).astype(np.float32)
     assert not found.exact
     assert found.amax == np.abs(smoothed).max()
     assert found.rms == pytest.approx(np.sqrt((smoothed.astype(np.float64) ** 2).mean()))
