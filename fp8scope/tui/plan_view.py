@@ -32,10 +32,10 @@ class PlanView(WorkingScreen):
     PlanView #body PlanTable { width: 1fr; }
     PlanView #side { width: 44; padding: 0 1; background: $surface; display: none; }
     PlanView.-wide #side { display: block; }
-    PlanView.-wide #about { max-height: 4; }
+    PlanView.-wide #about { height: 3; }
     PlanView #find { display: none; border: none; height: 1; padding: 0 1; }
     PlanView #find.-open { display: block; }
-    PlanView #about { height: auto; max-height: 2; padding: 0 1; background: $surface; }
+    PlanView #about { height: 2; padding: 0 1; background: $surface; }
     PlanView #said { height: auto; max-height: 3; padding: 0 1; text-style: bold; }
     PlanView #keys { height: 1; padding: 0 1; color: $foreground 70%; }
     """
@@ -144,7 +144,8 @@ class PlanView(WorkingScreen):
 
     def _tell(self) -> None:
         row = self._shown.get(self.rows.key or "")
-        self.query_one("#about", Static).update(about(row) if row else "no such group")
+        said = about(row) if row else "no such group"
+        self.query_one("#about", Static).update(said, layout=False)  # a layout takes 40 ms
 
     def _show_frontier(self) -> None:
         living = self.browser.living
