@@ -137,16 +137,16 @@ def _seen(profile: Profile, unit: Unit) -> bool:
     return all(profile.owner(site) in profile.sites for site in inputs)
 
 
-def model_scores(profile: Profile) -> dict[str, Score]:
+def model_scores(profile: Profile, scores: Scores | None = None) -> dict[str, Score]:
     """The whole model in each candidate, by name; `fp8_tensor + kv_cache` with every cache.
 
-    Empty where the profile was not scored.
+    Empty where the profile was not scored. `scores`: the profile's, where they are made already.
     """
     if profile.sensitivity is None:
         return {}
     named = {}
     caches = {layer.group for layer in profile.structure.kv_layers}
-    for score in Scores(profile).kind(Kind.MODEL):
+    for score in (scores or Scores(profile)).kind(Kind.MODEL):
         names = {term.candidate for term in score.row.terms}
         name = "fp8_smooth" if "fp8_smooth" in names else score.row.terms[0].candidate
         if any(term.group in caches for term in score.row.terms):

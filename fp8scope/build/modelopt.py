@@ -9,6 +9,7 @@ anything is exported each quantizer is asked what it is, and compared with the p
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -33,7 +34,7 @@ WITHOUT = "plan it in BF16 (--exclude), or build with --format compressed-tensor
 @contextmanager
 def modelopt_at_work() -> Iterator[None]:
     """ModelOpt tells its progress on stdout, which is for data, and warns of what is not used."""
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), _silent_logs():
         warnings.simplefilter("ignore")
         try:
             import modelopt.torch.export
@@ -42,6 +43,16 @@ def modelopt_at_work() -> Iterator[None]:
             what = f"ModelOpt cannot be imported ({one_line(error)})"
             raise Missing(what, "pip install -c constraints.txt nvidia-modelopt") from error
         yield
+
+
+@contextmanager
+def _silent_logs() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def quantize(model: nn.Module, plan: Plan, scales: Mapping[str, tuple[Static, ...]]) -> None:

@@ -18,6 +18,9 @@ def check_buildable(plan: Plan) -> None:
     """Raise BadInput for what has no weight of its own, is stored in another way than engines read
     it, or is planned in several ways and run as one by engines.
     """
+    if not _in_fp8(plan):
+        what = "the plan runs nothing in FP8, so there is nothing to build"
+        raise BadInput(what, "plan with another budget, --candidates, or --keep '*layers*'")
     _refuse_modules(plan)
     _refuse_splits(plan)
 

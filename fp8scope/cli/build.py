@@ -17,8 +17,9 @@ from fp8scope.cli.subject import quiet_transformers
 from fp8scope.errors import GateFailed
 
 if TYPE_CHECKING:
-    from fp8scope.build.api import Built, Events, Order
+    from fp8scope.build.api import Built
     from fp8scope.build.memory import Needs
+    from fp8scope.build.order import Events, Order
 
 FORMATS = ("modelopt", "compressed-tensors")
 
@@ -38,7 +39,7 @@ class _Arguments:
     as_json: bool
 
 
-@click.command(name="build", short_help="The FP8 checkpoint of a plan, by ModelOpt.")
+@click.command(name="build", short_help="The FP8 checkpoint of a plan.")
 @click.argument("plan", type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="The new folder."
@@ -93,7 +94,9 @@ def command(interrupts: Interrupts, /, **options: object) -> None:
     )
     say("loading torch and ModelOpt …")
     quiet_transformers()
-    from fp8scope.build.api import Order, build_into, reference_of
+    from fp8scope.build.api import build_into
+    from fp8scope.build.order import Order
+    from fp8scope.build.source import reference_of
     from fp8scope.runtime.loading import LoadOptions
 
     order = Order(
@@ -110,7 +113,7 @@ def command(interrupts: Interrupts, /, **options: object) -> None:
 
 
 def _events(examined: Callable[[int, int], None]) -> Events:
-    from fp8scope.build.api import Events
+    from fp8scope.build.order import Events
 
     return Events(
         step=lambda name: say(f"{name} …"),
@@ -127,7 +130,7 @@ def _say_needs(found: Needs) -> None:
 
 
 def _report(built: Built, order: Order, *, as_json: bool) -> None:
-    from fp8scope.build.api import WRITTEN
+    from fp8scope.build.order import WRITTEN
     from fp8scope.export.readers import readers
     from fp8scope.report.built import built_json, built_page
 

@@ -72,7 +72,8 @@ class Draft:
             self.notes = ("the plan is of another profile of this model: numbers are this one's",)
         settings = PlanSettings.of(plan)
         try:
-            return PlanMaker(profile, settings)
+            maker = PlanMaker(profile, settings)
+            return maker if self.notes else maker.with_budget(plan.objective.value)
         except Fp8scopeError as error:
             if settings.times is None:
                 raise
@@ -245,9 +246,11 @@ class Draft:
             return self._given, factors
         return plan, factors
 
-    def frontier(self) -> tuple[Point, ...]:
-        """What other budgets would buy, with the KV cache as it is; takes a second at first."""
-        step = self.step
+    def frontier(self, step: Step | None = None) -> tuple[Point, ...]:
+        """What other budgets would buy, with the KV cache as it is now or was at a step; takes a
+        second at first.
+        """
+        step = step or self.step
         return points(step.maker.planner, self._choice(step, step.maker))
 
     def saved(self, step: Step) -> None:

@@ -62,6 +62,14 @@ class PlanMaker:
         other.stated = self.stated.model_copy(update={"kv_cache": kv_cache})
         return other
 
+    def with_budget(self, value: float) -> PlanMaker:
+        """With the budget that a preset once came to: with groups pinned it comes to another."""
+        other = copy(self)
+        if self.stated.preset is not None:
+            other.stated = self.stated.model_copy(update={"value": value})
+            other.objective = replace(self.objective, value=value)
+        return other
+
     def choose(self, max_kl: float | None = None) -> Choice:
         """The best choice; under a tighter KL budget than was asked for, where one is given."""
         return self.planner.choose(self.under(max_kl))

@@ -20,15 +20,17 @@ def built_page(
     """What is in the folder, what it weighs, and who will run it as planned."""
     head = literal(f"{diagnosis.folder}: {plan.model.name} in FP8")
     head.stylize("bold")
-    stored = [f"{count} {WORDS[each]}" for each, count in diagnosis.linears.items() if count]
+    stored = [f"{count} in {WORDS[each]}" for each, count in diagnosis.linears.items() if count]
     size = f"{_size(diagnosis.nbytes)} of tensors"
     size += f", {_size(before)} before" if before else ""
-    lines = [f"Linears: {', '.join(stored)}; {size}."]
+    lines = [f"Linears: {'; '.join(stored)}. In all {size}."]
     if plan.folds:
         lines.append(f"Smoothing is folded into the weights ({len(plan.folds)} folds).")
     caches = [cache for cache in plan.kv_cache if cache.precision == "fp8"]
     if caches:
-        lines.append(f"Scales of an FP8 KV cache: {len(caches)} layers.")
+        lines.append(
+            f"Scales of an FP8 KV cache: {len(caches)} layers; engines ask for fp8 there as well."
+        )
     lines += _readers(read_by)
     lines += [f"Warning: {fault.what}; {fault.remedy}." for fault in diagnosis.faults]
     return Renderables(head, *(literal(f"  {line}") for line in lines))

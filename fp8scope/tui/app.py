@@ -6,17 +6,19 @@ screens need is imported by the thread that reads, while the frame is already th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar, cast
 
+from textual import events
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Static
-from textual.worker import get_current_worker
+from textual.worker import Worker, get_current_worker
 
 from fp8scope.errors import in_words
 from fp8scope.tui import colours, commands
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 LATEST = 0.25
 """Seconds between two refreshes while the profile is read."""
+KEYS_FIRST = 0.06
+"""Seconds for which nothing is read after a key: Python does one thing at a time."""
 
 
 SCREENS = {
@@ -91,6 +95,7 @@ class BrowseApp(App[None]):
         self.living: Living | None = None
         self.refusal: Exception | None = None
         self._ended = self._due = False
+        self._pressed = 0.0
         for theme in (colours.DARK, colours.LIGHT):
             self.register_theme(theme)
         self.theme = colours.DARK.name
@@ -113,10 +118,22 @@ class BrowseApp(App[None]):
 
             snapshot = self._start()
             self.post_message(self.Opened(snapshot))
-            for more in filled(snapshot, stop=lambda: worker.is_cancelled):
+            for more in filled(snapshot, stop=partial(self._made_way, worker)):
                 self.post_message(self.Read(more))
         except Exception as error:
             self.post_message(self.Failed(error))
+
+    def _made_way(self, worker: Worker[None]) -> bool:
+        """Wait while keys are pressed, and say whether to stop."""
+        while time.monotonic() < self._pressed + KEYS_FIRST and not worker.is_cancelled:
+            time.sleep(KEYS_FIRST / 10)
+        return worker.is_cancelled
+
+    async def on_event(self, event: events.Event) -> None:
+        """Keys go before reading."""
+        if isinstance(event, events.Key):
+            self._pressed = time.monotonic()
+        await super().on_event(event)
 
     def on_browse_app_opened(self, message: Opened) -> None:
         """Show the overview."""
@@ -238,7 +255,7 @@ class BrowseApp(App[None]):
         from fp8scope.tui.quitting import QuitScreen
 
         if not isinstance(self.screen, QuitScreen):
-            self.push_screen(QuitScreen(), self._quit)
+            self.push_screen(QuitScreen(self.living.own_path), self._quit)
 
     def _quit(self, answer: str | None) -> None:
         if answer == "discard":
@@ -255,7 +272,7 @@ class BrowseApp(App[None]):
         except Exception as error:
             self.call_from_thread(self.problem, in_words(error))
         else:
-            self.call_from_thread(self.exit)
+            self.call_from_thread(self.action_quit)  # asks again of what was changed meanwhile
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Those of ours; textual's own would open its own help and themes."""

@@ -39,7 +39,8 @@ class _Ours(Provider):
     async def discover(self) -> Hits:
         """The first few."""
         for command, _ in zip(self.commands(), range(self.discovered), strict=False):
-            yield DiscoveryHit(command.name, command.run, help=command.help)
+            shown = Text(command.name)  # of a string it would obey the markup
+            yield DiscoveryHit(shown, command.run, command.name, help=command.help)
 
     async def search(self, query: str) -> Hits:
         """Those that match every word, in whatever order."""

@@ -15,7 +15,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
@@ -78,17 +78,19 @@ class Heat(ScrollView, can_focus=True, inherit_bindings=False):
         return self.hovered or self.cursor
 
     def show(self, cells: Mapping[At, Cell]) -> None:
-        """Paint these."""
-        self._cells = cells
-        self.refresh()
+        """Paint these, if they are others."""
+        if cells != self._cells:
+            self._cells = cells
+            self.refresh()
 
     def move_to(self, at: At) -> None:
         """Put the cursor on a cell, and scroll so that it is seen."""
         if at not in self._known:
             return
+        rows = {place[0] for place in (self.cursor, at, self.hovered) if place}
         self.cursor, self.hovered = at, None
         self._reveal()
-        self.refresh()
+        self._repaint(*rows)
         self.post_message(self.Moved())
 
     # --- layout -----------------------------------------------------------------------------
@@ -130,6 +132,12 @@ class Heat(ScrollView, can_focus=True, inherit_bindings=False):
         row = (y - HEADER + self.scroll_offset.y) // self._height
         at = (row, (x - self._label + self.scroll_offset.x) // self._width)
         return at if at in self._known else None
+
+    def _repaint(self, *rows: int) -> None:
+        """The header and these rows alone: a line to a server may be slow."""
+        width, height = self.size.width, self._height
+        tops = (HEADER + row * height - self.scroll_offset.y for row in rows)
+        self.refresh(Region(0, 0, width, HEADER), *(Region(0, y, width, height) for y in tops))
 
     # --- painting ---------------------------------------------------------------------------
 
@@ -245,8 +253,9 @@ class Heat(ScrollView, can_focus=True, inherit_bindings=False):
 
     def _hover(self, at: At | None) -> None:
         if at != self.hovered:
+            rows = {place[0] for place in (at, self.hovered) if place}
             self.hovered = at
-            self.refresh()
+            self._repaint(*rows)
             self.post_message(self.Moved())
 
 

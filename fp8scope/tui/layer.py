@@ -17,7 +17,7 @@ from textual.worker import get_current_worker
 from fp8scope.analyze.detail import SiteDetail
 from fp8scope.core.sites import Site
 from fp8scope.core.words import printable
-from fp8scope.errors import Fp8scopeError
+from fp8scope.errors import in_words
 from fp8scope.tui import layer_page, sections
 from fp8scope.tui.bars import KlBars
 from fp8scope.tui.panel import KEYS, NO_FOLD, outcome_table, scheme_words
@@ -130,7 +130,7 @@ class LayerScreen(BrowserScreen):
 
     def _start(self, module: str) -> None:
         if module == self.module:
-            self.run_worker(self._reading(module), thread=True, exclusive=True)
+            self.run_worker(self._reading(module), thread=True, exclusive=True, exit_on_error=False)
 
     def _reading(self, module: str) -> Callable[[], None]:
         browser, profile = self.browser, self.browser.snapshot.profile
@@ -140,9 +140,9 @@ class LayerScreen(BrowserScreen):
             worker = get_current_worker()
             try:
                 found = study(profile, readable(profile, module))
-            except Fp8scopeError as error:
+            except Exception as error:  # a fault of ours must not cost a plan that is not saved
                 if not worker.is_cancelled:
-                    self.app.call_from_thread(browser.problem, str(error))
+                    self.app.call_from_thread(browser.problem, in_words(error))
                 return
             if not worker.is_cancelled:
                 self.app.call_from_thread(self._read, found)

@@ -45,6 +45,11 @@ class Living:
         """Whether there is something that is not saved."""
         return self.draft.changed
 
+    @property
+    def own_path(self) -> Path:
+        """The plan's own file, or a new one."""
+        return self.path or free(DEFAULT)
+
     def precision(self, name: str) -> Precision | None:
         """What a fused group runs in; of a KV cache fp8_tensor or bf16; None if unknown."""
         return self.draft.precision(name)
@@ -60,7 +65,7 @@ class Living:
         new one. Raises OutputExists (not with `overwrite`), BadInput and CannotWrite.
         """
         overwrite = overwrite or (path is None and self.path is not None)
-        path = path or self.path or free(DEFAULT)
+        path = path or self.own_path
         self._check(path, overwrite)
         if factors_path(path).exists() and not path.exists() and not overwrite:
             raise OutputExists(f"{factors_path(path)} exists already", "choose another name")

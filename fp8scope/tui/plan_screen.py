@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 from fp8scope.errors import BadInput, Fp8scopeError, OutputExists
 from fp8scope.export.registry import names
 from fp8scope.plan.cost import BF16
-from fp8scope.tui.living import DEFAULT, Living
+from fp8scope.tui.living import Living
 from fp8scope.tui.plan_dialogs import Answer, ExportDialog, LineDialog, YesNo
 from fp8scope.tui.plan_rows import CACHE, PLAIN
 from fp8scope.tui.plan_view import PlanView
@@ -60,6 +60,7 @@ class PlanScreen(PlanView):
         Binding("x", "export", "export for an engine"),
         Binding("o", "order", "next order: module, KL, time"),
         Binding("slash", "find", "show rows by name"),
+        Binding("escape", "show_all", "show all rows", show=False),
     ]
 
     def _ready(self) -> Living | None:
@@ -150,14 +151,14 @@ class PlanScreen(PlanView):
         dialog = LineDialog(
             "Save the plan: where?",
             "plan.json; the smoothing factors go beside it, as .npz",
-            str(living.path or DEFAULT),
+            str(living.own_path),
         )
         self.app.push_screen(dialog, partial(self._save, living))
 
     def _save(self, living: Living, answer: Answer | None) -> None:
         if answer is None:
             return
-        path = Path(answer.text.strip() or DEFAULT).expanduser()
+        path = _file(answer.text.strip() or str(living.own_path))
         self._write("saving", partial(living.save, path), lambda written: f"saved {written}")
 
     def action_export(self) -> None:
@@ -172,7 +173,7 @@ class PlanScreen(PlanView):
         if answer is None:
             return
         consumer, path = answer
-        write = partial(living.export, consumer, Path(path.strip()).expanduser())
+        write = partial(living.export, consumer, _file(path.strip()))
         self._write("exporting", write, str)
 
     def _write(self, busy: str, write: Callable[..., Any], say: Callable[[Any], str]) -> None:
@@ -196,6 +197,14 @@ class PlanScreen(PlanView):
             self.app.push_screen(YesNo(f"{error.what}. Overwrite it?"), answered)
 
         self.work(write, written, failed, busy)
+
+
+def _file(text: str) -> Path:
+    """`~` is a person's folder; where there is no such person, there will be no such folder."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
 
 
 def _set_cache(precision: str, living: Living) -> str:

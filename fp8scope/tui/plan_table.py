@@ -11,7 +11,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
@@ -152,9 +152,10 @@ class PlanTable(ScrollView, Generic[R], can_focus=True, inherit_bindings=False):
         """Put the cursor on a row."""
         if not self._lines:
             return
-        self.cursor = min(len(self._lines) - 1, max(0, number))
+        before, self.cursor = self.cursor, min(len(self._lines) - 1, max(0, number))
         self._measure()
-        self.refresh()
+        for row in (before, self.cursor):
+            self.refresh(Region(0, 1 + row - self.scroll_offset.y, self.size.width, 1))
         self.post_message(self.Moved())
 
     def action_move(self, down: int) -> None:

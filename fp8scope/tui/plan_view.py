@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
 
+from textual.actions import SkipAction
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
-from textual.message import Message
 from textual.widgets import Input, Static
 
 from fp8scope.artefacts.plan import Point
@@ -34,10 +32,10 @@ class PlanView(WorkingScreen):
     PlanView #body PlanTable { width: 1fr; }
     PlanView #side { width: 44; padding: 0 1; background: $surface; display: none; }
     PlanView.-wide #side { display: block; }
-    PlanView.-wide #about { max-height: 4; }
+    PlanView.-wide #about { height: 3; }
     PlanView #find { display: none; border: none; height: 1; padding: 0 1; }
     PlanView #find.-open { display: block; }
-    PlanView #about { height: auto; max-height: 2; padding: 0 1; background: $surface; }
+    PlanView #about { height: 2; padding: 0 1; background: $surface; }
     PlanView #said { height: auto; max-height: 3; padding: 0 1; text-style: bold; }
     PlanView #keys { height: 1; padding: 0 1; color: $foreground 70%; }
     """
@@ -55,12 +53,12 @@ class PlanView(WorkingScreen):
 
     def compose(self) -> ComposeResult:
         """Numbers, table, what is under the cursor, and what the last change did."""
-        yield Static(id="head")
+        yield Static(id="head", markup=False)
         with Horizontal(id="body"):
             yield PlanTable(FIXED)
             with VerticalScroll(id="side", can_focus=False):
                 yield Static(id="frontier")
-        yield _Find(placeholder="part of a name; escape shows all", id="find")
+        yield Input(placeholder="part of a name; escape shows all", id="find")
         yield Static(id="about", markup=False)
         yield Static(id="said", markup=False)
         yield Static(KEYS, id="keys", markup=False)
@@ -146,7 +144,8 @@ class PlanView(WorkingScreen):
 
     def _tell(self) -> None:
         row = self._shown.get(self.rows.key or "")
-        self.query_one("#about", Static).update(about(row) if row else "no such group")
+        said = about(row) if row else "no such group"
+        self.query_one("#about", Static).update(said, layout=False)  # a layout takes 40 ms
 
     def _show_frontier(self) -> None:
         living = self.browser.living
@@ -155,7 +154,7 @@ class PlanView(WorkingScreen):
         draft, cached = living.draft, living.draft.cached
         if cached not in self._frontier:
             self._frontier[cached] = ()  # on its way
-            self.work(draft.frontier, partial(self._keep_frontier, cached))
+            self.work(partial(draft.frontier, draft.step), partial(self._keep_frontier, cached))
             return
         shown = frontier(self._frontier[cached], draft.point)
         self.query_one("#frontier", Static).update(shown)
@@ -195,24 +194,15 @@ class PlanView(WorkingScreen):
 
     def on_input_submitted(self) -> None:
         """Back to the table, with the rows that were found."""
+        field = self.query_one("#find", Input)
+        field.set_class(bool(field.value), "-open")
         self.rows.focus()
 
-    def on__find_left(self) -> None:
-        """All rows again."""
+    def action_show_all(self) -> None:
+        """All rows again; if they are shown, go back."""
         field = self.query_one("#find", Input)
+        if not field.has_class("-open"):
+            raise SkipAction
         field.value = ""
         field.remove_class("-open")
         self.rows.focus()
-
-
-class _Find(Input):
-    """Escape leaves it."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "show all rows")]
-
-    class Left(Message):
-        """Nothing is looked for any more."""
-
-    def action_leave(self) -> None:
-        """Say so."""
-        self.post_message(self.Left())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
+from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
@@ -26,14 +28,20 @@ class QuitScreen(ModalScreen[str]):
     QuitScreen Vertical {
         width: 60; height: auto; border: round $warning; padding: 1 2; background: $surface;
     }
+    QuitScreen #where { color: $foreground 70%; }
     QuitScreen Horizontal { height: auto; margin-top: 1; }
     QuitScreen Button { width: 1fr; }
     """
 
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
     def compose(self) -> ComposeResult:
-        """The question, and three answers."""
+        """The question, where saving would write to, and three answers."""
         with Vertical():
             yield Label("The plan has changes that are not saved.")
+            yield Label(Text(f"Save writes {self._path}"), id="where")
             with Horizontal():
                 yield Button("[u]S[/]ave", id="save", variant="primary", compact=True)
                 yield Button("[u]D[/]iscard", id="discard", compact=True)

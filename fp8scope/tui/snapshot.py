@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from fp8scope.analyze.convergence import Convergence, convergence
 from fp8scope.analyze.groups import GroupFinding, group_findings, model_scores
@@ -20,11 +20,13 @@ from fp8scope.analyze.kvcache import CachedLayer, kv_cache
 from fp8scope.analyze.measures import SiteMeasures, measure
 from fp8scope.analyze.scaling import ScalingVerdict, scaling
 from fp8scope.analyze.sensitivity import Score, Scores
-from fp8scope.artefacts.plan import Plan
 from fp8scope.core.sites import Role, Site
 from fp8scope.core.words import common_prefix
 from fp8scope.profile.record import Profile
 from fp8scope.tui.grid import Grid
+
+if TYPE_CHECKING:
+    from fp8scope.artefacts.plan import Plan
 
 K = TypeVar("K")
 R = TypeVar("R")
@@ -104,7 +106,7 @@ def opened(
         profile=profile,
         prefix=common_prefix(linear.name for linear in profile.structure.linears),
         grid=Grid.of(profile.structure),
-        models=model_scores(profile),
+        models=model_scores(profile, scores),
         scores={name: scores.candidates(name) for name in names} if scores else {},
         plan=plan,
         plan_path=plan_path,
@@ -154,7 +156,7 @@ def _filled(snapshot: Snapshot, stop: Callable[[], bool]) -> Iterator[Snapshot]:
     every = [*profile.sites, *(Site(module, Role.WEIGHT) for module in profile.weights)]
     found = dict(snapshot.sites or {})
     left = [site for site in every if site not in found]
-    for start in range(0, len(left), CHUNK):
+    for start in range(0, len(left) or 1, CHUNK):
         found |= {site: measure(profile, site) for site in left[start : start + CHUNK]}
         snapshot = replace(snapshot, sites=dict(found), measured=len(found) == len(every))
         yield snapshot

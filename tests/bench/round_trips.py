@@ -17,7 +17,7 @@ from typing import Any, get_args
 
 from transformers import AutoModelForCausalLM
 
-from fp8scope.build.api import Format
+from fp8scope.build.order import Format
 from fp8scope.runtime.fp8.linear import Gemm
 from tests.build.test_round_trip import TRAINED, built, mix_of, reference
 

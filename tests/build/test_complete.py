@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import fp8scope
 from fp8scope.artefacts.plan_file import write_plan
-from fp8scope.build.api import Events, Format
 from fp8scope.build.complete import left_out, refuse_incomplete
+from fp8scope.build.order import Events, Format
 from fp8scope.errors import BadModel, GateFailed
 from fp8scope.runtime.fp8.checkpoint import load_fp8
 from tests import models

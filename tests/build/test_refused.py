@@ -10,8 +10,9 @@ import pytest
 
 from fp8scope.artefacts.plan import Plan
 from fp8scope.artefacts.plan_file import write_plan
-from fp8scope.build import api
-from fp8scope.build.api import Format, build_checkpoint
+from fp8scope.build import source
+from fp8scope.build.api import build_checkpoint
+from fp8scope.build.order import Format
 from fp8scope.build.refused import check_buildable, check_weights
 from fp8scope.errors import BadInput
 from fp8scope.runtime.linears import linear_weights
@@ -21,7 +22,7 @@ from tests.observe.quantized_models import TRANSPOSED
 
 @pytest.fixture(autouse=True)
 def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "load", None)
+    monkeypatch.setattr(source, "load", None)
 
 
 def refused(plan: Plan, match: str, folder: Path) -> None:

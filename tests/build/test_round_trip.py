@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from fp8scope.artefacts.plan import Plan
 from fp8scope.artefacts.plan_file import write_plan
-from fp8scope.build.api import WRITTEN, Built, Format, build_checkpoint
+from fp8scope.build.api import Built, build_checkpoint
+from fp8scope.build.order import WRITTEN, Format
 from fp8scope.demo.files import DEMO_MODEL
 from fp8scope.errors import BadInput
 from fp8scope.export.consumer import CannotExpress

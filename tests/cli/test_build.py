@@ -19,7 +19,7 @@ import torch
 from transformers import AutoTokenizer
 
 from fp8scope.artefacts.plan_file import write_plan
-from fp8scope.build import api, memory, modelopt
+from fp8scope.build import memory, modelopt, source
 from tests.build.planned import MIX, Scanned, mixed_plan, scanned
 from tests.cli import folders
 from tests.cli.conftest import Fp8scope, InterruptAt
@@ -152,7 +152,7 @@ def test_a_plan_without_fp8_has_nothing_to_build(
     write_plan(*mixed_plan(what, ("bf16",), cache=False), path)
     ran = fp8scope("build", path, "-o", output, "--format", form)
     assert ran.code == 2
-    assert "no layer of" in ran.refusal
+    assert "the plan runs nothing in FP8" in ran.refusal
     assert not output.exists()
 
 
@@ -162,7 +162,7 @@ def test_no_room_is_said_before_anything_is_loaded(
     monkeypatch.setattr(
         shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000, "total": 0, "used": 0})
     )
-    monkeypatch.setattr(api, "load", None)
+    monkeypatch.setattr(source, "load", None)
     ran = fp8scope("build", plan, "-o", output)
     assert ran.code == 2
     assert "the build takes 0.1 MB in" in ran.refusal
@@ -173,7 +173,7 @@ def test_no_memory_is_said_before_anything_is_loaded(
     fp8scope: Fp8scope, plan: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda _: 10**8)
-    monkeypatch.setattr(api, "load", None)
+    monkeypatch.setattr(source, "load", None)
     ran = fp8scope("build", plan, "-o", output)
     assert ran.code == 3
     assert "the build needs about 0.8 GB of memory, 0.1 GB are free" in ran.refusal
@@ -252,3 +252,12 @@ def test_a_fault_in_what_was_built_keeps_it_from_appearing(
     assert "what was built has a fault, so it is not kept" in ran.refusal
     assert "q_proj.input_scale" in ran.refusal
     assert left(tmp_path) == set()
+
+
+def test_another_model_is_refused_before_it_is_loaded(
+    fp8scope: Fp8scope, plan: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "load", None)
+    ran = fp8scope("build", plan, "-o", output, "--model", "demo")
+    assert ran.code == 2
+    assert "does not belong to the plan (another model" in ran.refusal

@@ -349,6 +349,23 @@ def test_a_changed_plan_says_so_and_is_read_back(tmp_path: Path) -> None:
     assert plan_text(opened.plan()[0]) != plan_text(again)
 
 
+def test_the_budget_of_a_preset_is_read_back(tmp_path: Path) -> None:
+    """With what costs much pinned to FP8 the preset comes to more than without."""
+    own = draft(settings=PlanSettings(preset="balanced"))
+    meant = own.objective.value
+    own.set(DOWN, PLAIN)
+    own.solve("balanced")
+    assert own.objective.value > meant
+    path = tmp_path / "plan.json"
+    plan = write_plan(*own.plan(), path)
+    opened = Draft(small(), read_plan(path))
+    assert opened.objective == own.objective == plan.objective
+    opened.set_cache(True)
+    assert opened.plan()[0].objective.value == own.objective.value
+    opened.solve("balanced", keep_pins=False)
+    assert opened.objective.value < own.objective.value
+
+
 def test_a_plan_over_its_budget_says_so() -> None:
     own = draft()
     own.set(DOWN, "fp8_tensor")

@@ -24,7 +24,9 @@ from fp8scope.plan.settings import PlanSettings
 from fp8scope.profile.reader import read_profile
 from fp8scope.profile.record import Profile, SiteRecord
 from fp8scope.tui.app import BrowseApp
+from fp8scope.tui.layer import LayerScreen
 from fp8scope.tui.overview import OverviewScreen
+from fp8scope.tui.plan_screen import PlanScreen
 from fp8scope.tui.snapshot import Snapshot, filled, opened
 from tests.plan import invented
 from tests.profiles import expert_record, invented_values, scored, site_record, weight_record
@@ -199,3 +201,25 @@ def screen_text(app: BrowseApp) -> str:
     """What stands on the terminal, line by line."""
     strips = app.screen._compositor.render_strips()
     return "\n".join(strip.text for strip in strips)
+
+
+async def settled(app: BrowseApp, pilot: Pilot[Any]) -> None:
+    """Until nothing is read, made or looked for any more, and all of it is shown."""
+    await until(pilot, lambda: not app.busy and not any(w.is_running for w in app.workers))
+    await until(pilot, lambda: _complete(app))
+    await app.workers.wait_for_complete()
+    await pilot.pause()
+
+
+def _complete(app: BrowseApp) -> bool:
+    """What a screen reads or makes for itself, it has."""
+    for screen in app.screen_stack:
+        if isinstance(screen, LayerScreen) and screen.study is None:
+            return False
+        if isinstance(screen, PlanScreen) and not screen._refused:
+            living = app.living
+            if living is None or screen.busy or not living.reasons:
+                return False
+            if screen.has_class("-wide") and not screen._frontier.get(living.draft.cached):
+                return False
+    return True

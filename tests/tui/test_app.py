@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -18,7 +18,9 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from fp8scope.analyze.measures import measure
-from fp8scope.artefacts.plan_file import read_plan
+from fp8scope.artefacts.plan import Plan
+from fp8scope.artefacts.plan_file import read_plan, write_plan
+from fp8scope.core.structure import FusedGroup
 from fp8scope.errors import CannotWrite, NotAProfile
 from fp8scope.tui import snapshot as snapshots
 from fp8scope.tui.app import BrowseApp
@@ -27,7 +29,7 @@ from fp8scope.tui.layer import LayerScreen
 from fp8scope.tui.living import Living
 from fp8scope.tui.overview import OverviewScreen
 from fp8scope.tui.quitting import QuitScreen
-from fp8scope.tui.snapshot import opened
+from fp8scope.tui.snapshot import filled, opened
 from tests.tui.browsing import (
     NARROW,
     WIDE,
@@ -40,6 +42,7 @@ from tests.tui.browsing import (
     said,
     screen_text,
     until,
+    without_blocks,
 )
 
 
@@ -166,6 +169,34 @@ def test_the_palette_finds_a_module(key: str) -> None:
     browse(all_of_llama(20), steps)
 
 
+def test_names_are_no_markup() -> None:
+    """Of modules, before anything is typed and among what is found."""
+    of = without_blocks()
+    linears = tuple(replace(one, name=f"[/b]{one.name}[red]") for one in of.structure.linears)
+    groups = tuple(FusedGroup(one.name, (one.name,)) for one in linears)
+    structure = replace(of.structure, linears=linears, groups=groups)
+    weights = {f"[/b]{name}[red]": record for name, record in of.weights.items()}
+    name = linears[0].name
+
+    async def steps(app: BrowseApp, pilot: Pilot[Any]) -> None:
+        await pilot.press("slash")
+        await until(pilot, lambda: name in screen_text(app))
+        await pilot.press(*"q[red]")
+        await until(pilot, lambda: linears[1].name not in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, LayerScreen))
+        await pilot.pause(0.3)
+        assert name.removeprefix(app.snapshot.prefix) in screen_text(app)
+
+    browse(replace(of, structure=structure, weights=weights, sites={}, aliases={}), steps)
+
+
+def test_a_profile_without_a_site_is_read_at_once() -> None:
+    *_, last = filled(opened(Path("profile.h5"), replace(llama(), sites={}, weights={})))
+    assert last.measured
+    assert last.unread == ""
+
+
 @pytest.mark.parametrize(
     ("typed", "done"),
     [
@@ -205,6 +236,7 @@ def test_leaving_with_changes_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             await pilot.pause(0.1)
             assert isinstance(app.screen, QuitScreen)
             assert "not saved" in screen_text(app)
+            assert "Save writes plan.json" in screen_text(app)
             await pilot.press(stay)
             await pilot.pause()
             assert isinstance(app.screen, OverviewScreen)
@@ -222,6 +254,29 @@ def test_leaving_with_changes_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     plan = read_plan(tmp_path / "plan.json")
     precision = {group.name: group.precision for group in plan.groups}
     assert precision["model.layers.0.mlp.down"] == "bf16"
+
+
+def test_what_is_changed_while_the_plan_is_saved_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write = write_plan
+
+    async def steps(app: BrowseApp, pilot: Pilot[Any]) -> None:
+        living = change(app)
+
+        def slowly(*what: Any) -> Plan:
+            living.draft.next("model.layers.1.mlp.down")  # as a key would by then
+            return write(*what)
+
+        monkeypatch.setattr("fp8scope.tui.living.write_plan", slowly)
+        await pilot.press("q", "s")
+        await until(pilot, (tmp_path / "plan.json").exists)
+        await until(pilot, lambda: isinstance(app.screen, QuitScreen))
+        assert not gone(app)
+        assert living.changed
+
+    browse(all_of_llama(20), steps)
 
 
 def test_a_plan_that_cannot_be_saved_keeps_you_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,5 +419,22 @@ def test_modal_screens_hold_the_keys() -> None:
             assert app.current_mode == "overview"
             await pilot.press("q")
             assert isinstance(app.screen, OverviewScreen)
+
+    browse(all_of_llama(20), steps)
+
+
+def test_a_fault_while_a_layer_is_read_costs_no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(*_: Any) -> None:
+        raise ZeroDivisionError("division [by] zero")
+
+    monkeypatch.setattr("fp8scope.tui.layer.study", fault)
+
+    async def steps(app: BrowseApp, pilot: Pilot[Any]) -> None:
+        change(app)
+        await pilot.press("enter")
+        await until(pilot, lambda: any("[by]" in notice for notice in notices(app)))
+        await pilot.pause(0.1)
+        assert app.is_running
+        assert app.refusal is None
 
     browse(all_of_llama(20), steps)

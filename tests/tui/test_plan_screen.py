@@ -14,7 +14,7 @@ from textual.widgets import Input, OptionList, Static
 
 from fp8scope.artefacts.plan import Plan
 from fp8scope.artefacts.plan_file import read_factors, read_plan, write_plan
-from fp8scope.errors import CannotWrite
+from fp8scope.errors import BadInput, CannotWrite
 from fp8scope.export.registry import names
 from fp8scope.plan.make import make_plan
 from fp8scope.plan.settings import PlanSettings
@@ -27,6 +27,7 @@ from fp8scope.tui.snapshot import opened
 from tests.plan import invented
 from tests.plan.invented import group
 from tests.plan.test_plan import small
+from tests.tui.browsing import screen_text
 
 DOWN, UP = group(0, "down"), group(0, "gate_up")
 SMALL, WIDE = (80, 24), (160, 50)
@@ -259,8 +260,13 @@ def test_moving_opening_ordering_finding() -> None:
         await own.press("b", "down", "b")
         both = (DOWN, group(1, "down"))
         assert {own.living.precision(name) for name in both} == {"bf16"}  # the rows stay in place
-        await own.press("slash", "escape")
+        assert len(rows._lines) == 2
+        await own.press("escape")  # in the table, too
         assert len(own.screen._shown) == len(rows._lines)
+        await own.press("slash", *"up", "escape")
+        assert len(own.screen._shown) == len(rows._lines)
+        await own.press("slash", "enter")
+        assert not own.screen.query_one("#find").has_class("-open")
         await own.pilot.click(rows, offset=(5, 3))
         assert rows.cursor == 2
         await own.press("c")
@@ -318,6 +324,10 @@ def test_saving(tmp_path: Path) -> None:
         await own.type(str(tmp_path / "none" / "plan.json"))
         await own.until(lambda: own.app.problems)
         assert "there is no folder" in own.app.problems[0]
+        await own.press("w")
+        await own.type("~nobody.of-that-name/plan.json")
+        await own.until(lambda: len(own.app.problems) == 2)
+        assert "there is no folder" in own.app.problems[1]
         await own.press("w")
         await own.type(str(tmp_path / "other.json"))
         await own.until(lambda: own.said.startswith("saved"))
@@ -388,6 +398,19 @@ def test_a_plan_that_does_not_fit_is_told() -> None:
         assert "asks for what was not scored" in own.text("head")
 
     drive(look, profile=poorer, plan=plan)
+
+
+def test_words_of_a_refusal_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise BadInput("layers.0[/b] was not scored [red]", "scan [again")
+
+    monkeypatch.setattr(Living, "of", refuse)
+
+    async def told(own: Driver) -> None:
+        await own.until(lambda: "no plan" in own.text("head"))
+        assert "layers.0[/b] was not scored [red]" in screen_text(own.app)
+
+    drive(told)
 
 
 def test_dark_and_light() -> None:
