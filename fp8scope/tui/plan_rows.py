@@ -8,7 +8,7 @@ from typing import Final
 
 from fp8scope.artefacts.plan import Precision
 from fp8scope.core.choices import Term
-from fp8scope.core.words import short_name
+from fp8scope.core.words import printable, short_name
 from fp8scope.plan.changes import by_group, candidate, precision_words
 from fp8scope.plan.cost import BF16
 from fp8scope.plan.moves import PRECISIONS
@@ -119,7 +119,7 @@ class Rows:
             candidates=self._candidates.get(name, {}),
             fp8_us=self._time(name, fp8),
             bf16_us=self._time(name, BF16),
-            reason=reason,
+            reason=printable(reason),
             pinned=pinned,
         )
 

@@ -441,6 +441,19 @@ def test_words_of_a_refusal_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> No
     drive(told)
 
 
+def test_reasons_of_a_file_obey_no_terminal() -> None:
+    plan = make_plan(small(), PlanSettings(max_kl=0.02))[0]
+    groups = tuple(g.model_copy(update={"reason": "\x1b[2J[red]why"}) for g in plan.groups)
+
+    async def look(own: Driver) -> None:
+        await own.until(lambda: own.app.living is not None)
+        assert "·[2J[red]why" in own.line(1)
+        assert "\x1b" not in own.line(1)
+        assert "[red]why" in own.text("about")
+
+    drive(look, (200, 24), plan=plan.model_copy(update={"groups": groups}))
+
+
 def test_dark_and_light() -> None:
     async def look(own: Driver) -> None:
         def style() -> object:
