@@ -272,7 +272,8 @@ class BrowseApp(App[None]):
         except Exception as error:
             self.call_from_thread(self.problem, in_words(error))
         else:
-            self.call_from_thread(self.action_quit)  # asks again of what was changed meanwhile
+            # asks again where something was changed meanwhile
+            self.call_from_thread(self.call_later, self.action_quit)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Those of ours; textual's own would open its own help and themes."""

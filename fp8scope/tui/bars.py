@@ -89,8 +89,8 @@ class _Axis:
         spread = score.nats.error
         if end and math.isfinite(score.kl) and not math.isnan(spread):
             start = max(0, self.cell(score.kl - spread) - 1)
-            stop = min(self._room - 1, self.cell(score.kl + spread))
-            marks = ["├", *"─" * (stop - start - 1), "┤"]
+            stop = max(start + 1, min(self._room - 1, self.cell(score.kl + spread)))
+            marks = ["├", *"─" * (stop - start - 1), "┤"][: self._room - start]
             cells[start : stop + 1] = [
                 (mark, "$accent on $primary" if start + i < end else "$accent")
                 for i, mark in enumerate(marks)

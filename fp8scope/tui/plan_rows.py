@@ -8,8 +8,8 @@ from typing import Final
 
 from fp8scope.artefacts.plan import Precision
 from fp8scope.core.choices import Term
-from fp8scope.core.words import short_name
-from fp8scope.plan.changes import by_group, precision_words
+from fp8scope.core.words import printable, short_name
+from fp8scope.plan.changes import by_group, candidate, precision_words
 from fp8scope.plan.cost import BF16
 from fp8scope.plan.moves import PRECISIONS
 from fp8scope.tui.living import Living
@@ -78,26 +78,37 @@ class Rows:
 
     def all(self) -> list[Row]:
         """In module order, the KV caches last."""
-        terms = by_group(self._living.draft.step.terms)
-        rows = [self._group(group.name, terms.get(group.name)) for group in self._structure.groups]
+        step = self._living.draft.step
+        terms = by_group(step.terms)
+        solved = by_group([term for way in step.solved for term in way.terms])
+        rows = [
+            self._group(name, terms.get(name), candidate(solved, name))
+            for name in (group.name for group in self._structure.groups)
+        ]
         return rows + ([self._caches(terms)] if self._structure.kv_layers else [])
 
-    def _group(self, name: str, term: Term | None) -> Row:
+    def _group(self, name: str, term: Term | None, solved: str) -> Row:
         """As it was, where nothing of it changed."""
         living = self._living
         pinned, why = name in living.draft.step.pins, living.reasons.get(name)
-        key = term, pinned, why
+        key = term, pinned, why, solved
         if name not in self._known or self._known[name][0] != key:
-            self._known[name] = key, self._new(name, term, pinned, why)
+            self._known[name] = key, self._new(name, term, pinned, why, solved)
         return self._known[name][1]
 
     def _new(
-        self, name: str, term: Term | None, pinned: bool, why: tuple[Precision, str] | None
+        self,
+        name: str,
+        term: Term | None,
+        pinned: bool,
+        why: tuple[Precision, str] | None,
+        solved: str,
     ) -> Row:
         precision = self._living.precision(name) or BF16
         known, reason = why or (precision, "")
         if known != precision:
-            reason = "set by hand" if pinned else "changed, together with others"
+            chosen = "as solved" if precision == solved else "changed, together with others"
+            reason = "set by hand" if pinned else chosen
         fp8 = precision if precision != BF16 else PLAIN
         return Row(
             name=name,
@@ -108,7 +119,7 @@ class Rows:
             candidates=self._candidates.get(name, {}),
             fp8_us=self._time(name, fp8),
             bf16_us=self._time(name, BF16),
-            reason=reason,
+            reason=printable(reason),
             pinned=pinned,
         )
 

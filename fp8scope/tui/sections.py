@@ -153,13 +153,12 @@ def _planned(plan: Plan | None, group: str) -> tuple[str, str]:
 
 def _reason(browser: Browser, group: str) -> list[str]:
     """The plan's reason; that of a precision that was changed since holds no more."""
-    planned, reason = _planned(browser.snapshot.plan, group)
+    known = browser.living.reasons.get(group) if browser.living else None
+    planned, reason = known or _planned(browser.snapshot.plan, group)
     now = precision(browser, group)
-    if now != planned:
-        return [f"The plan: {now}, chosen here."]
-    if not reason:
-        return []
-    return [literal(f"The plan: {reason}.").plain]
+    if now == planned:
+        return [literal(f"The plan: {reason}.").plain] if reason else []
+    return [f"The plan: {now}{', changed here' if planned else ''}."]
 
 
 def _apart(parts: Sequence[RenderableType]) -> Group:

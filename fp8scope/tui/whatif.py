@@ -84,7 +84,7 @@ def scale_of(trial: Trial, amax: float) -> float:
 
 
 def saturates_above(fmt: Format) -> float:
-    """Largest magnitude that still rounds to the format's max, or below (E4M3: 464)."""
+    """Above it magnitudes are clamped, below it none is (E4M3: 464); it ties, to the even one."""
     if fmt.mantissa_bits is None:
         return fmt.max + 0.5
     _, exponent = np.frexp(fmt.max)

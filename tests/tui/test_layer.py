@@ -12,6 +12,9 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from fp8scope.analyze.layer import layer_findings
+from fp8scope.analyze.ratios import Nats
+from fp8scope.analyze.sensitivity import Score
+from fp8scope.core.choices import Kind, Row, Term
 from fp8scope.core.error import QuantError
 from fp8scope.core.formats import E5M2
 from fp8scope.core.sites import Site
@@ -20,6 +23,7 @@ from fp8scope.errors import DamagedProfile
 from fp8scope.profile.record import Profile
 from fp8scope.report.findings import finding_rows
 from fp8scope.report.rows import detail_row
+from fp8scope.tui.bars import kl_bars
 from fp8scope.tui.channels import Channels, Smoothable
 from fp8scope.tui.layer import LayerScreen
 from fp8scope.tui.whatif import ALPHAS, Trial
@@ -375,3 +379,12 @@ def test_a_damaged_record_is_a_problem_in_words() -> None:
 def test_what_the_text_never_reached_says_so() -> None:
     profile = build(sites={}, aliases={}, weights={})
     assert "never reached it" in page(profile, Q)
+
+
+def test_bars_end_where_the_axis_does() -> None:
+    """However close to its end a bar, and however short its error."""
+    row = Row(Kind.GROUP, (Term("g", "fp8_tensor"),))
+    for kl, error in ((0.0999, 1e-5), (0.09, 5.0), (1e-5, 1e-6), (0.01, 0.005)):
+        found = Nats(kl, error)
+        bar, _ = str(kl_bars([Score(row, found, found, found, found, {})], 60)).split("\n")
+        assert len(bar) == 60

@@ -7,6 +7,8 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from textual.pilot import Pilot
@@ -22,7 +24,10 @@ from fp8scope.profile.record import Profile
 from fp8scope.tui.app import BrowseApp
 from fp8scope.tui.living import Living
 from fp8scope.tui.plan_dialogs import ExportDialog, LineDialog, YesNo
+from fp8scope.tui.plan_rows import Rows
 from fp8scope.tui.plan_screen import PlanScreen
+from fp8scope.tui.screen import Browser
+from fp8scope.tui.sections import _reason
 from fp8scope.tui.snapshot import opened
 from tests.plan import invented
 from tests.plan.invented import group
@@ -297,6 +302,29 @@ def test_solving_again() -> None:
     planned(solve)
 
 
+def test_what_was_solved_for_is_not_said_to_be_changed() -> None:
+    snapshot = opened(Path("invented.h5"), small())
+    living = Living.of(snapshot)
+    browser = cast(Browser, SimpleNamespace(snapshot=snapshot, living=living))
+    rows = Rows(snapshot, living)
+    assert _reason(browser, DOWN) == [f"The plan: {living.precision(DOWN)}."]
+    living.plan()
+    assert _reason(browser, DOWN) == [f"The plan: {living.reasons[DOWN][1]}."]
+    before = {row.name: row.precision for row in rows.all()}
+    living.draft.solve("0.5")
+    moved = [row for row in rows.all() if row.precision != before[row.name]]
+    name = moved[0].name
+    assert {row.reason for row in moved} == {"as solved"}
+    assert _reason(browser, name) == [f"The plan: {living.precision(name)}, changed here."]
+    living.plan()
+    living.draft.steps.undo()
+    again = {row.name: row for row in rows.all()}
+    assert again[name].reason == "as solved"
+    known = living.precision(name), living.reasons[name][0]
+    living.draft.set(name, next(one for one in living.draft.options(name) if one not in known))
+    assert {row.name: row for row in rows.all()}[name].reason == "set by hand"
+
+
 def test_saving(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     plan, factors = make_plan(small(), PlanSettings(max_kl=0.02))
@@ -411,6 +439,19 @@ def test_words_of_a_refusal_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> No
         assert "layers.0[/b] was not scored [red]" in screen_text(own.app)
 
     drive(told)
+
+
+def test_reasons_of_a_file_obey_no_terminal() -> None:
+    plan = make_plan(small(), PlanSettings(max_kl=0.02))[0]
+    groups = tuple(g.model_copy(update={"reason": "\x1b[2J[red]why"}) for g in plan.groups)
+
+    async def look(own: Driver) -> None:
+        await own.until(lambda: own.app.living is not None)
+        assert "·[2J[red]why" in own.line(1)
+        assert "\x1b" not in own.line(1)
+        assert "[red]why" in own.text("about")
+
+    drive(look, (200, 24), plan=plan.model_copy(update={"groups": groups}))
 
 
 def test_dark_and_light() -> None:
