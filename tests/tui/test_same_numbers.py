@@ -36,8 +36,8 @@ def said_by(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         monkeypatch.setattr(sys, "argv", ["fp8scope", verb, str(DEMO), *map(str, words), "--json"])
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         main()
-        for number, handler in before.items():  # the command listens to the end of its process
-            signal.signal(number, handler)
+        for each, handler in before.items():  # the command listens to the end of its process
+            signal.signal(each, handler)
         found: Json = json.loads(capfd.readouterr().out)
         return found
 
