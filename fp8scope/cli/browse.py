@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shlex
 import sys
@@ -45,6 +46,8 @@ def command(profile: Path, plan: Path | None, serve: bool, port: int | None) -> 
         raise BadInput("browse needs a terminal", f"{again} prints what is found")
     from fp8scope.tui.app import BrowseApp
 
+    # looking for garbage in all that was read would stop a large model's screens for 0.3 s
+    gc.set_threshold(20_000, 50, 1000)
     app = BrowseApp(lambda: _opened(profile, plan), str(profile))
     app.run()
     if app.refusal is not None:

@@ -138,7 +138,9 @@ class PlanTable(ScrollView, Generic[R], can_focus=True, inherit_bindings=False):
         if tone in PRECISIONS:
             style = precision_style(tone, self.app.current_theme.dark)
         elif tone:
-            style += Style(bold=tone == "bold" or None, dim=tone == "dim" or None)
+            style += Style(
+                bold=tone == "bold" or None, dim=(tone == "dim" and not base.bold) or None
+            )
         return Segment(_fit(text, column) + " ", style)
 
     def _strip(self, cells: list[Segment], base: Style) -> Strip:

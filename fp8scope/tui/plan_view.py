@@ -7,6 +7,7 @@ from functools import partial
 from textual.actions import SkipAction
 from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
+from textual.content import Content
 from textual.widgets import Input, Static
 
 from fp8scope.artefacts.plan import Point
@@ -32,10 +33,10 @@ class PlanView(WorkingScreen):
     PlanView #body PlanTable { width: 1fr; }
     PlanView #side { width: 44; padding: 0 1; background: $surface; display: none; }
     PlanView.-wide #side { display: block; }
-    PlanView.-wide #about { height: 3; }
+    PlanView.-wide #about { max-height: 4; }
     PlanView #find { display: none; border: none; height: 1; padding: 0 1; }
     PlanView #find.-open { display: block; }
-    PlanView #about { height: 2; padding: 0 1; background: $surface; }
+    PlanView #about { height: auto; max-height: 2; padding: 0 1; background: $surface; }
     PlanView #said { height: auto; max-height: 3; padding: 0 1; text-style: bold; }
     PlanView #keys { height: 1; padding: 0 1; color: $foreground 70%; }
     """
@@ -49,6 +50,7 @@ class PlanView(WorkingScreen):
         self._shown: dict[str, Row] = {}
         self._sequence: list[str] = []
         """Names in the order that was asked for: a row that is changed stays where it is."""
+        self._heights: dict[str, int] = {}
         self._frontier: dict[bool, tuple[Point, ...]] = {}
 
     def compose(self) -> ComposeResult:
@@ -136,16 +138,25 @@ class PlanView(WorkingScreen):
         found = matching([self._shown[name] for name in self._sequence], wanted)
         self.rows.show(columns(every), found, partial(cells, candidates_shown(every)))
         head = headline(draft.predicted, draft.objective, cached=draft.cached)
-        self.query_one("#head", Static).update(head)
-        self.query_one("#said", Static).update(self.said)
+        self._put("#head", head)
+        self._put("#said", self.said)
         self._tell()
         self._show_frontier()
         self.tell_status()
 
+    def _put(self, where: str, text: str | Content) -> None:
+        """Say it; anew laid out, which takes 40 ms, only where it takes more lines, or fewer."""
+        line = self.query_one(where, Static)
+        line.update(text, layout=False)
+        height = line.get_content_height(self.size, self.size, line.size.width)
+        if height != self._heights.get(where):
+            self._heights[where] = height
+            line.refresh(layout=True)
+
     def _tell(self) -> None:
         row = self._shown.get(self.rows.key or "")
         said = about(row) if row else "no such group"
-        self.query_one("#about", Static).update(said, layout=False)  # a layout takes 40 ms
+        self._put("#about", said)
 
     def _show_frontier(self) -> None:
         living = self.browser.living

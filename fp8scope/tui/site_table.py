@@ -181,6 +181,8 @@ class SiteTable(ScrollView, can_focus=True):
             space = " " * (room - cell_len(cell))
             parts.append(cell + space if table[number].left else space + cell)
         marking = self.get_component_rich_style("table--mark", partial=True)
+        if cursor:  # its colour cannot be read there
+            marking = Style()
         segments = [
             Segment(f"{MARK if mark else ' '} ", style + marking),
             Segment(" ".join(parts) + " ", style),

@@ -49,7 +49,7 @@ class StatusLine(Static):
         )
         left, right = Content.from_markup(screens), Content.from_markup(keys + " ")
         if unsaved:
-            left += Content.from_markup("  [b $warning]● plan not saved[/]")
+            left += Content.from_markup("  [$warning]●[/] [b]plan not saved[/]")
         room = width - left.cell_length - right.cell_length - 2
         middle = Content(progress).truncate(max(0, room), ellipsis=True)
         gap = " " * max(0, room - middle.cell_length)
