@@ -44,6 +44,9 @@ def command(profile: Path, plan: Path | None, serve: bool, port: int | None) -> 
     if SERVED not in os.environ and not (sys.stdin.isatty() and sys.stdout.isatty()):
         again = f"fp8scope analyze {shlex.quote(str(profile))}"
         raise BadInput("browse needs a terminal", f"{again} prints what is found")
+    if not _shows("█▸≈"):
+        what = f"browse needs a terminal in UTF-8, not {sys.stdout.encoding}"
+        raise Missing(what, "set LC_ALL=C.UTF-8, or PYTHONUTF8=1")
     from fp8scope.tui.app import BrowseApp
 
     # looking for garbage in all that was read would stop a large model's screens for 0.3 s
@@ -52,6 +55,14 @@ def command(profile: Path, plan: Path | None, serve: bool, port: int | None) -> 
     app.run()
     if app.refusal is not None:
         raise app.refusal
+
+
+def _shows(characters: str) -> bool:
+    try:
+        characters.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _opened(path: Path, plan: Path | None) -> Snapshot:

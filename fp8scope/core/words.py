@@ -55,7 +55,9 @@ def fine_nats(value: float) -> str:
 
 
 def times(value: float) -> str:
-    """A ratio in three digits, in full up to a million."""
+    """A ratio in three digits, in full up to a million; 0.00 only if it is zero."""
+    if 0 < value < 0.005:
+        return "<0.01"
     return f"{value:.2f}" if value < 10 else f"{value:.3g}" if value < 1e3 else number(value)
 
 

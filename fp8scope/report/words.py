@@ -20,8 +20,7 @@ def headroom(row: SiteMeasures) -> str:
     if row.headroom is None or row.headroom >= NO_HEADROOM:
         return ""
     tag = row.headroom_tag
-    shown = "<0.01" if row.headroom < 0.005 else times(row.headroom)
-    return literal(f"{shown}× {tag if len(tag) <= 16 else tag[:15] + '…'}").plain
+    return literal(f"{times(row.headroom)}× {tag if len(tag) <= 16 else tag[:15] + '…'}").plain
 
 
 def role(row: SiteMeasures) -> str:

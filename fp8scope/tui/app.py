@@ -182,7 +182,8 @@ class BrowseApp(App[None]):
     def on_status_line_asked(self, message: StatusLine.Asked) -> None:
         """Write the line at the bottom anew."""
         unsaved = self.living is not None and self.living.changed
-        message.line.tell(self.current_mode, self.progress, unsaved=unsaved)
+        said = "not all could be read" if self._ended else self.progress
+        message.line.tell(self.current_mode, said, unsaved=unsaved)
 
     def _browser_screen(self) -> BrowserScreen | None:
         """The uppermost screen of ours, be it under a modal one."""

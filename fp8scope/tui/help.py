@@ -48,7 +48,7 @@ class HelpScreen(ModalScreen[None]):
         for active in sorted(self._active.values(), key=_rank):
             binding = active.binding
             if binding.description and not binding.system:
-                shown = keys.setdefault(binding.description.lower(), [])
+                shown = keys.setdefault(_small(binding.description), [])
                 shown.append(self.app.get_key_display(binding))
         table = Table(box=box.SIMPLE_HEAD, show_header=False, show_edge=False, pad_edge=False)
         table.add_column(style="bold", no_wrap=True)
@@ -56,6 +56,11 @@ class HelpScreen(ModalScreen[None]):
         for description, names in keys.items():
             table.add_row(" ".join(dict.fromkeys(names)), description)
         return table
+
+
+def _small(words: str) -> str:
+    """`Focus Next`, as textual writes it, like ours: but `FP8` and `KL` stay."""
+    return " ".join(word.lower() if word.istitle() else word for word in words.split(" "))
 
 
 def _rank(active: ActiveBinding) -> int:

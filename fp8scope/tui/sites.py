@@ -106,7 +106,7 @@ of this tag's largest value. Then the largest value, its channel, and the token 
         if view.search:
             said.append(f"“{view.search}”")
         if not snapshot.measured:
-            said.insert(0, f"reading {known:,} of {len(profile.sites) + len(profile.weights):,}")
+            said.insert(0, f"{known:,} of {len(profile.sites) + len(profile.weights):,} read")
         return Content(printable("; ".join(said)))
 
     def _see(self, view: View) -> None:

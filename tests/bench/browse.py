@@ -33,7 +33,7 @@ PATIENCE = 180.0
 TIMES = 12
 
 ENTER, ESCAPE = "\r", "\x1b"
-DOWN, RIGHT, PAGE_DOWN, HOME = "\x1b[B", "\x1b[C", "\x1b[6~", "\x1b[H"
+DOWN, PAGE_DOWN, HOME = "\x1b[B", "\x1b[6~", "\x1b[H"
 ANSI = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
 
 HEATMAP = r"nats, log"
@@ -67,7 +67,6 @@ SCREENS: Mapping[str, tuple[str, str, tuple[Key, ...]]] = {
         r"lm_head",
         (
             Key("down", DOWN, NAME),
-            Key("right", RIGHT, NAME, times=6),
             Key("page down", PAGE_DOWN, NAME, times=2),
             Key("n", "n", NAME),
             Key("d", "d", r"48;2;(16;20;26|250;250;250)m", raw=True, times=6),
@@ -79,11 +78,11 @@ SCREENS: Mapping[str, tuple[str, str, tuple[Key, ...]]] = {
         ),
     ),
     "sites": (
-        "2",
+        f"2{HOME}",
         r"sites by",
         (
             Key("down", DOWN, CURSOR, raw=True),
-            Key("page down", PAGE_DOWN, CURSOR, raw=True),
+            Key("page down", PAGE_DOWN, CURSOR, raw=True, times=6),
             Key("s", "s", ORDER),
             Key("r", "r", ORDER),
             Key("f", "f", FILTER),

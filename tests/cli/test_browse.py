@@ -119,6 +119,16 @@ def test_what_is_no_profile_is_refused_in_the_terminal(tmp_path: Path) -> None:
     assert "Traceback" not in sent
 
 
+def test_a_terminal_without_the_characters_is_refused(
+    profile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "iso8859-1")
+    code, sent = in_terminal(profile)
+    assert code == 3
+    assert "browse needs a terminal in UTF-8, not iso8859-1" in " ".join(sent.split())
+    assert "LC_ALL=C.UTF-8" in sent
+
+
 def test_without_a_terminal_it_names_analyze(fp8scope: Fp8scope, profile: Path) -> None:
     ran = fp8scope("browse", profile)
     assert ran.code == 2

@@ -30,6 +30,7 @@ from fp8scope.tui.plan_screen import PlanScreen
 from fp8scope.tui.snapshot import Snapshot, filled, opened
 from tests.plan import invented
 from tests.profiles import expert_record, invented_values, scored, site_record, weight_record
+from tests.tui.host import stands_still
 
 NARROW, WIDE = (80, 24), (160, 50)
 DEMO = Path(__file__).parents[2] / "profiles" / "demo.h5"
@@ -208,7 +209,7 @@ async def settled(app: BrowseApp, pilot: Pilot[Any]) -> None:
     await until(pilot, lambda: not app.busy and not any(w.is_running for w in app.workers))
     await until(pilot, lambda: _complete(app))
     await app.workers.wait_for_complete()
-    await pilot.pause()
+    await stands_still(pilot)
 
 
 def _complete(app: BrowseApp) -> bool:

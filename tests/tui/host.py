@@ -82,7 +82,20 @@ async def settled(pilot: Pilot[Any]) -> None:
     """Until nothing is read any more."""
     await pilot.pause(0.06)  # a screen reads what is not only passed
     await pilot.app.workers.wait_for_complete()
-    await pilot.pause()
+    await stands_still(pilot)
+
+
+async def stands_still(pilot: Pilot[Any]) -> None:
+    """Until three looks in a row see the same: what is shown may come a moment after it is known,
+    and a busy machine takes its time.
+    """
+    seen: list[str] = []
+    for _ in range(100):
+        await pilot.pause(0.03)
+        seen = [*seen[-2:], screen_text(pilot.app)]
+        if len(seen) == 3 and len(set(seen)) == 1:
+            return
+    raise AssertionError("the screen never stood still")
 
 
 def screen_text(app: App[Any]) -> str:

@@ -345,6 +345,7 @@ def test_a_damaged_profile_says_so_and_keeps_what_is_known() -> None:
             await until(pilot, lambda: isinstance(app.screen, OverviewScreen))
             await pilot.pause(0.1)
             assert not app.progress
+            assert "not all could be read" in screen_text(app).splitlines()[-1]
             await pilot.press("down", "m", "m")
             assert said(app, "#detail").endswith("body SQNR: not known, or not yet")
             await pilot.press("1", "2", "3", "1", "question_mark")

@@ -38,8 +38,6 @@ WALKS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "measures": ("v",),
         "overview-headroom": ("down", "down", "down", "enter"),
         "help-overview": ("question_mark",),
-        "palette": ("escape", "ctrl+p"),
-        "search": ("escape", "slash", *"1 down"),
         "layer": ("escape", "v", "home", "enter", "n", "enter"),
         "layer-values": ("v",),
         "layer-scale": ("}", "]", "]", "o"),
@@ -67,6 +65,10 @@ WALKS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "unscored": {"overview": (), "layer": ("enter",), "plan": ("3",)},
 }
 """By profile and name of the file: the keys that lead there from the one before."""
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+PICTURES = {"browse-overview": ("n",), "browse-layer": ("n", "enter")}
+"""Screenshots of the README, by name of the file: the keys that lead there."""
+PICTURE_SIZE = (120, 36)
 FULL = re.compile(r"\d\.\d{7,}(e-?\d+)?")
 """A number in full, of which the last digits may differ from machine to machine."""
 
@@ -115,6 +117,37 @@ def test_the_characters_of_a_screen(profile: str, name: str, size: tuple[int, in
         path.parent.mkdir(exist_ok=True)
         path.write_text(found)
     assert found == path.read_text()
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_screenshots_show_what_is_there(name: str) -> None:
+    found = picture(PICTURES[name])
+    path = IMAGES / f"{name}.svg"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(found)
+    assert path.stat().st_size < 150_000
+    assert texts(path.read_text()) == texts(found)
+
+
+def picture(keys: tuple[str, ...]) -> str:
+    """The screen as SVG, which asks nobody for a font."""
+    found = []
+
+    async def steps(app: BrowseApp, pilot: Pilot[Any]) -> None:
+        for key in keys:
+            await pilot.press(key)
+            await settled(app, pilot)
+        found.append(app.export_screenshot(title="fp8scope browse profiles/demo.h5"))
+
+    browse(subject("demo"), steps, size=PICTURE_SIZE)
+    plain = re.sub(r"@font-face \{.*?\}\s*", "", found[0], flags=re.DOTALL)
+    return plain.replace("Fira Code, monospace", "monospace").replace("Fira Code", "monospace")
+
+
+def texts(svg: str) -> list[str]:
+    """What is written in it."""
+    return [comparable(text) for text in re.findall(r">([^<>]*)</text>", svg)]
 
 
 def test_no_golden_is_left_over() -> None:
