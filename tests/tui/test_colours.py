@@ -113,8 +113,8 @@ def low(app: BrowseApp) -> Counter[tuple[str, float]]:
             words = GRAPHICS.sub("", text).strip()
             if not words or style is None or style.color is None or style.bgcolor is None:
                 continue
-            ends = (tuple(c.get_truecolor()) for c in (style.color, style.bgcolor))
-            ratio = contrast(*ends)
+            text_on = style.color.get_truecolor()
+            ratio = contrast((text_on.red, text_on.green, text_on.blue), ground(style))
             if ratio < READABLE:
                 found[words, round(ratio, 2)] += 1
     return found
