@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fp8scope.cli.interrupts import Interrupts
 from fp8scope.errors import BadInput, Missing, Stale
 
 if TYPE_CHECKING:
@@ -27,7 +28,10 @@ SERVED = "TEXTUAL_DRIVER"
 @click.option("--plan", metavar="PLAN", type=click.Path(path_type=Path), help="A plan of it.")
 @click.option("--serve", is_flag=True, help="In a web browser, on this machine alone.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Of --serve.  [default: 8000]")
-def command(profile: Path, plan: Path | None, serve: bool, port: int | None) -> None:
+@click.pass_obj
+def command(
+    interrupts: Interrupts, profile: Path, plan: Path | None, serve: bool, port: int | None
+) -> None:
     """Look around in a profile: every layer in one heatmap, tables, histograms, the plan. `?` shows
     the keys.
 
@@ -52,6 +56,7 @@ def command(profile: Path, plan: Path | None, serve: bool, port: int | None) -> 
     # looking for garbage in all that was read would stop a large model's screens for 0.3 s
     gc.set_threshold(20_000, 50, 1000)
     app = BrowseApp(lambda: _opened(profile, plan), str(profile))
+    interrupts.cleanup.callback(app.release_terminal)
     app.run()
     if app.refusal is not None:
         raise app.refusal

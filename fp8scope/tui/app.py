@@ -258,6 +258,10 @@ class BrowseApp(App[None]):
         if not isinstance(self.screen, QuitScreen):
             self.push_screen(QuitScreen(self.living.own_path), self._quit)
 
+    def action_help_quit(self) -> None:
+        """Ctrl-C leaves as well, where no text is marked to be copied."""
+        self.call_later(self.action_quit)
+
     def _quit(self, answer: str | None) -> None:
         if answer == "discard":
             self.exit()
@@ -281,6 +285,12 @@ class BrowseApp(App[None]):
         yield SystemCommand("Dark or light", "Change the colours", self.action_dark)
         yield SystemCommand("Theme", "Choose one of all themes", self.action_change_theme)
         yield SystemCommand("Quit", "Asks first if the plan is not saved", self.action_quit)
+
+    def release_terminal(self) -> None:
+        """Leave it as it was, where the process is about to end in the middle of all."""
+        if self.is_running and self._driver is not None:
+            self._driver.stop_application_mode()
+            self._driver.close()
 
     def _fatal_error(self) -> None:
         """Leave without textual's traceback: the command line says it in one line."""

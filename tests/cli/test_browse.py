@@ -7,6 +7,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -35,8 +36,12 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def in_terminal(*words: object, keys: Sequence[tuple[str, bytes]] = ()) -> tuple[int, str]:
-    """Exit code and all that the terminal was sent; each key is pressed once its words were."""
+def in_terminal(
+    *words: object, keys: Sequence[tuple[str, bytes | signal.Signals]] = ()
+) -> tuple[int, str]:
+    """Exit code and all that the terminal was sent; each key is pressed (or signal sent)
+    once its words were.
+    """
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     command = [sys.executable, "-m", "fp8scope", "browse", *map(str, words)]
@@ -58,7 +63,11 @@ def in_terminal(*words: object, keys: Sequence[tuple[str, bytes]] = ()) -> tuple
             except OSError:  # it ended
                 break
         if waiting and waiting[0][0] in sent:
-            os.write(ours, waiting.pop(0)[1])
+            key = waiting.pop(0)[1]
+            if isinstance(key, bytes):
+                os.write(ours, key)
+            else:
+                running.send_signal(key)
     else:
         running.kill()
     os.close(ours)
@@ -109,6 +118,21 @@ def test_a_plan_of_something_else_is_stale(
     last = " ".join(sent.rpartition("fp8scope: ")[2].split())
     assert why in last
     assert "→ make it again with fp8scope plan" in last
+
+
+def test_killed_it_leaves_the_terminal_as_it_was(profile: Path) -> None:
+    code, sent = in_terminal(profile, keys=[("fused groups", signal.SIGTERM)])
+    assert code == 130
+    screen, _, after = sent.rpartition("\x1b[?1049l")  # the end of the second screen
+    assert "fused groups" in screen
+    assert "\x1b[?1000l" in screen  # no mouse any more
+    assert "fp8scope: interrupted" in after
+
+
+def test_ctrl_c_leaves(profile: Path) -> None:
+    code, sent = in_terminal(profile, keys=[("fused groups", b"\x03")])
+    assert code == 0
+    assert "\x1b[?1049l" in sent
 
 
 def test_what_is_no_profile_is_refused_in_the_terminal(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from fp8scope.tui.plan_screen import PlanScreen
 from fp8scope.tui.plan_table import PlanTable
 from fp8scope.tui.site_table import SiteTable
 from fp8scope.tui.sites import SitesScreen
+from tests.tui.browsing import all_of_demo
 
 PAGE = Path(__file__).parents[2] / "docs" / "browse.md"
 CLASSES: Mapping[str, tuple[type[DOMNode], ...]] = {
@@ -35,7 +36,7 @@ PALETTE = Binding("ctrl+p", "command_palette", "find a command by its words")
 
 def table(classes: tuple[type[DOMNode], ...]) -> str:
     """Keys and what they do, in the order of the code; one line for each thing."""
-    app = BrowseApp(lambda: None)  # type: ignore[arg-type,return-value]  # is not run
+    app = BrowseApp(all_of_demo)  # is not run
     bindings = [one for of in classes for one in of.__dict__["BINDINGS"]]
     keys: dict[str, list[str]] = {}
     for one in [*bindings, *([PALETTE] if BrowseApp in classes else [])]:
