@@ -56,7 +56,7 @@ class BrowseApp(App[None]):
     MODES: ClassVar[dict[str, str | Callable[[], Screen[None]]]] = {
         mode: partial(lambda mode: screen_class(mode)(), mode) for mode in SCREENS
     }
-    COMMANDS = App.COMMANDS | {commands.modules, commands.screens}
+    COMMANDS = {commands.everything}  # noqa: RUF012  (textual's type)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("1", "show('overview')", "overview"),
         Binding("2", "show('sites')", "sites"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from rich.text import Text
 from textual.binding import Binding
 from textual.command import CommandPalette, DiscoveryHit, Hit, Hits, Provider
+from textual.system_commands import SystemCommandsProvider
 from textual.types import IgnoreReturnCallbackType
 
 if TYPE_CHECKING:
@@ -101,14 +102,29 @@ class Screens(_Ours):
         await browse.run_action(action, browse.screen)
 
 
-def modules() -> type[Provider]:
-    """For `App.COMMANDS`."""
-    return Modules
+class Everything(Provider):
+    """All of them in one order: textual keeps its providers in a set, which has none."""
+
+    async def discover(self) -> Hits:
+        """The first few of each."""
+        for provider in self._providers():
+            async for hit in provider.discover():
+                yield hit
+
+    async def search(self, query: str) -> Hits:
+        """Those that match, of each."""
+        for provider in self._providers():
+            async for hit in provider.search(query):
+                yield hit
+
+    def _providers(self) -> Iterator[Provider]:
+        for kind in (Screens, SystemCommandsProvider, Modules):
+            yield kind(self.screen, self.match_style)
 
 
-def screens() -> type[Provider]:
+def everything() -> type[Provider]:
     """For `App.COMMANDS`."""
-    return Screens
+    return Everything
 
 
 def search() -> CommandPalette:

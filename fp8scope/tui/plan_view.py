@@ -33,10 +33,9 @@ class PlanView(WorkingScreen):
     PlanView #body PlanTable { width: 1fr; }
     PlanView #side { width: 44; padding: 0 1; background: $surface; display: none; }
     PlanView.-wide #side { display: block; }
-    PlanView.-wide #about { max-height: 4; }
     PlanView #find { display: none; border: none; height: 1; padding: 0 1; }
     PlanView #find.-open { display: block; }
-    PlanView #about { height: auto; max-height: 2; padding: 0 1; background: $surface; }
+    PlanView #about { height: 2; padding: 0 1; background: $surface; }
     PlanView #said { height: auto; max-height: 3; padding: 0 1; text-style: bold; }
     PlanView #keys { height: 1; padding: 0 1; color: $foreground 70%; }
     """
@@ -156,7 +155,7 @@ class PlanView(WorkingScreen):
     def _tell(self) -> None:
         row = self._shown.get(self.rows.key or "")
         said = about(row) if row else "no such group"
-        self._put("#about", said)
+        self.query_one("#about", Static).update(said, layout=False)  # two lines, always
 
     def _show_frontier(self) -> None:
         living = self.browser.living

@@ -82,7 +82,7 @@ SCREENS: Mapping[str, tuple[str, str, tuple[Key, ...]]] = {
         r"sites by",
         (
             Key("down", DOWN, CURSOR, raw=True),
-            Key("page down", PAGE_DOWN, CURSOR, raw=True, times=6),
+            Key("page down", PAGE_DOWN, CURSOR, raw=True, times=2),
             Key("s", "s", ORDER),
             Key("r", "r", ORDER),
             Key("f", "f", FILTER),
