@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from fp8scope.artefacts.plan_file import read_factors, read_plan
 from fp8scope.build.complete import left_out, refuse_incomplete
-from fp8scope.build.files import file_shapes, with_saved_names
+from fp8scope.build.files import SHARD_BYTES, file_shapes, with_saved_names
 from fp8scope.build.finish import (
     copy_beside,
     put_plan,
@@ -23,7 +23,7 @@ from fp8scope.build.finish import (
 )
 from fp8scope.build.folder import NewFolder, new_folder
 from fp8scope.build.folds import check_folds, fold_plan
-from fp8scope.build.order import SHARD_BYTES, WRITTEN, Events, Format, Order
+from fp8scope.build.order import WRITTEN, Events, Format, Order
 from fp8scope.build.refused import check_buildable, check_weights
 from fp8scope.build.scales import static_scales
 from fp8scope.build.source import load_source, reference_of

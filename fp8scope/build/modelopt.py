@@ -22,12 +22,12 @@ from torch import nn
 
 from fp8scope.artefacts.plan import Cache, Plan
 from fp8scope.build.scales import Static
+from fp8scope.checkpoint.linears import BLOCK
 from fp8scope.core.formats import E4M3
 from fp8scope.errors import BadInput, Missing, one_line
 from fp8scope.export.checking import export_plan
 from fp8scope.runtime.experts import named_experts
 
-BLOCK = 128
 WITHOUT = "plan it in BF16 (--exclude), or build with --format compressed-tensors"
 
 

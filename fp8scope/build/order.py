@@ -9,6 +9,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from fp8scope.artefacts.plan import Plan
+from fp8scope.build.files import SHARD_BYTES
 from fp8scope.build.memory import Needs
 from fp8scope.runtime.loading import LoadOptions
 
@@ -18,7 +19,6 @@ WRITTEN: dict[Format, str] = {
     "compressed-tensors": "compressed-tensors",
 }
 """The consumer whose words the metadata of a format are."""
-SHARD_BYTES = 5_000_000_000
 
 
 @dataclass

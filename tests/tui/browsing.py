@@ -198,12 +198,6 @@ def said(app: BrowseApp, where: str) -> str:
     return str(app.screen.query_one(where, Static).visual)
 
 
-def screen_text(app: BrowseApp) -> str:
-    """What stands on the terminal, line by line."""
-    strips = app.screen._compositor.render_strips()
-    return "\n".join(strip.text for strip in strips)
-
-
 async def settled(app: BrowseApp, pilot: Pilot[Any]) -> None:
     """Until nothing is read, made or looked for any more, and all of it is shown."""
     await until(pilot, lambda: not app.busy and not any(w.is_running for w in app.workers))

@@ -40,10 +40,10 @@ from tests.tui.browsing import (
     llama,
     overview,
     said,
-    screen_text,
     until,
     without_blocks,
 )
+from tests.tui.host import screen_text
 
 
 def change(app: BrowseApp) -> Living:

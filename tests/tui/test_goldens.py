@@ -19,16 +19,8 @@ from textual.pilot import Pilot
 from fp8scope.profile.reader import read_profile
 from fp8scope.tui.app import BrowseApp
 from fp8scope.tui.snapshot import Snapshot, filled, opened
-from tests.tui.browsing import (
-    DEMO,
-    NARROW,
-    WIDE,
-    all_of_demo,
-    browse,
-    demo,
-    screen_text,
-    settled,
-)
+from tests.tui.browsing import DEMO, NARROW, WIDE, all_of_demo, browse, demo, settled
+from tests.tui.host import screen_text
 
 GOLDEN = Path(__file__).parent / "golden"
 WALKS: Mapping[str, Mapping[str, tuple[str, ...]]] = {

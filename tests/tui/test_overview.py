@@ -30,9 +30,9 @@ from tests.tui.browsing import (
     overview,
     planned,
     said,
-    screen_text,
     without_blocks,
 )
+from tests.tui.host import screen_text
 
 
 def findings() -> Mapping[str, GroupFinding]:

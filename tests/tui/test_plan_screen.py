@@ -32,7 +32,7 @@ from fp8scope.tui.snapshot import opened
 from tests.plan import invented
 from tests.plan.invented import group
 from tests.plan.test_plan import small
-from tests.tui.browsing import screen_text
+from tests.tui.host import screen_text
 
 DOWN, UP = group(0, "down"), group(0, "gate_up")
 SMALL, WIDE = (80, 24), (160, 50)

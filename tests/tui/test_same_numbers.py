@@ -19,7 +19,8 @@ from fp8scope.tui.app import BrowseApp
 from fp8scope.tui.layer import LayerScreen
 from fp8scope.tui.plan_screen import PlanScreen
 from fp8scope.tui.sites import SitesScreen
-from tests.tui.browsing import DEMO, all_of_demo, browse, overview, said, screen_text, settled
+from tests.tui.browsing import DEMO, all_of_demo, browse, overview, said, settled
+from tests.tui.host import screen_text
 
 Json = dict[str, Any]
 ROOMY = (200, 120)
