@@ -40,14 +40,6 @@ def _plan(to: Path) -> None:
     write_plan(*make_plan(read_profile(PROFILES / "demo.h5")), to)
 
 
-def _built(to: Path) -> None:
-    """The demo's checkpoint as planned."""
-    from fp8scope.build.api import build_checkpoint
-
-    _plan(to.parent / "of_the_build.json")
-    build_checkpoint(str(to.parent / "of_the_build.json"), str(to), model="demo")
-
-
 def _experts(to: Path) -> None:
     """A small random mixture of experts with its tokenizer, and no text."""
     from tests.cli.folders import make
@@ -69,9 +61,7 @@ THINGS: Mapping[str, Callable[[Path], None]] = {
     # the demo under other names, and its recorded profile and plan
     "my-model": DEMO,
     "Llama-3.1-8B": DEMO,
-    "Llama-3.1-8B-FP8": _built,
     **dict.fromkeys(("profile.h5", "calibration.h5", "production.h5", "today.h5"), RECORDED),
-    **dict.fromkeys(("monday.h5", "tuesday.h5"), RECORDED),
     "profiles": _copy(PROFILES),
     "plan.json": _plan,
     "hf_quant_config.json": _a_list,

@@ -101,7 +101,7 @@ def _client() -> str:
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.docs.warm", path],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -123,6 +123,7 @@ def _environment(tools: Path) -> dict[str, str]:
         "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",  # stdout and stderr in the order of a terminal
+        "OMP_NUM_THREADS": "1",
         "COLUMNS": "100",
         "LC_ALL": "C.UTF-8",
         "HF_HUB_OFFLINE": "1",
