@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 import uuid
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.docs import warm
 from tests.docs.pages import ROOT
 
 # `browse` wants a terminal and a person; it gets both.
 FP8SCOPE = """#!/bin/bash
 [ "$1" = browse ] && exec {python} -m tests.docs.terminal "$@"
-exec {python} -m fp8scope "$@"
+exec {python} -ISc {client} "$@"
 """
 
 
@@ -35,7 +40,7 @@ class Shell:
         tools.mkdir()
         python = shlex.quote(sys.executable)
         for name, text in {
-            "fp8scope": FP8SCOPE.format(python=python),
+            "fp8scope": FP8SCOPE.format(python=python, client=shlex.quote(_client())),
             "python": f'#!/bin/bash\nexec {python} "$@"\n',
         }.items():
             (tools / name).write_text(text)
@@ -89,11 +94,36 @@ class Shell:
         raise AssertionError(f"bash itself ended in “{command}”: {said}")
 
 
+@cache
+def _client() -> str:
+    """A program that has fp8scope run in this worker's own server, which is started here."""
+    path = str(Path(tempfile.mkdtemp(prefix="fp8scope-docs-")) / "line")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.docs.warm", path],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    atexit.register(_end, server, Path(path).parent)
+    assert server.stdout
+    assert server.stdout.readline() == b"ready\n"
+    return warm.client(path)
+
+
+def _end(server: subprocess.Popen[bytes], folder: Path) -> None:
+    server.kill()
+    server.wait()
+    shutil.rmtree(folder)
+
+
 def _environment(tools: Path) -> dict[str, str]:
     own = {
         "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",  # stdout and stderr in the order of a terminal
+        "OMP_NUM_THREADS": "1",
         "COLUMNS": "100",
         "LC_ALL": "C.UTF-8",
         "HF_HUB_OFFLINE": "1",
