@@ -17,7 +17,7 @@ from fp8scope.errors import BadInput, Missing, Stale
 if TYPE_CHECKING:
     from fp8scope.artefacts.plan import Plan
     from fp8scope.profile.record import Profile
-    from fp8scope.tui.snapshot import Snapshot
+    from fp8scope.report.snapshot import Snapshot
 
 SERVED = "TEXTUAL_DRIVER"
 """Set by textual-serve for the browser that it runs without a terminal."""
@@ -72,7 +72,7 @@ def _shows(characters: str) -> bool:
 
 def _opened(path: Path, plan: Path | None) -> Snapshot:
     from fp8scope.profile.reader import open_profile
-    from fp8scope.tui.snapshot import opened
+    from fp8scope.report.snapshot import opened
 
     profile = open_profile(path)
     read = _read_plan(plan, path, profile) if plan else None
