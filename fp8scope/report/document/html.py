@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from importlib.util import find_spec
+from math import isnan
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -40,13 +41,17 @@ def html(document: Document) -> str:
         document=document,
         known=anchors(document),
         policy=_policy(scripts),
-        # ours: the only text that is not escaped
-        scripts=[Markup(script) for script in scripts],
-        style=Markup(_style()),
-        palettes=Markup(inert_json({"light": palette(dark=False), "dark": palette(dark=True)})),
+        scripts=[_ours(script) for script in scripts],
+        style=_ours(_style()),
+        palettes=_ours(inert_json({"light": palette(dark=False), "dark": palette(dark=True)})),
     )
     # half of a surrogate pair has no place in UTF-8
     return written.encode("utf-8", "replace").decode("utf-8")
+
+
+def _ours(text: str) -> Markup:
+    """Text that is not escaped: what was written here, and JSON that has been made inert."""
+    return Markup(text)  # noqa: S704
 
 
 def _policy(scripts: tuple[str, ...]) -> str:
@@ -78,7 +83,7 @@ def _environment() -> Environment:
         "plain": plain,
         "fragment": lambda anchor: quote(anchor, safe=""),
         "figure_anchor": figure_anchor,
-        "figure_json": lambda figure: Markup(figure_json(figure)),
+        "figure_json": lambda figure: _ours(figure_json(figure)),
         "lines": lambda text: Markup("\n").join(printable(line) for line in text.split("\n")),
     }
     environment.globals["ranks"] = ranks
@@ -95,7 +100,7 @@ def ranks(table: Table, column: int) -> str:
     Nothing stands where there is no number, and "" if the column has none at all.
     """
     numbers = [row.cells[column].sort for row in table.rows]
-    known = [number for number in numbers if number is not None and number == number]
+    known = [number for number in numbers if number is not None and not isnan(number)]
     places = {number: place for place, number in enumerate(sorted(set(known)))}
     written = [str(places.get(number, "")) if number is not None else "" for number in numbers]
     return ",".join(written) if known else ""

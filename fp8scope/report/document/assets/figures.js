@@ -32,7 +32,7 @@ function manner(colours) {
       font: { family: "system-ui, sans-serif", size: 12, color: colours["@text"] },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
-      margin: { l: 48, r: 16, t: 16, b: 44 },
+      margin: { l: 44, r: 12, t: 12, b: 28 },
       colorway: Array.from({ length: 8 }, (_, line) => colours[`@line${line}`]),
       hoverlabel: {
         align: "left",
@@ -56,7 +56,7 @@ function draw(plot, paper = false) {
   const colours = palettes()[night.matches && !paper ? "dark" : "light"];
   const view = resolved(viewOf(plot), colours);
   const layout = { template: manner(colours), ...view.layout };
-  layout.height = plot.clientHeight || parseInt(plot.style.height, 10);
+  layout.height = Math.round(parseInt(plot.style.height, 10) * (paper ? 0.8 : 1));
   // a finger that drags wants to scroll the page
   if (finger.matches) layout.dragmode = false;
   layout.autosize = !paper;

@@ -37,11 +37,19 @@ function startMarking() {
   for (const section of links.keys()) if (section) observer.observe(section);
 }
 
+// The bar names the report once its title is out of sight.
+function startName() {
+  const bar = one("header");
+  const watch = ([{ isIntersecting }]) => bar.classList.toggle("top", isIntersecting);
+  new IntersectionObserver(watch, { rootMargin: "-44px 0px 0px" }).observe(one("h1"));
+}
+
 all(".table table").forEach(startTable);
 all(".listing").forEach(startListing);
 startContents();
 startSearch();
 startMarking();
+startName();
 document.addEventListener("DOMContentLoaded", () => {
   startFigures();
   startLinks();
