@@ -24,7 +24,7 @@ from markupsafe import Markup
 from fp8scope.core.words import printable
 from fp8scope.errors import Missing
 from fp8scope.report.document.anchors import anchors, figure_anchor
-from fp8scope.report.document.blocks import Document, Table
+from fp8scope.report.document.blocks import Document, Figure, Table
 from fp8scope.report.document.drawing import figure_json, inert_json
 from fp8scope.report.document.words import parts, plain
 from fp8scope.report.palette import palette
@@ -63,6 +63,7 @@ def _policy(scripts: tuple[str, ...]) -> str:
     )
 
 
+@cache
 def _hash(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
@@ -81,13 +82,23 @@ def _environment() -> Environment:
         "kind": lambda part: type(part).__name__.lower(),
         "parts": parts,
         "plain": plain,
-        "fragment": lambda anchor: quote(anchor, safe=""),
+        "fragment": lambda anchor: quote(printable(anchor), safe="", errors="replace"),
         "figure_anchor": figure_anchor,
-        "figure_json": lambda figure: _ours(figure_json(figure)),
-        "lines": lambda text: Markup("\n").join(printable(line) for line in text.split("\n")),
+        "figure_json": _figure_json,
+        "lines": _lines,
     }
     environment.globals["ranks"] = ranks
     return environment
+
+
+def _figure_json(figure: Figure) -> Markup:
+    return _ours(figure_json(figure))
+
+
+def _lines(text: str) -> Markup:
+    """Text to copy: its lines and tabs are part of it."""
+    lines = ("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+    return Markup("\n").join(lines)
 
 
 def _readable(value: Any) -> Any:

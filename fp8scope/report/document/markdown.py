@@ -16,7 +16,6 @@ from fp8scope.report.document.blocks import (
     Code,
     Details,
     Document,
-    Excerpt,
     Facts,
     Figure,
     Inline,
@@ -121,22 +120,27 @@ def _together(written: Sequence[str]) -> str:
 
 def _block(block: Block, level: _Level) -> str:
     match block:
-        case Paragraph(words):
-            return github.line(_words(words))
-        case Items(items, numbered):
-            marks = (f"{place}." if numbered else "-" for place in range(1, len(items) + 1))
-            written = (github.line(_words(item)) for item in items)
-            return "\n".join(f"{mark} {item}" for mark, item in zip(marks, written, strict=True))
+        case Paragraph():
+            written = github.line(_words(block.words))
+        case Items():
+            written = _items(block)
         case Facts():
-            return _facts(block)
+            written = _facts(block)
         case Table():
-            return _table(block, level)
+            written = _table(block, level)
         case Figure():
-            return f"<strong>{github.text(block.title)}.</strong> {_words(block.says)}"
+            written = f"<strong>{github.text(block.title)}.</strong> {_words(block.says)}"
         case Listing():
-            return _listing(block, level)
+            written = _listing(block, level)
         case Details():
-            return _details(block, level)
+            written = _details(block, level)
+    return written
+
+
+def _items(block: Items) -> str:
+    marks = (f"{place}." if block.numbered else "-" for place in range(1, len(block.items) + 1))
+    lines = (github.line(_words(item)) for item in block.items)
+    return "\n".join(f"{mark} {line}" for mark, line in zip(marks, lines, strict=True))
 
 
 def _facts(block: Facts) -> str:
