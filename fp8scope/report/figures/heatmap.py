@@ -176,7 +176,9 @@ def _precisions(bar: Json, level: list[list[int | None]]) -> Json:
     """Discrete colours, named below the bar."""
     edges = [number / len(_ORDER) for number in range(len(_ORDER) + 1)]
     steps = [
-        [end, f"@{name}"] for name, ends in zip(_ORDER, pairwise(edges), strict=True) for end in ends
+        [end, f"@{name}"]
+        for name, ends in zip(_ORDER, pairwise(edges), strict=True)
+        for end in ends
     ]
     last = len(_ORDER) - 1
     ticks = [(number + 0.5) * last / len(_ORDER) for number in range(len(_ORDER))]
