@@ -15,13 +15,21 @@ from fp8scope.report.document.blocks import Figure, View
 from fp8scope.report.figures.anchors import anchor
 from fp8scope.report.figures.drawing import SMALL, Json, axis, layout
 from fp8scope.report.figures.text import inert
-from fp8scope.report.measures import Measure, Reading, Scale, measures
+from fp8scope.report.measures import (
+    BODY_SQNR,
+    CHEAPEST_KL,
+    PLAIN_KL,
+    Measure,
+    Reading,
+    Scale,
+    measures,
+)
 from fp8scope.report.snapshot import Snapshot
 from fp8scope.report.words import shorten
 
 MOST_COLUMNS = 40
 LONGEST_LABEL = 26
-HEADER, LEGEND = 78, 46  # pixels above the cells
+LEGEND = 40  # pixels of the colour bar and its labels
 SHADES = 99  # levels are whole numbers up to it: two digits each
 At = tuple[int, int]
 
@@ -51,7 +59,7 @@ def heatmap(snapshot: Snapshot) -> Figure:
         title="Every linear of the model",
         says=_says(snapshot, cells),
         views=views,
-        height=HEADER + LEGEND + min(1600, max(140, rows * _row_height(rows))),
+        height=_top(cells) + 16 + min(1600, max(120, rows * _row_height(rows))),
     )
 
 
@@ -73,7 +81,8 @@ def _cells(snapshot: Snapshot) -> Cells:
 
 def _view(snapshot: Snapshot, cells: Cells, measure: Measure) -> View:
     shape = len(snapshot.grid.rows), len(cells.columns)
-    level, said, link, short = (_empty(shape) for _ in range(4))
+    level, said, link = (_empty(shape, None) for _ in range(3))
+    short = _empty(shape, "")
     for (row, column), modules in cells.modules.items():
         readings = {name: found for name in modules if (found := measure.of(snapshot, name))}
         worst = max(readings, key=lambda name: readings[name].badness, default=modules[0])
@@ -81,7 +90,7 @@ def _view(snapshot: Snapshot, cells: Cells, measure: Measure) -> View:
         if worst in readings:
             reading = readings[worst]
             level[row][column] = _level(reading)
-            said[row][column] = _said(snapshot, measure, worst, reading)
+            said[row][column] = _said(measure, reading)
             short[row][column] = _short(reading)
     trace: Json = {
         "type": "heatmap",
@@ -100,8 +109,8 @@ def _view(snapshot: Snapshot, cells: Cells, measure: Measure) -> View:
     return View(measure.name, [trace], _layout(snapshot, cells))
 
 
-def _empty(shape: tuple[int, int]) -> list[list[Any]]:
-    return [[None] * shape[1] for _ in range(shape[0])]
+def _empty(shape: tuple[int, int], nothing: str | None) -> list[list[Any]]:
+    return [[nothing] * shape[1] for _ in range(shape[0])]
 
 
 _ORDER = [name for name in PRECISIONS if name != "fp8"]
@@ -124,24 +133,21 @@ def _short(reading: Reading) -> str:
     return next((text for text in reading.texts if len(text) <= 5), reading.texts[-1])
 
 
-def _said(snapshot: Snapshot, measure: Measure, module: str, reading: Reading) -> str:
-    """What the overview of `browse` says, with the numbers in five digits and without what is the
-    same in all cells; before it the fused group, whose members share a number.
+def _said(measure: Measure, reading: Reading) -> str:
+    """What the overview of `browse` says, with the numbers in four digits, and without what is the
+    same in all cells: there are thousands.
     """
-    text = _NUMBER.sub(lambda found: f"{float(found[0]):.5g}", reading.detail)
+    text = _NUMBER.sub(lambda found: f"{float(found[0]):.4g}", reading.detail)
     for same in (f"{measure.name}: ", "planned: ", "fp8_tensor: ", "clip of "):
         text = text.removeprefix(same)
-    text = text.replace(" nats per token", "")
-    group = snapshot.grid.group(module)
-    if measure.by_group and group != module and measure.scale is not None:
-        text = f"{text}; {group.rpartition('.')[2]}"
+    text = text.replace(" nats per token", "").replace(" dB", "")
     return inert(text)
 
 
 def _unit(measure: Measure) -> str:
-    """What a hover says, with what is the same in all cells."""
-    name = inert(measure.name)
-    return f"{name}<br>%{{hovertext}}" + (" nats per token" if name.startswith("KL in") else "")
+    """What a hover says of every cell."""
+    unit = {PLAIN_KL: ", nats per token", CHEAPEST_KL: ", nats per token", BODY_SQNR: ", dB"}
+    return f"{inert(measure.name)}{unit.get(measure, '')}<br>%{{hovertext}}"
 
 
 def _scale(measure: Measure, level: list[list[int | None]]) -> Json:
@@ -196,7 +202,8 @@ def _layout(snapshot: Snapshot, cells: Cells) -> Json:
     shown = range(0, len(labels), step)
     numbers = labels[0].isdecimal()
     return layout(
-        top=HEADER + LEGEND,
+        top=_top(cells),
+        right=20,
         xaxis=axis(
             side="top",
             tickvals=list(range(len(cells.columns))),
@@ -223,9 +230,16 @@ def _cut(label: str) -> str:
 
 def _column_labels(columns: tuple[str, ...]) -> list[str]:
     """The last parts, without `_proj`, where that tells them apart."""
-    last = [name.rpartition(".")[2].removesuffix("_proj") for name in columns]
+    last = [
+        name.rpartition(".")[2].removesuffix("_proj").removesuffix("_cache") for name in columns
+    ]
     names = last if len(set(last)) == len(last) else list(columns)
     return [inert(_cut(name)) for name in names]
+
+
+def _top(cells: Cells) -> int:
+    """Pixels above the cells: the legend, and the columns' names, which are aslant."""
+    return LEGEND + 16 + round(5 * max(map(len, _column_labels(cells.columns))))
 
 
 def _row_height(rows: int) -> int:
@@ -246,11 +260,7 @@ def _says(snapshot: Snapshot, cells: Cells) -> str:
         worst = max(found, key=lambda name: found[name].badness)
         name = snapshot.grid.group(worst) if first.by_group else worst
         said += f" {first.name} is worst at {short_name(name, snapshot.prefix)}: "
-        said += f"{found[worst].texts[0]}{_said_unit(first)}."
+        said += f"{found[worst].texts[0]}{' nats per token' if first is PLAIN_KL else ''}."
     if cells.folded:
         said += " Each cell of a column with * stands for all experts there and shows the worst."
     return said
-
-
-def _said_unit(measure: Measure) -> str:
-    return " nats per token" if measure.name.startswith("KL in") else ""
