@@ -28,9 +28,14 @@ def plan_page(plan: Plan) -> Renderables:
     parts += [literal(f"  {line}") for line in asked_sentences(plan)]
     parts += [literal(f"  {line}") for line in measured_sentences(plan)]
     parts += _reasons(plan, prefix)
-    parts += [literal(f"  Note: {note}.") for note in plan.notes]
+    parts += [literal(f"  {line}") for line in note_sentences(plan)]
     parts += [Text(), frontier_table(plan)]
     return Renderables(*parts)
+
+
+def note_sentences(plan: Plan) -> list[str]:
+    """What whoever reads the plan should know besides."""
+    return [f"Note: {literal(note).plain}." for note in plan.notes]
 
 
 def frontier_table(plan: Plan) -> Table:

@@ -42,7 +42,7 @@ def of_plan(snapshot: Snapshot, plan: Plan) -> list[Fact]:
         Fact(
             "Bits per weight",
             f"{found.effective_bits:.2f}",
-            f"{percent(found.bf16_share)} of the weights in BF16",
+            f"{percent(found.bf16_share) if found.bf16_share else 'none'} of the weights in BF16",
         ),
     ]
     return [*facts, *_static(snapshot, plan), *_settled(snapshot), *_caches(snapshot, plan)]
@@ -114,11 +114,11 @@ def _plain(plan: Plan) -> Fact:
 
 def _step(plan: Plan) -> Fact:
     found, cost = plan.predicted, plan.cost
-    bound = "not measured: a roofline bound of" if cost.source == "roofline" else "measured on"
+    how = "a roofline bound, not measured" if cost.source == "roofline" else "measured"
     note = (
-        f"BF16 {number(found.bf16_step_time_us)}, plain FP8 {number(found.fp8_step_time_us)}: "
-        f"{times(found.bf16_step_time_us / found.step_time_us)}× as fast as BF16; "
-        f"{bound} {printable(cost.gpu)}, batch {cost.batch}, context {cost.context}"
+        f"{times(found.bf16_step_time_us / found.step_time_us)}× as fast as BF16 "
+        f"({number(found.bf16_step_time_us)}), plain FP8 {number(found.fp8_step_time_us)}; "
+        f"{printable(cost.gpu)}, {how}"
     )
     return Fact("Step", f"{number(found.step_time_us)} µs", note)
 
@@ -137,7 +137,7 @@ def _static(snapshot: Snapshot, plan: Plan | None = None) -> Iterator[Fact]:
             for scale in group.scales
         }
         rows = tuple(row for row in rows if row.site in inputs)
-        note = "inputs safe, of those that the plan gives a static scale without smoothing"
+        note = "inputs safe, of those that the plan leaves plain"
     if rows:
         safe = sum(row.need is Need.STATIC for row in rows)
         tone: Tone = "good" if safe == len(rows) else "warn"

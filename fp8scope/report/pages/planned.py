@@ -22,10 +22,10 @@ from fp8scope.report.pages.names import Names
 from fp8scope.report.pages.tables import nats_cell, number_cell, prose
 from fp8scope.report.plan import (
     asked_sentences,
-    capital,
     decided,
     frontier_points,
     measured_sentences,
+    note_sentences,
     own_point,
     plain_sentence,
     told_groups,
@@ -40,12 +40,11 @@ def planned(snapshot: Snapshot, names: Names) -> Section | None:
     plan = snapshot.plan
     if plan is None:
         return None
-    said = [f"{printable(capital(plan.summary))}.", *map(printable, asked_sentences(plan))]
-    notes = [printable(f"Note: {note}.") for note in plan.notes]
-    blocks: list[Block] = prose([*said, *measured_sentences(plan)], names)
+    said = [*asked_sentences(plan), *measured_sentences(plan)]
+    blocks: list[Block] = prose(list(map(printable, said)), names)
     blocks.append(_groups(plan, names))
     rest = plain_sentence(plan, snapshot.prefix)
-    blocks += prose([*([rest] if rest else []), *notes], names)
+    blocks += prose([*([rest] if rest else []), *note_sentences(plan)], names)
     blocks += [frontier(plan), _frontier(plan)]
     if plan.kv_cache:
         blocks.append(_caches(plan.kv_cache, names))
