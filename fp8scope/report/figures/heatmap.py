@@ -13,7 +13,7 @@ from fp8scope.core.words import short_name
 from fp8scope.report.colours import PRECISIONS
 from fp8scope.report.document.blocks import Figure, View
 from fp8scope.report.figures.anchors import anchor
-from fp8scope.report.figures.drawing import SMALL, Json, axis, layout
+from fp8scope.report.figures.drawing import SMALL, Json, axis, layout, margin
 from fp8scope.report.figures.text import inert
 from fp8scope.report.measures import (
     BODY_SQNR,
@@ -81,8 +81,7 @@ def _cells(snapshot: Snapshot) -> Cells:
 
 def _view(snapshot: Snapshot, cells: Cells, measure: Measure) -> View:
     shape = len(snapshot.grid.rows), len(cells.columns)
-    level, said, link = (_empty(shape, None) for _ in range(3))
-    short = _empty(shape, "")
+    level, said, link, short = (_empty(shape) for _ in range(4))
     for (row, column), modules in cells.modules.items():
         readings = {name: found for name in modules if (found := measure.of(snapshot, name))}
         worst = max(readings, key=lambda name: readings[name].badness, default=modules[0])
@@ -105,12 +104,16 @@ def _view(snapshot: Snapshot, cells: Cells, measure: Measure) -> View:
         **_scale(measure, level),
     }
     if shape[0] <= 20 and shape[1] <= 12:
-        trace |= {"text": short, "texttemplate": "%{text}", "textfont": {"size": SMALL}}
+        trace |= {
+            "text": [[text or "" for text in row] for row in short],
+            "texttemplate": "%{text}",
+            "textfont": {"size": SMALL},
+        }
     return View(measure.name, [trace], _layout(snapshot, cells))
 
 
-def _empty(shape: tuple[int, int], nothing: str | None) -> list[list[Any]]:
-    return [[nothing] * shape[1] for _ in range(shape[0])]
+def _empty(shape: tuple[int, int]) -> list[list[Any]]:
+    return [[None] * shape[1] for _ in range(shape[0])]
 
 
 _ORDER = [name for name in PRECISIONS if name != "fp8"]
@@ -154,7 +157,7 @@ def _scale(measure: Measure, level: list[list[int | None]]) -> Json:
     bar = {
         "orientation": "h",
         "thickness": 10,
-        "len": 1,
+        "len": 0.8,  # the rest is for the label of its end
         "lenmode": "fraction",
         "x": 0,
         "xanchor": "left",
@@ -165,11 +168,11 @@ def _scale(measure: Measure, level: list[list[int | None]]) -> Json:
         "xpad": 0,
         "outlinewidth": 0,
         "ticks": "",
-        "tickfont": {"size": SMALL, "color": "@text"},
+        "tickfont": {"size": SMALL},
     }
     if measure.scale is None:
         return _precisions(bar, level)
-    ticks = {"tickvals": [2, SHADES - 2], "ticktext": _ends(measure.scale)}
+    ticks = {"tickvals": [0, SHADES], "ticktext": _ends(measure.scale)}
     return {"zmax": SHADES, "colorscale": "@ramp", "colorbar": bar | ticks}
 
 
@@ -202,8 +205,7 @@ def _layout(snapshot: Snapshot, cells: Cells) -> Json:
     shown = range(0, len(labels), step)
     numbers = labels[0].isdecimal()
     return layout(
-        top=_top(cells),
-        right=20,
+        margin=margin(t=_top(cells), r=20),
         xaxis=axis(
             side="top",
             tickvals=list(range(len(cells.columns))),
