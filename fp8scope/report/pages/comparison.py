@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fp8scope.analyze.compare import Comparison, SiteChange
 from fp8scope.analyze.saturation import Saturation
@@ -20,6 +21,7 @@ from fp8scope.report.document.blocks import (
     Document,
     Fact,
     Facts,
+    Figure,
     Items,
     Paragraph,
     Row,
@@ -29,6 +31,7 @@ from fp8scope.report.document.blocks import (
 )
 from fp8scope.report.figures.anchors import anchor
 from fp8scope.report.figures.drift import drift
+from fp8scope.report.figures.magnitudes import magnitudes
 from fp8scope.report.rows import finite, profile_summary
 
 KEPT_STILL = 0.02
@@ -48,8 +51,8 @@ def comparison_report(
         Section("Sites", "sites", (_sites(found.sites, prefix),)),
     ]
     if changed := [row for row in found.sites if _changed(row)][:worst]:
-        inner = tuple(_by_tag(row, prefix) for row in changed)
-        sections.append(Section("The sites that changed most, by tag", "by-tag", inner))
+        blocks = tuple(_by_tag(row, b, prefix) for row in changed)
+        sections.append(Section("The sites that changed most, by tag", "by-tag", blocks))
     if found.weights:
         sections.append(Section("Weights", "weights", (_weights(found, prefix),)))
     sections.append(Section("Provenance", "provenance", (_provenance(a, b),)))
@@ -144,7 +147,7 @@ def _site(row: SiteChange, prefix: str) -> Row:
     return Row(cells, anchor(str(row.site)))
 
 
-def _by_tag(row: SiteChange, prefix: str) -> Details:
+def _by_tag(row: SiteChange, b: Profile, prefix: str) -> Details:
     columns = (
         Column("tag of B"),
         Column("sequences", numeric=True),
@@ -156,7 +159,7 @@ def _by_tag(row: SiteChange, prefix: str) -> Details:
     )
     tags = sorted(row.tags.items(), key=lambda entry: entry[1].severity)
     rows = [_tag(tag, of) for tag, of in [*tags, ("all text", row.whole)]]
-    blocks: list[Block] = [Table(columns, rows)]
+    blocks: list[Block] = [Table(columns, rows), _magnitudes(row, b)]
     if row.new_outliers:
         new = [
             f"channel {of.channel}: {times(of.over_median_b)}× the median channel, "
@@ -165,6 +168,12 @@ def _by_tag(row: SiteChange, prefix: str) -> Details:
         ]
         blocks += [Paragraph("New outlier channels:"), Items(new)]
     return Details((Code(site_name(row.site, prefix)),), blocks, open=True)
+
+
+def _magnitudes(row: SiteChange, b: Profile) -> Figure:
+    drawn = magnitudes(b, [row.site], {row.site: row.whole.scale})
+    name = f"magnitudes-{anchor(str(row.site))}"
+    return replace(drawn, name=name, title="Magnitudes of B under A's scale")
 
 
 def _tag(tag: str, of: Saturation) -> Row:
