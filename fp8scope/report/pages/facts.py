@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from fp8scope.analyze.analysis import tag_damage
 from fp8scope.analyze.convergence import State
+from fp8scope.analyze.groups import PLAIN
 from fp8scope.analyze.kvcache import Safety
 from fp8scope.analyze.scaling import Need
+from fp8scope.analyze.sensitivity import Score
 from fp8scope.analyze.thresholds import DAMAGED_DB, HARM_NATS
 from fp8scope.analyze.verdict import Verdict
 from fp8scope.artefacts.plan import Plan
@@ -25,6 +28,7 @@ from fp8scope.core.words import (
 from fp8scope.plan.prediction import over
 from fp8scope.report.document.blocks import Fact, Tone
 from fp8scope.report.groups import NAMES
+from fp8scope.report.plan import capital
 from fp8scope.report.snapshot import Snapshot
 
 
@@ -53,13 +57,17 @@ def of_scores(snapshot: Snapshot) -> list[Fact]:
     scores = sorted(snapshot.models.items(), key=lambda item: -_known(item[1].kl))
     facts = [
         Fact(
-            NAMES.get(name, printable(name)),
+            _candidate(name, score),
             nats_within(score.kl, score.nats.error),
             f"nats per token, the whole model, {'measured' if score.measured else 'predicted'}",
             "bad" if score.kl >= HARM_NATS and name.startswith("fp8_tensor") else "",
         )
         for name, score in scores
     ]
+    damage = tag_damage((snapshot.groups or {}).values(), snapshot.models)
+    if len(damage) > 1:
+        note = f"nats per token in {printable(damage[0].tag)}, {NAMES[PLAIN]}"
+        facts.append(Fact("Worst use case", nats(damage[0].whole), note))
     return [*facts, *_static(snapshot), *_settled(snapshot), *_caches(snapshot)]
 
 
@@ -79,6 +87,11 @@ def of_tensors(snapshot: Snapshot, found: Verdict) -> list[Fact]:
         low = decibel(found.lowest.error.body_sqnr_db)
         facts.append(Fact("Lowest body SQNR", low, where, tone))
     return [*facts, *_static(snapshot), *_settled(snapshot), *_caches(snapshot)]
+
+
+def _candidate(name: str, score: Score) -> str:
+    alpha = max((t.alpha for t in score.row.terms if t.alpha is not None), default=None)
+    return capital(NAMES.get(name, printable(name)) + ("" if alpha is None else f" at α {alpha:g}"))
 
 
 def _cost(plan: Plan) -> Fact:
@@ -163,9 +176,10 @@ def _caches(snapshot: Snapshot, plan: Plan | None = None) -> Iterator[Fact]:
         return
     safe = [layer.calibrated_safety for layer in layers].count(Safety.SAFE)
     tone: Tone = "good" if safe == len(layers) else "warn"
-    note = f"safe in FP8 in {safe} of {len(layers)} layers, calibrated scales"
-    value = "safe in FP8" if safe == len(layers) else f"{safe} of {len(layers)} safe"
+    note = "layers in FP8 with calibrated scales"
+    value = f"{safe} of {len(layers)} safe"
     if plan is not None and plan.kv_cache:
+        note = f"in FP8, {safe} of {len(layers)} layers are safe with calibrated scales"
         value = _stored([cache.precision for cache in plan.kv_cache])
     yield Fact("KV cache", value, note, tone)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from fp8scope.analyze.cause import Cause, SiteCause
 from fp8scope.analyze.cause_words import cause_sentence
@@ -12,7 +13,8 @@ from fp8scope.analyze.thresholds import CAST_ROLES
 from fp8scope.core.sites import Role, Site
 from fp8scope.core.words import printable
 from fp8scope.report.convergence import convergence_sentences
-from fp8scope.report.document.blocks import Block, Code, Inline, Paragraph
+from fp8scope.report.document.blocks import Block, Code, Figure, Inline, Paragraph
+from fp8scope.report.figures.anchors import anchor
 from fp8scope.report.figures.convergence import convergence
 from fp8scope.report.figures.costs import costs
 from fp8scope.report.figures.headroom import site_headroom
@@ -30,14 +32,15 @@ def layer_blocks(snapshot: Snapshot, name: str, study: LayerFindings, names: Nam
     """In the order of reading: why and what helps, what it costs, what the tensors look like."""
     blocks = prose([*_planned(snapshot, name), *_causes(study.causes, names)], names)
     if study.scores:
-        blocks.append(costs(study.scores, study.pairs))
+        blocks.append(_figure("costs", name, costs(study.scores, study.pairs)))
     cast = [each for each in study.details if each.measures.site.role in CAST_ROLES]
     if cast:
-        blocks.append(magnitudes(snapshot.profile, [each.measures.site for each in cast]))
+        drawn = magnitudes(snapshot.profile, [each.measures.site for each in cast])
+        blocks.append(_figure("magnitudes", name, drawn))
         rows = [each.measures for each in cast]
         blocks.append(site_table(rows, names, "its tensors in E4M3, one static scale each"))
     blocks += map(table, _sheets(cast, study, names))
-    blocks += _traffic(study, names)
+    blocks += _traffic(name, study, names)
     return [*blocks, *_linears(snapshot, name)]
 
 
@@ -89,11 +92,22 @@ def _site(site: Site, names: Names) -> str:
     return f"{names.short(site.module)} {site.role}"
 
 
-def _traffic(study: LayerFindings, names: Names) -> list[Block]:
+def _traffic(name: str, study: LayerFindings, names: Names) -> list[Block]:
     """What static scales of one tag do to the others, and whether the amax has settled."""
-    drawn = [site_headroom(study.headroom), convergence(study.convergence)]
+    drawn = {
+        "headroom": site_headroom(study.headroom),
+        "convergence": convergence(study.convergence),
+    }
     said = [*clipping_sentences(study.headroom), *convergence_sentences(study.convergence)]
-    return [*prose(said, names), *(figure for figure in drawn if figure)]
+    return [
+        *prose(said, names),
+        *(_figure(kind, name, found) for kind, found in drawn.items() if found),
+    ]
+
+
+def _figure(kind: str, name: str, figure: Figure) -> Figure:
+    """Under a name of its own: other layers have such a figure too."""
+    return replace(figure, name=f"{kind}-{anchor(name)}")
 
 
 def _linears(snapshot: Snapshot, name: str) -> list[Block]:

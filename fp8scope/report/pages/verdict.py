@@ -157,8 +157,8 @@ def cause_in_brief(found: SiteCause) -> str:
         kind += f", {found.axis}" if found.lines else ""
     lines = ", ".join(str(line.index) for line in found.lines[:LINES])
     lines += ", …" if len(found.lines) > LINES else ""
-    said = f"{found.site.role}: {kind} {lines}".rstrip()
-    return printable(f"{said}, {times(found.ratio)}× the body's rms")
+    role = "" if kind.startswith(found.site.role) else f"{found.site.role}: "
+    return printable(f"{role}{f'{kind} {lines}'.rstrip()}, {times(found.ratio)}× the body's rms")
 
 
 def _stopped(line: str) -> str:
