@@ -1,4 +1,4 @@
-"""What all drawings share: quiet axes, and numbers as JSON can hold them."""
+"""What all drawings share: axes, a legend, notes, and numbers as JSON can hold them."""
 
 from __future__ import annotations
 
@@ -12,51 +12,27 @@ SMALL = 11
 """Pixels of a label inside a drawing."""
 
 
-def layout(*, left: int = 8, top: int = 8, right: int = 12, bottom: int = 8, **more: Any) -> Json:
-    """A layout on the page's own ground; margins grow with the labels of the axes."""
-    return {
-        "paper_bgcolor": "@paper",
-        "plot_bgcolor": "@paper",
-        "font": {"color": "@text", "size": 12},
-        "margin": {"l": left, "r": right, "t": top, "b": bottom},
-        "hoverlabel": {
-            "bgcolor": "@paper",
-            "bordercolor": "@dim",
-            "font": {"color": "@text", "size": 12},
-            "align": "left",
-        },
-        "showlegend": False,
-        "dragmode": False,  # a finger that scrolls the page must not zoom
-        **more,
-    }
+def layout(**more: Any) -> Json:
+    """A layout; who shows it sets fonts, grounds and margins."""
+    # one that drags a finger over it scrolls the page
+    return {"showlegend": False, "dragmode": False, **more}
 
 
 def axis(title: str = "", **more: Any) -> Json:
     """An axis with its title; `more` as plotly has it."""
-    return {
-        "title": {"text": title, "font": {"size": 12, "color": "@dim"}, "standoff": 8},
-        "automargin": True,
-        "gridcolor": "@grid",
-        "linecolor": "@dim",
-        "tickcolor": "@dim",
-        "zeroline": False,
-        "tickfont": {"size": SMALL},
-        **more,
-    }
+    named = {"title": {"text": title, "standoff": 8}} if title else {}
+    return {**named, "automargin": True, "zeroline": False, "tickfont": {"size": SMALL}, **more}
+
+
+def margin(**sides: int) -> dict[str, int]:
+    """Of `l`, `r`, `t` and `b` pixels, where labels do not ask for more."""
+    return {"l": 8, "r": 16, "t": 8, "b": 8} | sides
 
 
 def legend(**more: Any) -> Json:
-    """A legend in one line above the plot, so that it takes no width."""
-    return {
-        "orientation": "h",
-        "x": 0,
-        "xanchor": "left",
-        "y": 1,
-        "yanchor": "bottom",
-        "font": {"size": SMALL},
-        "bgcolor": "rgba(0,0,0,0)",
-        **more,
-    }
+    """A legend in a line above the plot, so that it takes no width."""
+    place = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom"}
+    return {**place, "font": {"size": SMALL}, **more}
 
 
 def note(text: str, **more: Any) -> Json:

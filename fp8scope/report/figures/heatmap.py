@@ -13,15 +13,23 @@ from fp8scope.core.words import short_name
 from fp8scope.report.colours import PRECISIONS
 from fp8scope.report.document.blocks import Figure, View
 from fp8scope.report.figures.anchors import anchor
-from fp8scope.report.figures.drawing import SMALL, Json, axis, layout
+from fp8scope.report.figures.drawing import SMALL, Json, axis, layout, margin
 from fp8scope.report.figures.text import inert
-from fp8scope.report.measures import Measure, Reading, Scale, measures
+from fp8scope.report.measures import (
+    BODY_SQNR,
+    CHEAPEST_KL,
+    PLAIN_KL,
+    Measure,
+    Reading,
+    Scale,
+    measures,
+)
 from fp8scope.report.snapshot import Snapshot
 from fp8scope.report.words import shorten
 
 MOST_COLUMNS = 40
 LONGEST_LABEL = 26
-HEADER, LEGEND = 78, 46  # pixels above the cells
+LEGEND = 40  # pixels of the colour bar and its labels
 SHADES = 99  # levels are whole numbers up to it: two digits each
 At = tuple[int, int]
 
@@ -51,7 +59,7 @@ def heatmap(snapshot: Snapshot) -> Figure:
         title="Every linear of the model",
         says=_says(snapshot, cells),
         views=views,
-        height=HEADER + LEGEND + min(1600, max(140, rows * _row_height(rows))),
+        height=_top(cells) + 16 + min(1600, max(120, rows * _row_height(rows))),
     )
 
 
@@ -81,7 +89,7 @@ def _view(snapshot: Snapshot, cells: Cells, measure: Measure) -> View:
         if worst in readings:
             reading = readings[worst]
             level[row][column] = _level(reading)
-            said[row][column] = _said(snapshot, measure, worst, reading)
+            said[row][column] = _said(measure, reading)
             short[row][column] = _short(reading)
     trace: Json = {
         "type": "heatmap",
@@ -96,7 +104,11 @@ def _view(snapshot: Snapshot, cells: Cells, measure: Measure) -> View:
         **_scale(measure, level),
     }
     if shape[0] <= 20 and shape[1] <= 12:
-        trace |= {"text": short, "texttemplate": "%{text}", "textfont": {"size": SMALL}}
+        trace |= {
+            "text": [[text or "" for text in row] for row in short],
+            "texttemplate": "%{text}",
+            "textfont": {"size": SMALL},
+        }
     return View(measure.name, [trace], _layout(snapshot, cells))
 
 
@@ -124,31 +136,28 @@ def _short(reading: Reading) -> str:
     return next((text for text in reading.texts if len(text) <= 5), reading.texts[-1])
 
 
-def _said(snapshot: Snapshot, measure: Measure, module: str, reading: Reading) -> str:
-    """What the overview of `browse` says, with the numbers in five digits and without what is the
-    same in all cells; before it the fused group, whose members share a number.
+def _said(measure: Measure, reading: Reading) -> str:
+    """What the overview of `browse` says, with the numbers in four digits, and without what is the
+    same in all cells: there are thousands.
     """
-    text = _NUMBER.sub(lambda found: f"{float(found[0]):.5g}", reading.detail)
+    text = _NUMBER.sub(lambda found: f"{float(found[0]):.4g}", reading.detail)
     for same in (f"{measure.name}: ", "planned: ", "fp8_tensor: ", "clip of "):
         text = text.removeprefix(same)
-    text = text.replace(" nats per token", "")
-    group = snapshot.grid.group(module)
-    if measure.by_group and group != module and measure.scale is not None:
-        text = f"{text}; {group.rpartition('.')[2]}"
+    text = text.replace(" nats per token", "").replace(" dB", "")
     return inert(text)
 
 
 def _unit(measure: Measure) -> str:
-    """What a hover says, with what is the same in all cells."""
-    name = inert(measure.name)
-    return f"{name}<br>%{{hovertext}}" + (" nats per token" if name.startswith("KL in") else "")
+    """What a hover says of every cell."""
+    unit = {PLAIN_KL: ", nats per token", CHEAPEST_KL: ", nats per token", BODY_SQNR: ", dB"}
+    return f"{inert(measure.name)}{unit.get(measure, '')}<br>%{{hovertext}}"
 
 
 def _scale(measure: Measure, level: list[list[int | None]]) -> Json:
     bar = {
         "orientation": "h",
         "thickness": 10,
-        "len": 1,
+        "len": 0.8,  # the rest is for the label of its end
         "lenmode": "fraction",
         "x": 0,
         "xanchor": "left",
@@ -159,11 +168,11 @@ def _scale(measure: Measure, level: list[list[int | None]]) -> Json:
         "xpad": 0,
         "outlinewidth": 0,
         "ticks": "",
-        "tickfont": {"size": SMALL, "color": "@text"},
+        "tickfont": {"size": SMALL},
     }
     if measure.scale is None:
         return _precisions(bar, level)
-    ticks = {"tickvals": [2, SHADES - 2], "ticktext": _ends(measure.scale)}
+    ticks = {"tickvals": [0, SHADES], "ticktext": _ends(measure.scale)}
     return {"zmax": SHADES, "colorscale": "@ramp", "colorbar": bar | ticks}
 
 
@@ -196,7 +205,7 @@ def _layout(snapshot: Snapshot, cells: Cells) -> Json:
     shown = range(0, len(labels), step)
     numbers = labels[0].isdecimal()
     return layout(
-        top=HEADER + LEGEND,
+        margin=margin(t=_top(cells), r=20),
         xaxis=axis(
             side="top",
             tickvals=list(range(len(cells.columns))),
@@ -223,9 +232,16 @@ def _cut(label: str) -> str:
 
 def _column_labels(columns: tuple[str, ...]) -> list[str]:
     """The last parts, without `_proj`, where that tells them apart."""
-    last = [name.rpartition(".")[2].removesuffix("_proj") for name in columns]
+    last = [
+        name.rpartition(".")[2].removesuffix("_proj").removesuffix("_cache") for name in columns
+    ]
     names = last if len(set(last)) == len(last) else list(columns)
     return [inert(_cut(name)) for name in names]
+
+
+def _top(cells: Cells) -> int:
+    """Pixels above the cells: the legend, and the columns' names, which are aslant."""
+    return LEGEND + 16 + round(5 * max(map(len, _column_labels(cells.columns))))
 
 
 def _row_height(rows: int) -> int:
@@ -246,11 +262,7 @@ def _says(snapshot: Snapshot, cells: Cells) -> str:
         worst = max(found, key=lambda name: found[name].badness)
         name = snapshot.grid.group(worst) if first.by_group else worst
         said += f" {first.name} is worst at {short_name(name, snapshot.prefix)}: "
-        said += f"{found[worst].texts[0]}{_said_unit(first)}."
+        said += f"{found[worst].texts[0]}{' nats per token' if first is PLAIN_KL else ''}."
     if cells.folded:
         said += " Each cell of a column with * stands for all experts there and shows the worst."
     return said
-
-
-def _said_unit(measure: Measure) -> str:
-    return " nats per token" if measure.name.startswith("KL in") else ""
