@@ -19,7 +19,7 @@ from fp8scope.report.causes import cause_row
 from fp8scope.report.convergence import convergence_rows, convergence_sentences
 from fp8scope.report.groups import score_row
 from fp8scope.report.headroom import headroom_rows, saturation_words
-from fp8scope.report.layer import plain_table
+from fp8scope.report.sheet import Sheet, sheet
 from fp8scope.report.words import literal
 
 FEWEST_NATS = 1e-5
@@ -60,7 +60,7 @@ def finding_rows(found: LayerFindings) -> dict[str, Any]:
     }
 
 
-def _costs(title: str, scores: Sequence[Score]) -> RenderableType:
+def _costs(title: str, scores: Sequence[Score]) -> Sheet:
     """One row per score; columns that are empty in all of them are left out."""
     columns = {
         "candidate": [candidate_words(score.row.terms[-1]) for score in scores],
@@ -73,7 +73,7 @@ def _costs(title: str, scores: Sequence[Score]) -> RenderableType:
         "worst tag": [_worst_tag(score) for score in scores],
     }
     shown = {name: cells for name, cells in columns.items() if any(cells)}
-    return plain_table(literal(title).plain, tuple(shown), zip(*shown.values(), strict=True))
+    return sheet(title, tuple(shown), zip(*shown.values(), strict=True))
 
 
 def candidate_words(term: Term) -> str:

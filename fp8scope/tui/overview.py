@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -11,10 +10,9 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.widgets import Static
 
-from fp8scope.analyze.groups import unexplained
 from fp8scope.core.words import short_name
 from fp8scope.report.colours import PRECISIONS, STEPS
-from fp8scope.report.groups import group_sentences, model_sentences
+from fp8scope.report.headline import verdict_line
 from fp8scope.report.measures import Measure, Reading, measures
 from fp8scope.report.snapshot import Snapshot
 from fp8scope.tui.colours import precision_style, shade
@@ -165,15 +163,6 @@ class OverviewScreen(BrowserScreen):
         """Open the layer."""
         if self.named:
             self.browser.open_layer(self.named)
-
-
-def verdict_line(snapshot: Snapshot) -> str:
-    """The verdict of `analyze`; until that is known, what the whole model costs."""
-    if snapshot.groups is None:
-        return next(iter(model_sentences(snapshot.models)), "Reading the profile …")
-    groups = list(snapshot.groups.values())
-    said = group_sentences(groups, too_low=unexplained(snapshot.models, groups))
-    return re.sub(":$", ".", said[0]) if said else "No fused group was reached by the text."
 
 
 def _legend(measure: Measure, dark: bool) -> Content:

@@ -6,7 +6,7 @@ it. Nothing in this package knows what FP8 is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -194,3 +194,23 @@ class Document:
     about: str
     verdict: Section
     sections: Sequence[Section]
+
+
+def figures(document: Document) -> Iterator[Figure]:
+    """All figures, in the order of the document."""
+    for section in (document.verdict, *document.sections):
+        yield from _figures_of(section)
+
+
+def _figures_of(section: Section) -> Iterator[Figure]:
+    yield from _among(section.blocks)
+    for inner in section.inner:
+        yield from _figures_of(inner)
+
+
+def _among(blocks: Sequence[Block]) -> Iterator[Figure]:
+    for block in blocks:
+        if isinstance(block, Figure):
+            yield block
+        elif isinstance(block, Details):
+            yield from _among(block.blocks)

@@ -1,0 +1,156 @@
+"""The plan: what every fused group runs in, why, how sure that is, and what other budgets buy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fp8scope.artefacts.plan import Cache, Evidence, Group, Plan
+from fp8scope.core.words import nats, number, percent, printable
+from fp8scope.report.document.blocks import (
+    Block,
+    Cell,
+    Column,
+    Details,
+    Paragraph,
+    Row,
+    Section,
+    Strong,
+    Table,
+)
+from fp8scope.report.figures.frontier import frontier
+from fp8scope.report.pages.names import Names
+from fp8scope.report.pages.tables import nats_cell, number_cell, prose
+from fp8scope.report.plan import (
+    asked_sentences,
+    decided,
+    frontier_points,
+    measured_sentences,
+    note_sentences,
+    own_point,
+    plain_sentence,
+    told_groups,
+)
+from fp8scope.report.snapshot import Snapshot
+
+TIES = 3
+
+
+def planned(snapshot: Snapshot, names: Names) -> Section | None:
+    """None without a plan."""
+    plan = snapshot.plan
+    if plan is None:
+        return None
+    said = [*asked_sentences(plan), *measured_sentences(plan)]
+    blocks: list[Block] = prose(list(map(printable, said)), names)
+    blocks.append(_groups(plan, names))
+    rest = plain_sentence(plan, snapshot.prefix)
+    blocks += prose([*([rest] if rest else []), *note_sentences(plan)], names)
+    blocks += [frontier(plan), _frontier(plan)]
+    if plan.kv_cache:
+        blocks.append(_caches(plan.kv_cache, names))
+    return Section("Plan", "~plan", blocks, "precision BF16 budget frontier reasons")
+
+
+def _groups(plan: Plan, names: Names) -> Table:
+    """What is not plain first, the worst of the others after it, and last what is not decided."""
+    told = told_groups(plan)
+    plain = [group for group in decided(plan) if group not in told]
+    plain.sort(key=lambda group: -group.evidence.kl)
+    others = [group for group in plan.groups if not group.decided]
+    columns = (
+        Column("fused group"),
+        Column("runs in"),
+        Column("nats", numeric=True, about="predicted, of the group alone"),
+        Column("plain FP8", numeric=True, about="nats with one static scale per tensor"),
+        Column("how sure", about="share of resamples in which it is as it is here"),
+        Column("BF16 costs, µs", numeric=True, about="of a step, over FP8"),
+        Column("why"),
+    )
+    rows = [_group(group, names) for group in (*told, *plain, *others)]
+    return Table(columns, rows, "every fused group", shown=max(len(told), 12))
+
+
+def _group(group: Group, names: Names) -> Row:
+    evidence = group.evidence
+    slower = evidence.bf16_time_us - evidence.fp8_time_us
+    alpha = "" if group.alpha is None else f", α {group.alpha:g}"
+    return Row(
+        [
+            Cell((names.link(group.name),)),
+            Cell(f"{group.precision}{alpha}"),
+            nats_cell(None if group.precision == "bf16" else evidence.kl),
+            nats_cell(evidence.candidates.get("fp8_tensor")),
+            Cell(_sure(evidence, names), evidence.share),
+            number_cell(number(slower), slower) if group.decided else Cell(""),
+            Cell(names.linked(printable(group.reason))),
+        ],
+        names.claim(group.name),
+    )
+
+
+def _sure(evidence: Evidence, names: Names) -> str:
+    if evidence.share is None:
+        return printable(f"asked for ({evidence.asked})") if evidence.asked else ""
+    said = f"{percent(evidence.share)} of {evidence.resamples}"
+    if evidence.near_ties:
+        more = ", …" if len(evidence.near_ties) > TIES else ""
+        said += f"; near {', '.join(map(names.short, evidence.near_ties[:TIES]))}{more}"
+    return said
+
+
+def _frontier(plan: Plan) -> Table:
+    columns = (
+        Column("nats per token", numeric=True),
+        Column("bits per weight", numeric=True),
+        Column("step, µs", numeric=True),
+        Column("groups in BF16", numeric=True),
+        Column(""),
+    )
+    rows = [
+        Row(
+            [
+                nats_cell(point.kl),
+                number_cell(f"{point.effective_bits:.2f}", point.effective_bits),
+                number_cell(f"{point.step_time_us:,.4g}", point.step_time_us),
+                number_cell(str(point.bf16_groups), point.bf16_groups),
+                Cell((Strong("this plan"),) if mine else ""),
+            ]
+        )
+        for point, mine in frontier_points(plan.frontier, own_point(plan))
+    ]
+    return Table(columns, rows, "what other budgets would buy")
+
+
+def _caches(caches: Iterable[Cache], names: Names) -> Details:
+    stored = list(caches)
+    fp8 = sum(cache.precision == "fp8" for cache in stored)
+    columns = (
+        Column("layer"),
+        Column("KV cache"),
+        Column("nats", numeric=True),
+        Column("k scale", numeric=True),
+        Column("v scale", numeric=True),
+    )
+    rows = [
+        Row(
+            [
+                Cell((names.link(cache.name),)),
+                Cell(cache.precision),
+                nats_cell(cache.kl if cache.precision == "fp8" else None),
+                _scale(cache.k_scale),
+                _scale(cache.v_scale),
+            ],
+            names.claim(cache.name),
+        )
+        for cache in stored
+    ]
+    said = f"KV cache: FP8 in {fp8} of {len(stored)} layers"
+    cost = sum(cache.kl for cache in stored if cache.precision == "fp8")
+    blocks: list[Block] = [Table(columns, rows)]
+    if fp8:
+        blocks.insert(0, Paragraph(f"Alone, they cost {nats(cost)} nats per token together."))
+    return Details(said, blocks)
+
+
+def _scale(value: float | None) -> Cell:
+    return Cell("") if value is None else number_cell(number(value), value)
