@@ -54,15 +54,16 @@ def _group(group: GroupFinding, names: Names) -> Row:
         name: score.kl for name in DEFAULT_CANDIDATES if (score := group.candidates.get(name))
     }
     best = min(served, key=lambda name: served[name], default="")
+    name, anchor = names.placed(group.group)
     tone: Tone = "bad" if group.harmful else ""
     return Row(
         [
-            Cell((names.link(group.group),)),
+            Cell(name),
             nats_cell(group.plain.kl if group.plain else None, tone),
             nats_cell(served.get(best)),
             Cell(best),
             decibel_cell(group.worst.error.body_sqnr_db),
             Cell(cause_in_brief(group.cause)),
         ],
-        names.claim(group.group),
+        anchor,
     )

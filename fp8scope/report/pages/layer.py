@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from fp8scope.analyze.cause import Cause, SiteCause
-from fp8scope.analyze.cause_words import cause_sentence
+from fp8scope.analyze.cause_words import cause_words
 from fp8scope.analyze.detail import SiteDetail
 from fp8scope.analyze.layer import LayerFindings
 from fp8scope.analyze.thresholds import CAST_ROLES
@@ -57,11 +57,12 @@ def _planned(snapshot: Snapshot, name: str) -> list[str]:
 def _causes(found: list[SiteCause], names: Names) -> list[str]:
     """Cause and remedy at each site that has an outlier; the others in one sentence."""
     outliers = [cause for cause in found if cause.cause is not Cause.ROUNDING]
+    said = [f"{cause_words(cause, names.prefix)}." for cause in outliers or found]
     if not outliers:
-        return [cause_sentence(cause) for cause in found]
+        return said
     others = [_site(cause.site, names) for cause in found if cause.cause is Cause.ROUNDING]
     rest = [f"No outlier, plain rounding: {', '.join(others)}."] if others else []
-    return [*map(cause_sentence, outliers), *rest]
+    return [*said, *rest]
 
 
 def _sheets(cast: list[SiteDetail], study: LayerFindings, names: Names) -> Iterator[Sheet]:

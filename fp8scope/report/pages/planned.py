@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from fp8scope.artefacts.plan import Cache, Evidence, Group, Plan
-from fp8scope.core.words import nats, number, percent, printable
+from fp8scope.artefacts.plan import Evidence, Group, Plan
+from fp8scope.core.words import number, percent, printable
 from fp8scope.report.document.blocks import (
     Block,
     Cell,
     Column,
-    Details,
-    Paragraph,
     Row,
     Section,
     Strong,
@@ -46,8 +42,6 @@ def planned(snapshot: Snapshot, names: Names) -> Section | None:
     rest = plain_sentence(plan, snapshot.prefix)
     blocks += prose([*([rest] if rest else []), *note_sentences(plan)], names)
     blocks += [frontier(plan), _frontier(plan)]
-    if plan.kv_cache:
-        blocks.append(_caches(plan.kv_cache, names))
     return Section("Plan", "~plan", blocks, "precision BF16 budget frontier reasons")
 
 
@@ -73,10 +67,11 @@ def _groups(plan: Plan, names: Names) -> Table:
 def _group(group: Group, names: Names) -> Row:
     evidence = group.evidence
     slower = evidence.bf16_time_us - evidence.fp8_time_us
+    name, anchor = names.placed(group.name)
     alpha = "" if group.alpha is None else f", α {group.alpha:g}"
     return Row(
         [
-            Cell((names.link(group.name),)),
+            Cell(name),
             Cell(f"{group.precision}{alpha}"),
             nats_cell(None if group.precision == "bf16" else evidence.kl),
             nats_cell(evidence.candidates.get("fp8_tensor")),
@@ -84,7 +79,7 @@ def _group(group: Group, names: Names) -> Row:
             number_cell(number(slower), slower) if group.decided else Cell(""),
             Cell(names.linked(printable(group.reason))),
         ],
-        names.claim(group.name),
+        anchor,
     )
 
 
@@ -119,38 +114,3 @@ def _frontier(plan: Plan) -> Table:
         for point, mine in frontier_points(plan.frontier, own_point(plan))
     ]
     return Table(columns, rows, "what other budgets would buy")
-
-
-def _caches(caches: Iterable[Cache], names: Names) -> Details:
-    stored = list(caches)
-    fp8 = sum(cache.precision == "fp8" for cache in stored)
-    columns = (
-        Column("layer"),
-        Column("KV cache"),
-        Column("nats", numeric=True),
-        Column("k scale", numeric=True),
-        Column("v scale", numeric=True),
-    )
-    rows = [
-        Row(
-            [
-                Cell((names.link(cache.name),)),
-                Cell(cache.precision),
-                nats_cell(cache.kl if cache.precision == "fp8" else None),
-                _scale(cache.k_scale),
-                _scale(cache.v_scale),
-            ],
-            names.claim(cache.name),
-        )
-        for cache in stored
-    ]
-    said = f"KV cache: FP8 in {fp8} of {len(stored)} layers"
-    cost = sum(cache.kl for cache in stored if cache.precision == "fp8")
-    blocks: list[Block] = [Table(columns, rows)]
-    if fp8:
-        blocks.insert(0, Paragraph(f"Alone, they cost {nats(cost)} nats per token together."))
-    return Details(said, blocks)
-
-
-def _scale(value: float | None) -> Cell:
-    return Cell("") if value is None else number_cell(number(value), value)
