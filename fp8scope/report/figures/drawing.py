@@ -20,7 +20,7 @@ def layout(**more: Any) -> Json:
 
 def axis(title: str = "", **more: Any) -> Json:
     """An axis with its title; `more` as plotly has it."""
-    named = {"title": {"text": title, "standoff": 8}} if title else {}
+    named = {"title": {"text": title, "standoff": 8, "font": {"size": 12}}} if title else {}
     return {**named, "automargin": True, "zeroline": False, "tickfont": {"size": SMALL}, **more}
 
 
