@@ -147,6 +147,7 @@ def _plotly() -> str:
         script = source.read_text(encoding="utf-8")  # also makes \r\n one line's end, as HTML does
     except OSError as error:
         raise Missing(f"{source} cannot be read: {error.strerror}", "reinstall plotly") from error
+    # what would end the script's element means the same to JavaScript when it is written so
     return script.replace("</script", r"<\/script").replace("<!--", r"<\!--")
 
 

@@ -1,15 +1,16 @@
-"""The amax of every site in A and in B: what lies above the line is clipped by A's scales."""
+"""How far the amax of every site moved from A to B: what lies above the line A's scale clips."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from math import log10
 
 from fp8scope.analyze.compare import Comparison, SiteChange
 from fp8scope.analyze.thresholds import LOW_HEADROOM, NO_HEADROOM
 from fp8scope.core.words import common_prefix, number, percent, site_name, times
 from fp8scope.report.document.blocks import Figure, View
 from fp8scope.report.figures.anchors import anchor
+from fp8scope.report.figures.drawing import SMALL, Json, axis, layout, legend, margin, note, rounded
 from fp8scope.report.figures.text import inert
 
 KINDS = (
@@ -18,6 +19,10 @@ KINDS = (
     ("not clipped", "@main", "circle-open"),
 )
 """Told apart by form as well as by colour."""
+LINES = (
+    (1 / NO_HEADROOM, "@dim", "dot", "from here on A's scale clips"),
+    (1 / LOW_HEADROOM, "@accent", "dash", "by more than 20%"),
+)
 
 
 def drift(found: Comparison) -> Figure:
@@ -30,11 +35,6 @@ def drift(found: Comparison) -> Figure:
         for kind in reversed(range(len(KINDS)))
         if counts[kind]
     ]
-    ends = _ends(drawn)
-    lines = [
-        _line(ends, 1 / NO_HEADROOM, "A's scale begins to clip", "@dim", "dot"),
-        _line(ends, 1 / LOW_HEADROOM, "clips by more than 20%", "@accent", "dash"),
-    ]
     silent = len(found.sites) - len(drawn)
     says = (
         f"Of {len(found.sites)} sites {counts[0]} have values in B that A's scale clips by more "
@@ -42,17 +42,25 @@ def drift(found: Comparison) -> Figure:
     )
     if silent:
         says += f" {silent} silent in A or B are not drawn."
-    layout = {
-        "xaxis": {"type": "log", "title": {"text": "amax in A"}, "dtick": 1},
-        "yaxis": {"type": "log", "title": {"text": "amax in B"}, "dtick": 1},
-        "legend": {"orientation": "h", "y": -0.2},
-        "hovermode": "closest",
-    }
+    ratios = [row.amax_ratio for row in drawn]
+    low, high = min([0.5, *ratios]), max([2.0, *ratios])
+    drawing = layout(
+        xaxis=axis("amax in A", type="log", dtick=1),
+        yaxis=axis(
+            "amax in B / amax in A", type="log", range=[log10(low) - 0.05, log10(high) + 0.05]
+        ),
+        shapes=[_line(ratio, colour, dash) for ratio, colour, dash, _ in LINES],
+        annotations=[_named(ratio, colour, words) for ratio, colour, _, words in LINES],
+        legend=legend(),
+        showlegend=True,
+        margin=margin(t=28),
+        hovermode="closest",
+    )
     return Figure(
         name="drift",
-        title="The largest value of each site, in A and in B",
+        title="How far the largest value of each site moved",
         says=says,
-        views=(View("amax", (*lines, *traces), layout),),
+        views=(View("amax", traces, drawing),),
     )
 
 
@@ -62,14 +70,14 @@ def _kind(row: SiteChange) -> int:
     return 1 if row.whole.saturated_sequences else 2
 
 
-def _points(rows: Sequence[SiteChange], kind: int, prefix: str) -> dict[str, Any]:
+def _points(rows: Sequence[SiteChange], kind: int, prefix: str) -> Json:
     name, colour, symbol = KINDS[kind]
     return {
         "type": "scatter",
         "mode": "markers",
         "name": f"{name} ({len(rows)})",
         "x": [row.a.amax for row in rows],
-        "y": [row.b.amax for row in rows],
+        "y": [rounded(row.amax_ratio) for row in rows],
         "text": [_said(row, prefix) for row in rows],
         "customdata": [f"#{anchor(str(row.site))}" for row in rows],
         "hovertemplate": "%{text}<extra></extra>",
@@ -89,20 +97,11 @@ def _said(row: SiteChange, prefix: str) -> str:
     )
 
 
-def _ends(rows: Sequence[SiteChange]) -> tuple[float, float]:
-    amax = [row.a.amax for row in rows]
-    return (min(amax) / 2, max(amax) * 2) if amax else (0.1, 10.0)
+def _line(ratio: float, colour: str, dash: str) -> Json:
+    place = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": ratio, "y1": ratio}
+    return {**place, "line": {"color": colour, "dash": dash, "width": 1}}
 
 
-def _line(
-    ends: tuple[float, float], ratio: float, name: str, colour: str, dash: str
-) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": name,
-        "x": list(ends),
-        "y": [end * ratio for end in ends],
-        "hoverinfo": "skip",
-        "line": {"color": colour, "dash": dash, "width": 1},
-    }
+def _named(ratio: float, colour: str, words: str) -> Json:
+    place = {"x": 1, "xref": "paper", "xanchor": "right", "y": log10(ratio), "yanchor": "bottom"}
+    return note(words, font={"size": SMALL, "color": colour}, **place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fp8scope.analyze.compare import Comparison, SiteChange
 from fp8scope.analyze.saturation import Saturation
@@ -20,6 +21,7 @@ from fp8scope.report.document.blocks import (
     Document,
     Fact,
     Facts,
+    Figure,
     Items,
     Paragraph,
     Row,
@@ -29,6 +31,7 @@ from fp8scope.report.document.blocks import (
 )
 from fp8scope.report.figures.anchors import anchor
 from fp8scope.report.figures.drift import drift
+from fp8scope.report.figures.magnitudes import magnitudes
 from fp8scope.report.rows import finite, profile_summary
 
 KEPT_STILL = 0.02
@@ -41,22 +44,28 @@ def comparison_report(
 ) -> Document:
     """The whole report; `limit` is that of the gate, `worst` how many sites are shown by tag."""
     prefix = common_prefix(row.site.module for row in found.sites)
-    names = [str(profile.model.get("name") or profile.model["architecture"]) for profile in (a, b)]
-    about = names[0] if names[0] == names[1] else f"A is {names[0]}, B is {names[1]}"
     sections = [
-        Section("Amax in A and in B", "amax", (drift(found),)),
+        Section("The amax, from A to B", "amax", (drift(found),)),
         Section("Sites", "sites", (_sites(found.sites, prefix),)),
     ]
     if changed := [row for row in found.sites if _changed(row)][:worst]:
-        inner = tuple(_by_tag(row, prefix) for row in changed)
-        sections.append(Section("The sites that changed most, by tag", "by-tag", inner))
+        blocks = tuple(_by_tag(row, b, prefix) for row in changed)
+        sections.append(Section("The sites that changed most, by tag", "by-tag", blocks))
     if found.weights:
         sections.append(Section("Weights", "weights", (_weights(found, prefix),)))
     sections.append(Section("Provenance", "provenance", (_provenance(a, b),)))
     return Document(
-        title="What changed from A to B", about=about, verdict=_verdict(found, limit),
+        title="What changed from A to B",
+        about=f"A is {_of(a)}; B is {_of(b)}",
+        verdict=_verdict(found, limit),
         sections=sections,
-    )  # fmt: skip
+    )
+
+
+def _of(profile: Profile) -> str:
+    summary = profile_summary(profile)
+    name = summary["model"].get("name") or summary["model"]["architecture"]
+    return f"{name} on {summary['sequences']:,} sequences of {', '.join(summary['tags'])}"
 
 
 def _verdict(found: Comparison, limit: float | None) -> Section:
@@ -116,10 +125,8 @@ def _sites(rows: Sequence[SiteChange], prefix: str) -> Table:
         Column("sequences clipped", numeric=True, about="in which A's scale clips anything"),
         Column("by over 20%", numeric=True, about="whose largest value loses more than 20%"),
         Column("values clipped", numeric=True),
-        Column("body SQNR A", numeric=True),
-        Column("body SQNR B", numeric=True),
-        Column("place A", numeric=True, about="by severity, 1 is the worst"),
-        Column("place B", numeric=True),
+        Column("body SQNR", numeric=True, about="of A and of B, each under its own scale"),
+        Column("place", numeric=True, about="by severity in A and in B; 1 is the worst"),
     )
     caption = ""
     if len(rows) > MOST_ROWS:
@@ -128,7 +135,7 @@ def _sites(rows: Sequence[SiteChange], prefix: str) -> Table:
 
 
 def _site(row: SiteChange, prefix: str) -> Row:
-    errors = row.a.error, row.b.error
+    before, now = row.a.error.body_sqnr_db, row.b.error.body_sqnr_db
     cells = (
         Cell((Code(site_name(row.site, prefix)),), tone=_kind_of_change(row)),
         Cell(number(row.a.amax), row.a.amax),
@@ -137,14 +144,13 @@ def _site(row: SiteChange, prefix: str) -> Row:
         Cell(percent(row.whole.share), row.whole.share),
         Cell(percent(row.whole.far_share), row.whole.far_share),
         Cell(percent(row.whole.rate), row.whole.rate),
-        *(Cell(decibel(error.body_sqnr_db), finite(error.body_sqnr_db)) for error in errors),
-        Cell(str(row.rank_a), row.rank_a),
-        Cell(str(row.rank_b), row.rank_b),
+        Cell(f"{decibel(before)} → {decibel(now)}", finite(now)),
+        Cell(f"{row.rank_a} → {row.rank_b}", row.rank_b),
     )
     return Row(cells, anchor(str(row.site)))
 
 
-def _by_tag(row: SiteChange, prefix: str) -> Details:
+def _by_tag(row: SiteChange, b: Profile, prefix: str) -> Details:
     columns = (
         Column("tag of B"),
         Column("sequences", numeric=True),
@@ -156,7 +162,7 @@ def _by_tag(row: SiteChange, prefix: str) -> Details:
     )
     tags = sorted(row.tags.items(), key=lambda entry: entry[1].severity)
     rows = [_tag(tag, of) for tag, of in [*tags, ("all text", row.whole)]]
-    blocks: list[Block] = [Table(columns, rows)]
+    blocks: list[Block] = [Table(columns, rows), _magnitudes(row, b)]
     if row.new_outliers:
         new = [
             f"channel {of.channel}: {times(of.over_median_b)}× the median channel, "
@@ -165,6 +171,12 @@ def _by_tag(row: SiteChange, prefix: str) -> Details:
         ]
         blocks += [Paragraph("New outlier channels:"), Items(new)]
     return Details((Code(site_name(row.site, prefix)),), blocks, open=True)
+
+
+def _magnitudes(row: SiteChange, b: Profile) -> Figure:
+    drawn = magnitudes(b, [row.site], {row.site: row.whole.scale})
+    name = f"magnitudes-{anchor(str(row.site))}"
+    return replace(drawn, name=name, title="Magnitudes of B under A's scale")
 
 
 def _tag(tag: str, of: Saturation) -> Row:

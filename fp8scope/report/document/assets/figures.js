@@ -6,6 +6,14 @@ const finger = matchMedia("(pointer: coarse)");
 const palettes = () =>
   (palettes.read ??= JSON.parse(document.getElementById(":palettes").textContent));
 
+// plotly.js takes a second to start: it does so for the first figure.
+function startPlotly() {
+  if (window.Plotly) return;
+  const kept = document.getElementById(":plotly");
+  document.body.append(make("script", { textContent: kept.textContent }));
+  kept.remove();
+}
+
 // The same as fp8scope.report.palette.resolved: names stand only under keys that hold colours.
 function resolved(part, colours, coloured = false) {
   if (typeof part === "string") return coloured && part[0] === "@" ? colours[part] : part;
@@ -53,6 +61,7 @@ function viewOf(plot) {
 }
 
 function draw(plot, paper = false) {
+  startPlotly();
   const colours = palettes()[night.matches && !paper ? "dark" : "light"];
   const view = resolved(viewOf(plot), colours);
   const layout = { template: manner(colours), ...view.layout };

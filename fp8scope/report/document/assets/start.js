@@ -1,4 +1,4 @@
-// Everything is in the page before plotly.js; figures wait for that.
+// At the end of the page, when all of it is there.
 
 const WIDE = "(min-width: 66rem)";
 
@@ -50,7 +50,5 @@ startContents();
 startSearch();
 startMarking();
 startName();
-document.addEventListener("DOMContentLoaded", () => {
-  startFigures();
-  startLinks();
-});
+startFigures();
+startLinks();
