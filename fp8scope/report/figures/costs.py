@@ -95,7 +95,7 @@ def costs(scores: Sequence[Score], pairs: Sequence[Score], budget: float | None 
     return Figure(
         name=f"costs-{anchor(group)}",
         title="What it costs",
-        says=f"{says}. {said}; with one standard error.",
+        says=f"{says}. {said}; the lines are one standard error.",
         views=[alone, *folded],
         height=70 + 22 * max(len(scores), len(pairs)),
     )
@@ -119,8 +119,8 @@ def _worst_words(snapshot: Snapshot, found: Mapping[str, Score], names: Sequence
     return (
         f"{short_name(worst, snapshot.prefix)} costs most with one static scale per tensor, "
         f"{with_error(found[worst])} nats per token; {over} of {len(found)} groups and KV caches "
-        f"alone cost {HARM_NATS:g} or more. The {len(names)} worst are shown, with one standard "
-        "error."
+        f"alone cost {HARM_NATS:g} or more. The {len(names)} worst are shown; the lines are "
+        "one standard error."
     )
 
 
@@ -132,7 +132,7 @@ def _bars(scores: Sequence[Score], names: Sequence[str], places: Places) -> Json
         "y": list(range(len(scores))),
         **_values(scores),
         "width": 0.7,
-        "marker": {"color": "@main"},
+        "marker": {"color": "@second"},
         "text": [
             _hover(score, places.full(name)) for name, score in zip(names, scores, strict=True)
         ],
@@ -259,11 +259,11 @@ def _candidates(
     }
     limits = _lines(lines)
     limits["annotations"] += [
-        note(with_error(score), xref="paper", x=1, xanchor="left", xshift=4, y=row)
+        note(nats(score.kl), xref="paper", x=1, xanchor="left", xshift=4, y=row)
         for row, score in enumerate(scores)
     ]
     drawn = layout(
-        margin=margin(t=20, r=100),
+        margin=margin(t=20, r=56),
         xaxis=_scale(scores, lines),
         yaxis=_rows([inert(name) for name in names]),
         **limits,
