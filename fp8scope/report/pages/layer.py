@@ -32,7 +32,8 @@ def layer_blocks(snapshot: Snapshot, name: str, study: LayerFindings, names: Nam
     """In the order of reading: why and what helps, what it costs, what the tensors look like."""
     blocks = prose([*_planned(snapshot, name), *_causes(study.causes, names)], names)
     if study.scores:
-        blocks.append(_figure("costs", name, costs(study.scores, study.pairs)))
+        drawn = costs(study.scores, study.pairs, _budget(snapshot))
+        blocks.append(_figure("costs", name, drawn))
     cast = [each for each in study.details if each.measures.site.role in CAST_ROLES]
     if cast:
         drawn = magnitudes(snapshot.profile, [each.measures.site for each in cast])
@@ -52,6 +53,12 @@ def _planned(snapshot: Snapshot, name: str) -> list[str]:
             return [printable(f"The plan: {group.precision}: {group.reason}.")]
     planned = snapshot.planned.get(name)
     return [f"The plan: {planned}."] if planned else []
+
+
+def _budget(snapshot: Snapshot) -> float | None:
+    """Nats per token that all of the plan may cost; None where it was asked for otherwise."""
+    asked = snapshot.plan.objective if snapshot.plan else None
+    return asked.value if asked and asked.limit == "max_kl" else None
 
 
 def _causes(found: list[SiteCause], names: Names) -> list[str]:

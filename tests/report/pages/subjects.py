@@ -14,14 +14,14 @@ from fp8scope.core.sites import Site
 from fp8scope.core.structure import Structure
 from fp8scope.plan.make import make_plan
 from fp8scope.plan.settings import PlanSettings
-from fp8scope.profile.reader import read_profile
 from fp8scope.profile.record import Profile
 from fp8scope.report.document import blocks as kinds
 from fp8scope.report.document.blocks import Document, Section
 from fp8scope.report.pages.profile import profile_report
 from fp8scope.report.snapshot import Snapshot, filled, opened
 from tests.plan import invented
-from tests.tui.browsing import DEMO, all_of_demo, demo, llama, mixture, planned, without_blocks
+from tests.profiles import build
+from tests.tui.browsing import all_of_demo, demo, llama, mixture, planned, without_blocks
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'`|</script><!--%{x}\u202e\n@all #1 [a](b) ${1} *_~"
 NAMES = {
@@ -46,7 +46,7 @@ def _profile(name: str) -> Profile:
         "demo": demo,
         "llama": llama,
         "not scored": lambda: invented.profile(2),
-        "one tag": lambda: read_profile(DEMO.with_name("stories260K.h5")),
+        "one tag": lambda: build("one", tags=("prose",), full=True),
         "mixture of experts": mixture,
         "without blocks": without_blocks,
         "hostile": hostile,

@@ -114,7 +114,7 @@ def test_the_same_report_twice() -> None:
 
 
 def test_a_model_of_one_tag_says_that_nothing_is_known_of_other_traffic() -> None:
-    said = text(section(report("one tag"), "Headroom"))
+    said = text(section(report("one tag"), "Headroom").blocks[0])
     assert said.startswith("The text has one tag")
     assert not any(f.name.startswith("headroom") for f in _figures("one tag"))
 
