@@ -8,6 +8,8 @@ from fp8scope.report.document.blocks import (
     Block,
     Cell,
     Column,
+    Details,
+    Items,
     Row,
     Section,
     Strong,
@@ -16,6 +18,7 @@ from fp8scope.report.document.blocks import (
 from fp8scope.report.figures.frontier import frontier
 from fp8scope.report.pages.names import Names
 from fp8scope.report.pages.tables import nats_cell, number_cell, prose
+from fp8scope.report.pages.verdict import cause_in_brief
 from fp8scope.report.plan import (
     asked_sentences,
     decided,
@@ -29,6 +32,7 @@ from fp8scope.report.plan import (
 from fp8scope.report.snapshot import Snapshot
 
 TIES = 3
+REASONS = 12
 
 
 def planned(snapshot: Snapshot, names: Names) -> Section | None:
@@ -37,15 +41,27 @@ def planned(snapshot: Snapshot, names: Names) -> Section | None:
     if plan is None:
         return None
     said = [*asked_sentences(plan), *measured_sentences(plan)]
-    blocks: list[Block] = prose(list(map(printable, said)), names)
-    blocks.append(_groups(plan, names))
     rest = plain_sentence(plan, snapshot.prefix)
+    blocks: list[Block] = prose(list(map(printable, said)), names)
+    blocks += _reasons(plan, names)
     blocks += prose([*([rest] if rest else []), *note_sentences(plan)], names)
-    blocks += [frontier(plan), _frontier(plan)]
+    blocks += [_groups(snapshot, plan, names), frontier(plan), _frontier(plan)]
     return Section("Plan", "~plan", blocks, "precision BF16 budget frontier reasons")
 
 
-def _groups(plan: Plan, names: Names) -> Table:
+def _reasons(plan: Plan, names: Names) -> list[Block]:
+    """A sentence for each group that is not plain, the first few at once."""
+    said = [
+        (*names.linked(names.short(group.name)), ": ", *names.linked(printable(f"{group.reason}.")))
+        for group in told_groups(plan)
+    ]
+    blocks: list[Block] = [Items(said[:REASONS], numbered=True)] if said else []
+    if said[REASONS:]:
+        blocks.append(Details(f"{len(said) - REASONS} more reasons", [Items(said[REASONS:])]))
+    return blocks
+
+
+def _groups(snapshot: Snapshot, plan: Plan, names: Names) -> Table:
     """What is not plain first, the worst of the others after it, and last what is not decided."""
     told = told_groups(plan)
     plain = [group for group in decided(plan) if group not in told]
@@ -56,15 +72,15 @@ def _groups(plan: Plan, names: Names) -> Table:
         Column("runs in"),
         Column("nats", numeric=True, about="predicted, of the group alone"),
         Column("plain FP8", numeric=True, about="nats with one static scale per tensor"),
-        Column("how sure", about="share of resamples in which it is as it is here"),
+        Column("how sure", about=f"share of {_resamples(plan)} resamples that agree"),
         Column("BF16 costs, µs", numeric=True, about="of a step, over FP8"),
-        Column("why"),
+        Column("why", about="the outlier that plain FP8 suffers from, or who asked for it"),
     )
-    rows = [_group(group, names) for group in (*told, *plain, *others)]
+    rows = [_group(snapshot, group, names) for group in (*told, *plain, *others)]
     return Table(columns, rows, "every fused group", shown=max(len(told), 12))
 
 
-def _group(group: Group, names: Names) -> Row:
+def _group(snapshot: Snapshot, group: Group, names: Names) -> Row:
     evidence = group.evidence
     slower = evidence.bf16_time_us - evidence.fp8_time_us
     name, anchor = names.placed(group.name)
@@ -77,16 +93,30 @@ def _group(group: Group, names: Names) -> Row:
             nats_cell(evidence.candidates.get("fp8_tensor")),
             Cell(_sure(evidence, names), evidence.share),
             number_cell(number(slower), slower) if group.decided else Cell(""),
-            Cell(names.linked(printable(group.reason))),
+            Cell(_why(snapshot, group)),
         ],
         anchor,
     )
 
 
+def _resamples(plan: Plan) -> int:
+    return max((group.evidence.resamples for group in plan.groups), default=0)
+
+
+def _why(snapshot: Snapshot, group: Group) -> str:
+    """Its outlier in brief; what is not decided has a reason of its own."""
+    if not group.decided:
+        return printable(group.reason)
+    finding = (snapshot.groups or {}).get(group.name)
+    brief = cause_in_brief(finding.cause) if finding else ""
+    asked = printable(f"asked for ({group.evidence.asked}); ") if group.evidence.asked else ""
+    return f"{asked}{brief}"
+
+
 def _sure(evidence: Evidence, names: Names) -> str:
     if evidence.share is None:
-        return printable(f"asked for ({evidence.asked})") if evidence.asked else ""
-    said = f"{percent(evidence.share)} of {evidence.resamples}"
+        return ""
+    said = percent(evidence.share)
     if evidence.near_ties:
         more = ", …" if len(evidence.near_ties) > TIES else ""
         said += f"; near {', '.join(map(names.short, evidence.near_ties[:TIES]))}{more}"

@@ -89,7 +89,7 @@ def test_every_row_of_groups_is_one_of_analyze() -> None:
 
 def test_every_row_of_the_plan_is_one_of_its_json() -> None:
     groups = {short(group["name"]): group for group in plan()["groups"]}
-    rows = table("demo, planned", "Plan").rows
+    rows, said = table("demo, planned", "Plan").rows, text(section(report("demo, planned"), "Plan"))
     assert {cells(row)[0] for row in rows} == set(groups)
     for row in rows:
         group, found = groups[cells(row)[0]], cells(row)
@@ -99,9 +99,13 @@ def test_every_row_of_the_plan_is_one_of_its_json() -> None:
             assert found[2] == nats(evidence["kl"])
         if group["decided"]:
             assert found[3] == nats(evidence["candidates"]["fp8_tensor"])
-            assert found[4].startswith(f"{percent(evidence['share'])} of {evidence['resamples']}")
+            assert found[4].split(";")[0] == percent(evidence["share"])
             assert found[5] == number(evidence["bf16_time_us"] - evidence["fp8_time_us"])
-        assert found[6] == group["reason"]
+            assert (found[6] == "plain rounding") == (evidence["cause"] is None)
+        else:
+            assert found[6] == group["reason"]
+        if group["precision"] == "fp8_smooth":
+            assert f"{cells(row)[0]}: {group['reason']}." in said
 
 
 def test_the_first_screen_of_a_plan() -> None:
