@@ -87,7 +87,7 @@ def _seen(number: int, tag: str, curve: Curve) -> Json:
         "y": [rounded(amax) for _, amax in curve.points],
         "line": {"color": colour, "width": 2},
         "marker": {"color": colour, "size": 6, "symbol": SYMBOLS[number % len(SYMBOLS)]},
-        "hovertemplate": f"{name}: %{{y:.4~s}} of %{{x:,}} sequences<extra></extra>",
+        "hovertemplate": f"{name}: %{{y:,.4~r}} of %{{x:,}} sequences<extra></extra>",
     }
 
 
@@ -101,6 +101,6 @@ def _expected(number: int, tag: str, curve: Curve) -> Json:
         "x": list(ends),
         "y": [rounded(curve.predicted(end)) for end in ends],
         "line": {"color": f"@line{number % LINES}", "width": 2, "dash": "dash"},
-        "hovertemplate": f"{inert(cut(tag, LONGEST_TAG))}: %{{y:.4~s}} expected of %{{x:,}} "
+        "hovertemplate": f"{inert(cut(tag, LONGEST_TAG))}: %{{y:,.4~r}} expected of %{{x:,}} "
         "sequences<extra></extra>",
     }

@@ -19,6 +19,7 @@ from fp8scope.report.figures.drawing import (
     legend,
     margin,
     note,
+    powers,
     rounded,
 )
 from fp8scope.report.figures.places import Places
@@ -33,7 +34,6 @@ OTHERS = {
     "fp8_smooth": ("@line1", "diamond"),
 }
 """The candidates that are a remedy: each with a colour, and a form for who sees no colours."""
-NATS = "nats per token, log"
 
 
 def worst_groups(snapshot: Snapshot, count: int = 25) -> Figure | None:
@@ -62,7 +62,7 @@ def worst_groups(snapshot: Snapshot, count: int = 25) -> Figure | None:
     lines = [(HARM_NATS, "finding"), *_budget(snapshot)]
     scale = _scale([score for own in rows.values() for score in own.values()], lines)
     drawn = layout(
-        margin=margin(t=52),
+        margin=margin(t=60),
         showlegend=True,
         legend=legend(yref="container", y=1, yanchor="top"),
         xaxis=scale,
@@ -74,7 +74,7 @@ def worst_groups(snapshot: Snapshot, count: int = 25) -> Figure | None:
         title="What costs most in FP8",
         says=_worst_words(snapshot, found, names),
         views=[View("nats per token of each alone", traces, drawn)],
-        height=110 + 22 * len(names),
+        height=118 + 22 * len(names),
     )
 
 
@@ -201,14 +201,13 @@ def _scale(scores: Sequence[Score], lines: Sequence[tuple[float, str]]) -> Json:
     """From 10⁻⁵ nats to the decade above the largest; the labels are powers of ten in full."""
     ends = [min(_end(score), MOST_NATS) for score in scores]
     high = max([1e-4, *ends, *(at for at, _ in lines)])
-    low, top = log10(FEWEST_NATS), ceil(log10(high) + 0.05)
-    powers = range(round(low), top + 1)
+    low, top = round(log10(FEWEST_NATS)), ceil(log10(high) + 0.05)
     return axis(
-        NATS,
+        "nats per token, log",
         type="log",
         range=[low, top],
-        tickvals=[10.0**power for power in powers],
-        ticktext=[f"{10.0**power:g}" if power > low else "≤1e-5" for power in powers],
+        tickvals=[10.0**power for power in range(low, top + 1)],
+        ticktext=[f"≤{FEWEST_NATS:g}".replace("e-0", "e-"), *powers(low + 1, top)],
         tickangle=0,
     )
 

@@ -9,7 +9,7 @@ from math import ceil, floor, log10
 from fp8scope.artefacts.plan import Plan
 from fp8scope.core.words import nats, times
 from fp8scope.report.document.blocks import Figure, View
-from fp8scope.report.figures.drawing import SMALL, Json, axis, layout, margin, note, rounded
+from fp8scope.report.figures.drawing import SMALL, Json, axis, layout, margin, note, powers, rounded
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,9 @@ def frontier(plan: Plan) -> Figure:
             f"{point.bf16_groups} groups in BF16"
             for point in plan.frontier
         ],
-        "hovertemplate": "%{text}<br>%{x:,.0f} µs a step<extra></extra>",
+        "hovertemplate": "%{text}<br>%{x:,.4~r} µs a step<extra></extra>",
     }
+    budget = _budget(plan, low)
     drawn = layout(
         margin=margin(t=16, r=24),
         xaxis=axis("time of a step, µs (a bound)" if _is_bound(plan) else "time of a step, µs"),
@@ -56,10 +57,10 @@ def frontier(plan: Plan) -> Figure:
             type="log",
             range=[low - 0.15, high],
             tickvals=[10.0**power for power in range(low, high + 1)],
-            ticktext=["0", *(f"{10.0**power:g}" for power in range(low + 1, high + 1))],
+            ticktext=["0", *powers(low + 1, high)],
         ),
-        annotations=[_named(mark, low) for mark in marks],
-        shapes=_budget(plan, low),
+        annotations=[*(_named(mark, low) for mark in marks), *(name for _, name in budget)],
+        shapes=[line for line, _ in budget],
     )
     return Figure(
         name="frontier",
@@ -118,22 +119,31 @@ def _point(mark: Mark, low: int) -> Json:
         "marker": {"color": mark.colour, "size": 12, "symbol": mark.symbol, "line": {"width": 2}},
         "cliponaxis": False,
         "hovertemplate": f"{mark.name}: {nats(mark.kl)} nats per token<br>{mark.said}<br>"
-        "%{x:,.0f} µs a step<extra></extra>",
+        "%{x:,.4~r} µs a step<extra></extra>",
     }
 
 
 def _named(mark: Mark, low: int) -> Json:
     height = log10(max(mark.kl, 10.0**low))
     font = {"size": SMALL + 1, "color": mark.colour}
-    side, shift = ("right", -12) if mark.name == "BF16" else ("left", 12)
-    place = {"x": rounded(mark.time_us), "y": rounded(height), "xanchor": side, "xshift": shift}
+    place: Json = {"x": rounded(mark.time_us), "y": rounded(height)}
+    if mark.name == "plan":  # below it, for nothing is better than what is drawn
+        place |= {"xanchor": "left", "xshift": -8, "yanchor": "top", "yshift": -8}
+    elif mark.name == "BF16":
+        place |= {"xanchor": "right", "xshift": -12}
+    else:
+        place |= {"xanchor": "left", "xshift": 12}
     return note(mark.name, font=font, **place)
 
 
-def _budget(plan: Plan, low: int) -> list[Json]:
-    """The limit, where it is one of KL."""
-    if plan.objective.limit != "max_kl" or plan.objective.value < 10.0**low:
+def _budget(plan: Plan, low: int) -> list[tuple[Json, Json]]:
+    """The limit as a line with its name, where it is one of KL."""
+    limit = plan.objective.value
+    if plan.objective.limit != "max_kl" or limit <= 10.0**low:
         return []
-    at = rounded(plan.objective.value)
     line = {"color": "@accent", "width": 1, "dash": "dot"}
-    return [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": at, "y1": at, "line": line}]
+    ends = {"xref": "paper", "x0": 0, "x1": 1, "y0": rounded(limit), "y1": rounded(limit)}
+    place = {"xref": "paper", "x": 1, "xanchor": "right", "y": rounded(log10(limit))}
+    font = {"size": SMALL, "color": "@accent"}
+    name = note(f"budget {nats(limit)}", font=font, yanchor="bottom", **place)
+    return [({"type": "line", "line": line, **ends}, name)]
