@@ -11,6 +11,7 @@ from fp8scope.report.figures.anchors import anchor
 from fp8scope.report.figures.drawing import Json, axis, layout, legend, margin, rounded
 from fp8scope.report.figures.places import cut
 from fp8scope.report.figures.text import inert
+from fp8scope.report.snapshot import Snapshot
 
 LONGEST_TAG = 18
 LINES = 8
@@ -18,12 +19,13 @@ DASHES = ("solid", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star", "pentagon")
 
 
-def convergence(rows: Sequence[Convergence], count: int = 6) -> Figure | None:
+def convergence(of: Snapshot | Sequence[Convergence], count: int = 6) -> Figure | None:
     """The amax to expect of so many sequences, by tag: one view for each of the `count` sites that
     have settled least. None where no curve has more than one point.
 
-    rows: the least settled first (`analyze.convergence`).
+    of: a filled snapshot, or rows, the least settled first (`analyze.convergence`).
     """
+    rows = (of.convergence or ()) if isinstance(of, Snapshot) else of
     shown = [row for row in rows if _long(row)][:count]
     if not shown:
         return None

@@ -133,7 +133,7 @@ def _runs_as(precision: str) -> str:
 
 def _short(reading: Reading) -> str:
     """As long as a cell of a phone is wide."""
-    return next((text for text in reading.texts if len(text) <= 5), reading.texts[-1])
+    return inert(next((text for text in reading.texts if len(text) <= 5), reading.texts[-1]))
 
 
 def _said(measure: Measure, reading: Reading) -> str:

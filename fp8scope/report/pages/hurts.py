@@ -19,9 +19,8 @@ from fp8scope.report.snapshot import Snapshot
 def hurts(snapshot: Snapshot, names: Names) -> Section:
     """Figure and sentences; without a plan, whose table says more, a table of all groups."""
     groups = list((snapshot.groups or {}).values())
-    blocks: list[Block] = []
-    if snapshot.scores:
-        blocks.append(worst_groups(snapshot))
+    drawn = worst_groups(snapshot)
+    blocks: list[Block] = [drawn] if drawn else []
     blocks += prose(harm_sentences(snapshot.models, groups, snapshot.kv_cache or ()), names)
     blocks += prose(use_cases(snapshot), names)
     if snapshot.plan is None and groups:

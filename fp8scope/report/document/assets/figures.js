@@ -55,8 +55,18 @@ function manner(colours) {
   };
 }
 
+// Links that are the same in all views stand in the first one alone.
+function read(plot) {
+  const views = JSON.parse(one("script", plot.parentElement).textContent);
+  for (const { data } of views)
+    data.forEach((trace, at) => {
+      if (trace.customdata === true) trace.customdata = views[0].data[at].customdata;
+    });
+  return views;
+}
+
 function viewOf(plot) {
-  plot.views ??= JSON.parse(one("script", plot.parentElement).textContent);
+  plot.views ??= read(plot);
   return plot.views[one("select", plot.parentElement)?.value ?? 0];
 }
 
