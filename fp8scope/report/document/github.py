@@ -18,10 +18,10 @@ _LIVELY = re.compile(
     r"|\bGH(?=-\d)"
     r"|(?:https?|ftp|mailto|xmpp)(?=:)"
     r"|www(?=\.)"
-    r"|(?<![0-9a-z])[0-9a-f]{4}(?=[0-9a-f]{3,36}(?![0-9a-z]))"  # a commit
     r"|:(?=[\w+-]+:))",  # an emoji
     re.IGNORECASE,
 )
+_COMMIT = re.compile(r"(?<![0-9a-z])[0-9a-f]{7,40}(?![0-9a-z])", re.IGNORECASE)
 _SPLIT = "\0"  # stands nowhere in printable text
 _MARKS = re.compile(r"[\\`*_\[\]~#]")
 _START = re.compile(r"[-+=:]|\d+(?=[.)])")
@@ -72,6 +72,7 @@ def fenced(foreign: str, language: str) -> str:
 
 def _broken(foreign: str) -> str:
     split = _LIVELY.sub(rf"\1{_SPLIT}", printable(foreign))
+    split = _COMMIT.sub(lambda found: _SPLIT.join(re.findall(".{1,6}", found[0])), split)
     return escape(split, quote=False)
 
 

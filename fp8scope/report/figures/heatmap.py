@@ -55,7 +55,7 @@ def heatmap(snapshot: Snapshot) -> Figure:
     rows = len(snapshot.grid.rows)
     views = [_view(snapshot, cells, measure) for measure in measures(snapshot)]
     return Figure(
-        name="overview",
+        name="heatmap",
         title="Every linear of the model",
         says=_says(snapshot, cells),
         views=views,
