@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 
 from fp8scope.analyze.convergence import Convergence, Curve
 from fp8scope.core.words import common_prefix, percent, printable, site_name
@@ -15,7 +16,8 @@ from fp8scope.report.snapshot import Snapshot
 
 LONGEST_TAG = 18
 LINES = 8
-DASHES = ("solid", "dot", "dashdot", "longdash")
+FLATTENS = 20.0
+"""Times a tag's amax from which on it is told from 0 no more."""
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star", "pentagon")
 
 
@@ -58,24 +60,32 @@ def _drawing(row: Convergence) -> tuple[list[Json], Json]:
     for number, (tag, curve) in enumerate(row.curves.items()):
         traces += [_seen(number, tag, curve), _expected(number, tag, curve)]
     most = max(curve.sequences for curve in row.curves.values())
-    powers = range((2 * most).bit_length())
-    step = max(1, len(powers) // 7)
+    doublings = range((2 * most).bit_length())
+    step = max(1, len(doublings) // 7)
     drawn = layout(
-        margin=margin(t=34),
+        margin=margin(t=20 + 16 * ceil(len(row.curves) / 3)),
         showlegend=True,
         legend=legend(yref="container", y=1, yanchor="top"),
         xaxis=axis(
             "sequences",
             type="log",
-            tickvals=[2**power for power in powers][::step],
-            ticktext=[f"{2**power:,}" for power in powers][::step],
+            tickvals=[2**doubling for doubling in doublings][::step],
+            ticktext=[f"{2**doubling:,}" for doubling in doublings][::step],
             tickangle=0,
         ),
-        yaxis=axis(
-            "expected amax, |x|", rangemode="tozero", tickformat="~s" if row.amax >= 1e4 else ""
-        ),
+        yaxis=_amax_axis(row),
     )
     return traces, drawn
+
+
+def _amax_axis(row: Convergence) -> Json:
+    """From 0; but logarithmic where one tag would flatten the others."""
+    ends = [curve.points[0][1] for curve in row.curves.values()]
+    if min(ends) > 0 and row.amax > FLATTENS * min(ends):
+        return axis("expected amax, |x|, log", type="log", dtick=1, tickformat="~s")
+    return axis(
+        "expected amax, |x|", rangemode="tozero", tickformat="~s" if row.amax >= 1e4 else ""
+    )
 
 
 def _seen(number: int, tag: str, curve: Curve) -> Json:
