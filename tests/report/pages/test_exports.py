@@ -37,7 +37,8 @@ def test_every_consumer_gets_its_document_or_the_refusal(name: str, consumer: st
         assert refusals[consumer] == [refused.value.what, refused.value.remedy]
         return
     document = export_plan(plan, consumer)
-    part = details[f"{consumer}: {document.kind}"]
+    about = next(one.about for one in all_consumers() if one.name == consumer)
+    part = details[f"{consumer}: {about}"]
     usual = next(iter(document.forms.values()))
     listing = next(one for one in parts(part) if isinstance(one, Listing))
     if len(usual.text.splitlines()) <= page.HEAD + page.TAIL:
