@@ -39,6 +39,17 @@ class Seen:
     complaints: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
+    def watch(self) -> None:
+        """Notes what the page says and asks for, from now on."""
+        self.page.on("console", lambda said: self.complaints.append(f"{said.type}: {said.text}"))
+        self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("dialog", self._dismissed)
+
+    def _dismissed(self, dialog: Any) -> None:
+        self.complaints.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
     def quiet(self) -> None:
         """Fails if the console said anything, or anything but the file itself was asked for."""
         assert self.complaints == []
@@ -75,11 +86,7 @@ def opened(running: Any, file: Path, fragment: str = "", **context: Any) -> Iter
     try:
         page = window.new_page()
         seen = Seen(page)
-        page.on(
-            "console", lambda message: seen.complaints.append(f"{message.type}: {message.text}")
-        )
-        page.on("pageerror", lambda error: seen.complaints.append(f"error: {error}"))
-        page.on("request", lambda request: seen.requests.append(request.url))
+        seen.watch()
         page.goto(file.as_uri() + fragment)
         yield seen
     finally:
