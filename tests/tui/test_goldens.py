@@ -17,8 +17,8 @@ import pytest
 from textual.pilot import Pilot
 
 from fp8scope.profile.reader import read_profile
+from fp8scope.report.snapshot import Snapshot, filled, opened
 from fp8scope.tui.app import BrowseApp
-from fp8scope.tui.snapshot import Snapshot, filled, opened
 from tests.tui.browsing import DEMO, NARROW, WIDE, all_of_demo, browse, demo, settled
 from tests.tui.host import screen_text
 

@@ -1,23 +1,21 @@
-"""What the overview can colour its cells by, each number as `analyze --json` has it."""
+"""What a heatmap can colour its cells by, each number as `analyze --json` has it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from fp8scope.analyze.measures import SiteMeasures
 from fp8scope.analyze.sensitivity import Score
 from fp8scope.core.schemes import DEFAULT_CANDIDATES
 from fp8scope.core.sites import Role, Site
 from fp8scope.core.words import decibel, nats, percent, printable, times
-from fp8scope.tui.colours import PRECISIONS
-from fp8scope.tui.snapshot import Snapshot
+from fp8scope.report.colours import PRECISIONS
+from fp8scope.report.snapshot import Snapshot
 
-if TYPE_CHECKING:
-    from fp8scope.tui.living import Living
-
+Runs = Callable[[str], str | None]
+"""What a fused group or a KV cache runs in; None where the plan does not know it."""
 PLAIN = "fp8_tensor"
 
 
@@ -60,20 +58,25 @@ class Measure:
 
     name: str
     scale: Scale | None
-    of: Callable[[Snapshot, Living | None, str], Reading | None]
+    of: Callable[[Snapshot, str], Reading | None]
     by_group: bool = False
 
 
-def measures(snapshot: Snapshot, living: Living | None) -> tuple[Measure, ...]:
-    """Those that this profile has numbers for, the most telling first."""
+def measures(snapshot: Snapshot, runs: Runs | None = None) -> tuple[Measure, ...]:
+    """Those that this profile has numbers for, the most telling first.
+
+    runs: of a plan that a person changes; else that of the plan which the snapshot holds, if any.
+    """
     found: list[Measure] = []
     if snapshot.scores:
         found += [PLAIN_KL, CHEAPEST_KL]
     found += [BODY_SQNR, UNDERFLOW, OUTLIERS]
     if len(snapshot.profile.tags) > 1:
         found += [HEADROOM, *map(_clipped_by, snapshot.profile.tags)]
-    if living is not None or snapshot.plan is not None:
-        found.append(PLANNED)
+    if runs is None and snapshot.plan is not None:
+        runs = snapshot.planned.get
+    if runs is not None:
+        found.append(_planned(runs))
     return tuple(found)
 
 
@@ -91,12 +94,12 @@ def _kl_reading(score: Score, candidate: str) -> Reading:
     )
 
 
-def _plain_kl(snapshot: Snapshot, _: Living | None, module: str) -> Reading | None:
+def _plain_kl(snapshot: Snapshot, module: str) -> Reading | None:
     score = snapshot.scores.get(snapshot.grid.group(module), {}).get(PLAIN)
     return _kl_reading(score, PLAIN) if score else None
 
 
-def _cheapest_kl(snapshot: Snapshot, _: Living | None, module: str) -> Reading | None:
+def _cheapest_kl(snapshot: Snapshot, module: str) -> Reading | None:
     found = snapshot.scores.get(snapshot.grid.group(module), {})
     served = {name: found[name] for name in DEFAULT_CANDIDATES if name in found}
     if not served:
@@ -129,7 +132,7 @@ def _site_measure(
     """The worse of a module's input and weight, or of K and V."""
     sign = 1.0 if scale.bad > scale.good else -1.0
 
-    def read(snapshot: Snapshot, _: Living | None, module: str) -> Reading | None:
+    def read(snapshot: Snapshot, module: str) -> Reading | None:
         sites = sites_of(snapshot, module)
         known = snapshot.sites or {}
         if not all(site in known for site in sites):
@@ -162,7 +165,7 @@ def _tag_of(row: SiteMeasures, name: str) -> str:
 def _clipped_by(tag: str) -> Measure:
     """How far scales from one tag alone clip the others."""
 
-    def read(snapshot: Snapshot, _: Living | None, module: str) -> Reading | None:
+    def read(snapshot: Snapshot, module: str) -> Reading | None:
         under = snapshot.headroom_under(tag)
         rows = [under[site] for site in sites_of(snapshot, module) if site in under]
         if not rows:
@@ -177,34 +180,29 @@ def _clipped_by(tag: str) -> Measure:
         return Reading(
             value=clip,
             badness=clip,
-            tone=_CLIP.level(clip),
+            tone=CLIP.level(clip),
             texts=(f"{times(clip)}×", *_shorter(clip)),
             detail=f"clip of {printable(worst[1])} at {worst[0]}: {clip!r}",
         )
 
-    return Measure(f"scales from {printable(tag)} alone, largest clip", _CLIP, read)
+    return Measure(f"scales from {printable(tag)} alone, largest clip", CLIP, read)
 
 
-def _planned(snapshot: Snapshot, living: Living | None, module: str) -> Reading | None:
-    precision = planned_precision(snapshot, living, module)
-    if precision is None:
-        return None
-    letter, word = PRECISIONS[precision]
-    return Reading(
-        value=precision,
-        badness=list(PRECISIONS).index(precision),
-        tone=precision,
-        texts=(word, letter),
-        detail=f"planned: {precision}",
-    )
+def _planned(runs: Runs) -> Measure:
+    def read(snapshot: Snapshot, module: str) -> Reading | None:
+        precision = runs(snapshot.grid.group(module))
+        if precision is None:
+            return None
+        letter, word = PRECISIONS[precision]
+        return Reading(
+            value=precision,
+            badness=list(PRECISIONS).index(precision),
+            tone=precision,
+            texts=(word, letter),
+            detail=f"planned: {precision}",
+        )
 
-
-def planned_precision(snapshot: Snapshot, living: Living | None, module: str) -> str | None:
-    """What the group of a module runs in, of the living plan or of the one that was given."""
-    group = snapshot.grid.group(module)
-    if living is not None:
-        return living.precision(group)
-    return snapshot.planned.get(group)
+    return Measure("planned precision", None, read, by_group=True)
 
 
 def _shorter(value: float) -> Iterator[str]:
@@ -221,7 +219,7 @@ def _shorter(value: float) -> Iterator[str]:
 
 
 _NATS = Scale(1e-5, 0.1, ("0.00001", "0.1 nats"), log=True)
-_CLIP = Scale(1.0, 8.0, ("1×", "8×"), log=True)
+CLIP = Scale(1.0, 8.0, ("1×", "8×"), log=True)
 PLAIN_KL = Measure("KL in fp8_tensor", _NATS, _plain_kl, by_group=True)
 CHEAPEST_KL = Measure("KL in the cheapest FP8", _NATS, _cheapest_kl, by_group=True)
 BODY_SQNR = _site_measure(
@@ -252,4 +250,3 @@ HEADROOM = _site_measure(
     lambda value: f"{times(value)}×",
     "×",
 )
-PLANNED = Measure("planned precision", None, _planned, by_group=True)

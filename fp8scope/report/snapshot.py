@@ -1,4 +1,4 @@
-"""What the screens show: frozen, and taken from the analysis that every other view shows.
+"""What screens and reports show: frozen, and taken from the analysis that every other view shows.
 
 Opening takes a fraction of a second: scores of groups are there at once. What reads every record
 comes bit by bit (`filled`), each time as a new snapshot that knows more than the last.
@@ -6,6 +6,7 @@ comes bit by bit (`filled`), each time as a new snapshot that knows more than th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,9 +22,9 @@ from fp8scope.analyze.measures import SiteMeasures, measure
 from fp8scope.analyze.scaling import ScalingVerdict, scaling
 from fp8scope.analyze.sensitivity import Score, Scores
 from fp8scope.core.sites import Role, Site
-from fp8scope.core.words import common_prefix
+from fp8scope.core.words import common_prefix, short_name
 from fp8scope.profile.record import Profile
-from fp8scope.tui.grid import Grid
+from fp8scope.report.grid import Grid
 
 if TYPE_CHECKING:
     from fp8scope.artefacts.plan import Plan
@@ -73,6 +74,13 @@ class Snapshot:
         parts = ("groups", "kv_cache", "scaling", "headroom", "convergence")
         left = [part for part in parts if getattr(self, part) is None]
         return f"looking at {left[0].replace('_', ' ')}" if left else ""
+
+    @property
+    def row_labels(self) -> list[str]:
+        """The blocks' numbers, where those are enough to tell them apart; else short names."""
+        names = [short_name(name, self.prefix) for name in self.grid.rows]
+        numbers = [re.sub(r".*\.(?=\d+$)", "", name) for name in names]
+        return [name or "–" for name in (numbers if len(set(numbers)) == len(names) else names)]
 
     @cached_property
     def planned(self) -> Mapping[str, str]:

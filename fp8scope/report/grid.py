@@ -1,4 +1,4 @@
-"""Where each linear stands in the overview: blocks down, kinds of linears across."""
+"""Where each linear stands in a heatmap: blocks down, kinds of linears across."""
 
 from __future__ import annotations
 
