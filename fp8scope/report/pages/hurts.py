@@ -47,7 +47,7 @@ def _groups(groups: list[GroupFinding], names: Names) -> Table:
         Column("cause"),
     )
     rows = [_group(group, names) for group in groups]
-    return Table(columns, rows, "every fused group, the worst first", shown=10)
+    return Table(columns, rows, "Every fused group, the worst first", shown=10)
 
 
 def _group(group: GroupFinding, names: Names) -> Row:

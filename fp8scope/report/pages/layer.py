@@ -24,6 +24,7 @@ from fp8scope.report.layer import error_table, head_table, line_table, tag_table
 from fp8scope.report.pages.names import Names
 from fp8scope.report.pages.tables import prose, table
 from fp8scope.report.pages.tensors import site_table
+from fp8scope.report.plan import capital
 from fp8scope.report.sheet import Sheet
 from fp8scope.report.snapshot import Snapshot
 
@@ -39,7 +40,7 @@ def layer_blocks(snapshot: Snapshot, name: str, study: LayerFindings, names: Nam
         drawn = magnitudes(snapshot.profile, [each.measures.site for each in cast])
         blocks.append(_figure("magnitudes", name, drawn))
         rows = [each.measures for each in cast]
-        blocks.append(site_table(rows, names, "its tensors in E4M3, one static scale each"))
+        blocks.append(site_table(rows, names, "Its tensors in E4M3, one static scale each"))
     blocks += map(table, _sheets(cast, study, names))
     blocks += _traffic(name, study, names)
     return [*blocks, *_linears(snapshot, name)]
@@ -93,7 +94,7 @@ def _sheets(cast: list[SiteDetail], study: LayerFindings, names: Names) -> Itera
 
 
 def _of(site: Site, sheet: Sheet, names: Names) -> Sheet:
-    return Sheet(f"{_site(site, names)}: {sheet.title}", sheet.header, sheet.rows)
+    return Sheet(f"{capital(sheet.title)}: {_site(site, names)}", sheet.header, sheet.rows)
 
 
 def _site(site: Site, names: Names) -> str:

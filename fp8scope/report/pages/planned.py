@@ -77,7 +77,7 @@ def _groups(snapshot: Snapshot, plan: Plan, names: Names) -> Table:
         Column("why", about="the outlier that plain FP8 suffers from, or who asked for it"),
     )
     rows = [_group(snapshot, group, names) for group in (*told, *plain, *others)]
-    return Table(columns, rows, "every fused group", shown=max(len(told), 12))
+    return Table(columns, rows, "Every fused group", shown=max(len(told), 12))
 
 
 def _group(snapshot: Snapshot, group: Group, names: Names) -> Row:
@@ -143,4 +143,4 @@ def _frontier(plan: Plan) -> Table:
         )
         for point, mine in frontier_points(plan.frontier, own_point(plan))
     ]
-    return Table(columns, rows, "what other budgets would buy")
+    return Table(columns, rows, "What other budgets would buy")

@@ -182,11 +182,11 @@ def test_a_layer_is_that_of_analyze(group: str) -> None:
             continue
         captions = {t.caption: t.rows for t in parts(part) if isinstance(t, Table)}
         name = f"{short(detail['module'])} {detail['role']}"
-        tags = captions[f"{name}: by tag, under the one scale of all tags"]
+        tags = captions[f"By tag, under the one scale of all tags: {name}"]
         assert [cells(row)[:3] for row in tags] == [
             [tag["name"], f"{tag['elements']:,}", number(tag["amax"])] for tag in detail["tags"]
         ]
-        lines = captions[f"{name}: largest channels, against the median channel"]
+        lines = captions[f"Largest channels, against the median channel: {name}"]
         assert [cells(row)[:2] for row in lines] == [
             [str(line["index"]), number(line["amax"])] for line in detail["largest"]["channel"]
         ]

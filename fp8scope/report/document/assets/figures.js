@@ -55,18 +55,22 @@ function manner(colours) {
   };
 }
 
-// Links that are the same in all views stand in the first one alone.
-function read(plot) {
-  const views = JSON.parse(one("script", plot.parentElement).textContent);
-  for (const { data } of views)
-    data.forEach((trace, at) => {
-      if (trace.customdata === true) trace.customdata = views[0].data[at].customdata;
-    });
-  return views;
+// What views have in common is written once.
+function unpacked(part, same) {
+  if (Array.isArray(part)) return part.map((inner) => unpacked(inner, same));
+  if (!part || typeof part !== "object") return part;
+  if ("=" in part) return same[part["="]];
+  const entries = Object.entries(part);
+  return Object.fromEntries(entries.map(([key, value]) => [key, unpacked(value, same)]));
+}
+
+function viewsOf(plot) {
+  const { same, views } = JSON.parse(one("script", plot.parentElement).textContent);
+  return unpacked(views, same);
 }
 
 function viewOf(plot) {
-  plot.views ??= read(plot);
+  plot.views ??= viewsOf(plot);
   return plot.views[one("select", plot.parentElement)?.value ?? 0];
 }
 
