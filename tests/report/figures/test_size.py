@@ -31,8 +31,7 @@ def test_a_heatmap_of_80_blocks_is_small() -> None:
 
 
 def test_where_a_click_leads_is_said_once() -> None:
-    figure = heatmap(demo_with_plan())
-    text = figure_json(figure)
+    text = figure_json(heatmap(demo_with_plan()))
     assert text.count("#model.layers.3.mlp.down_proj") == 1
 
 
