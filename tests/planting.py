@@ -78,7 +78,7 @@ def batches(name: str) -> list[dict[str, Any]]:
 def _norm(readers: str, norm: str) -> Callable[..., Planted]:
     def plant(model: Any, layer: int, ids: Sequence[Tensor], strength: float) -> Planted:
         block = f"model.layers.{layer}"
-        x = torch.cat(inputs_of(model, model.get_submodule(f"{block}.{readers}"), ids))
+        x = inputs_of(model, model.get_submodule(f"{block}.{readers}"), ids)
         channel, power = _ordinary(x, strength)
         scale_norm(model, layer, norm, channel, power)
         return Planted({Site(f"{block}.{readers}", Role.INPUT): Cause.FIXED_CHANNEL}, channel)
@@ -88,7 +88,7 @@ def _norm(readers: str, norm: str) -> Callable[..., Planted]:
 
 def _product(model: Any, layer: int, ids: Sequence[Tensor], strength: float) -> Planted:
     mlp = f"model.layers.{layer}.mlp"
-    x = torch.cat(inputs_of(model, model.get_submodule(f"{mlp}.down_proj"), ids))
+    x = inputs_of(model, model.get_submodule(f"{mlp}.down_proj"), ids)
     channel, power = _ordinary(x, strength)
     scale_product(model, layer, channel, power)
     shows = {
@@ -102,7 +102,7 @@ def _value(model: Any, layer: int, ids: Sequence[Tensor], strength: float) -> Pl
     """v_proj row × 2^k, and the columns of o_proj that read it, one per query head of the group."""
     block = f"model.layers.{layer}.self_attn"
     attention = model.get_submodule(block)
-    x = torch.cat(inputs_of(model, attention.o_proj, ids))
+    x = inputs_of(model, attention.o_proj, ids)
     column, power = _ordinary(x, strength)
     head, place = divmod(column, attention.head_dim)
     repeat = attention.num_key_value_groups
@@ -128,10 +128,11 @@ def _token(
     silu takes to almost nothing.
     """
     mlp = model.model.layers[layer].mlp
-    neuron = least_neuron(model, layer, ids)
+    products = inputs_of(model, mlp.down_proj, ids)
+    neuron = least_neuron(mlp.down_proj, products)
     silence(model, layer, neuron)
-    peak = strength * histogram(torch.cat(inputs_of(model, mlp.down_proj, ids))).rms_body()
-    x = torch.cat(inputs_of(model, mlp.gate_proj, ids)).double()
+    peak = strength * histogram(products).rms_body()
+    x = inputs_of(model, mlp.gate_proj, ids).double()
     ridge = 1e-6 * x.square().sum() / x.shape[1] * torch.eye(x.shape[1])
     for linear, elsewhere in ((mlp.gate_proj, -0.4), (mlp.up_proj, 0.0)):
         wanted = torch.where(marked, 1.0, elsewhere).double()

@@ -41,8 +41,9 @@ def plant_all(
 ) -> tuple[Any, list[Plant]]:
     """Plant everything in `model`; returns the reference and the list of plants."""
     neurons = {
-        layer: plant.least_neuron(model, layer, batches)
+        layer: plant.least_neuron(down, plant.inputs_of(model, down, batches))
         for layer in (FIRST_TOKEN_LAYER, ONE_TAG_LAYER)
+        for down in (model.model.layers[layer].mlp.down_proj,)
     }
     for layer, neuron in neurons.items():
         plant.silence(model, layer, neuron)
@@ -58,7 +59,7 @@ def plant_all(
 
 def _fixed_channel(model: Any, batches: Sequence[Tensor]) -> Plant:
     block = f"model.layers.{NORM_LAYER}.self_attn"
-    x = torch.cat(plant.inputs_of(model, model.get_submodule(f"{block}.q_proj"), batches))
+    x = plant.inputs_of(model, model.get_submodule(f"{block}.q_proj"), batches)
     channel, power = _steadiest(x)
     plant.scale_norm(model, NORM_LAYER, "input_layernorm", channel, power)
     readers = [f"{block}.{name}_proj" for name in "qkv"]
@@ -76,7 +77,7 @@ def _fixed_channel(model: Any, batches: Sequence[Tensor]) -> Plant:
 
 def _product(model: Any, batches: Sequence[Tensor]) -> Plant:
     mlp = f"model.layers.{PRODUCT_LAYER}.mlp"
-    x = torch.cat(plant.inputs_of(model, model.get_submodule(f"{mlp}.down_proj"), batches))
+    x = plant.inputs_of(model, model.get_submodule(f"{mlp}.down_proj"), batches)
     channel, power = _steadiest(x)
     plant.scale_product(model, PRODUCT_LAYER, channel, power)
     return Plant(
@@ -93,7 +94,7 @@ def _product(model: Any, batches: Sequence[Tensor]) -> Plant:
 
 def _harmless(model: Any, batches: Sequence[Tensor]) -> Plant:
     mlp = f"model.layers.{NORM_LAYER}.mlp"
-    x = torch.cat(plant.inputs_of(model, model.get_submodule(f"{mlp}.gate_proj"), batches))
+    x = plant.inputs_of(model, model.get_submodule(f"{mlp}.gate_proj"), batches)
     channel, _ = _steadiest(x)
     plant.scale_norm(model, NORM_LAYER, "post_attention_layernorm", channel, HARMLESS)
     return Plant(
@@ -111,7 +112,7 @@ def _neuron(
     model: Any, batches: Sequence[Tensor], layer: int, neuron: int, marks: Sequence[int]
 ) -> Plant:
     mlp = f"model.layers.{layer}.mlp"
-    products = torch.cat(plant.inputs_of(model, model.get_submodule(f"{mlp}.down_proj"), batches))
+    products = plant.inputs_of(model, model.get_submodule(f"{mlp}.down_proj"), batches)
     peak = RATIO * histogram(products).rms_body()
     one_tag = layer == ONE_TAG_LAYER
     plant.aim_neuron(model, layer, neuron, marks[one_tag], batches, peak)

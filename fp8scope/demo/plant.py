@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,11 +63,9 @@ def scale_product(model: Any, layer: int, channel: int, log2_factor: int) -> Non
         mlp.down_proj.weight[:, channel] *= 2.0**-log2_factor
 
 
-def least_neuron(model: Any, layer: int, batches: Sequence[Tensor]) -> int:
+def least_neuron(down_proj: nn.Linear, products: Tensor) -> int:
     """The neuron whose mean |product| times its down_proj column is smallest."""
-    mlp = model.model.layers[layer].mlp
-    products = torch.cat(inputs_of(model, mlp.down_proj, batches))
-    return int((products.abs().mean(0) * mlp.down_proj.weight.float().norm(dim=0)).argmin())
+    return int((products.abs().mean(0) * down_proj.weight.float().norm(dim=0)).argmin())
 
 
 def silence(model: Any, layer: int, neuron: int) -> None:
@@ -83,7 +82,7 @@ def aim_neuron(
     Its gate and up rows read that channel alone, so that it is exactly 0 at all other tokens.
     """
     mlp = model.model.layers[layer].mlp
-    seen = torch.cat(inputs_of(model, mlp.gate_proj, batches))[:, mark]
+    seen = inputs_of(model, mlp.gate_proj, batches)[:, mark]
     with torch.no_grad():
         for linear in (mlp.gate_proj, mlp.up_proj):
             linear.weight[neuron] = 0
@@ -91,14 +90,22 @@ def aim_neuron(
             linear.weight[neuron, mark] = math.sqrt(peak) / seen[seen.abs().argmax()]
 
 
-def inputs_of(model: Any, linear: nn.Module, batches: Sequence[Tensor]) -> list[Tensor]:
-    """A linear's input in float32 over all batches of ids [n, T], each [n·T, channels]."""
+class _Seen(Exception):
+    """What comes after the linear need not run."""
+
+
+def inputs_of(model: Any, linear: nn.Module, batches: Sequence[Tensor]) -> Tensor:
+    """A linear's input in float32 over all batches of ids [n, T], [tokens, channels]."""
     seen: list[Tensor] = []
-    handle = linear.register_forward_pre_hook(
-        lambda _, args: seen.append(args[0].detach().float().flatten(0, -2))
-    )
+
+    def see(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen.append(args[0].detach().float().flatten(0, -2))
+        raise _Seen
+
+    handle = linear.register_forward_pre_hook(see)
     with torch.no_grad():
         for ids in batches:
-            model(input_ids=ids, use_cache=False)
+            with suppress(_Seen):
+                model(input_ids=ids, use_cache=False)
     handle.remove()
-    return seen
+    return torch.cat(seen)

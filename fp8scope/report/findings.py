@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,9 @@ from fp8scope.report.groups import score_row
 from fp8scope.report.headroom import headroom_rows, saturation_words
 from fp8scope.report.sheet import Sheet, sheet
 from fp8scope.report.words import literal
+
+FEWEST_NATS = 1e-5
+"""What costs less is drawn as nothing."""
 
 
 def finding_tables(found: LayerFindings) -> list[RenderableType]:
@@ -75,6 +79,19 @@ def _costs(title: str, scores: Sequence[Score]) -> Sheet:
 def candidate_words(term: Term) -> str:
     """`fp8_block`, `fp8_tensor weight alone`."""
     return term.candidate if term.part is Part.BOTH else f"{term.candidate} {term.part} alone"
+
+
+def term_words(term: Term) -> str:
+    """`fp8_smooth α 0.5`, with the reader's α where that divides rows of the weight."""
+    alpha = "" if term.alpha is None else f" α {term.alpha:g}"
+    folded = "" if term.folded is None else f", its reader α {term.folded:g}"
+    return f"{candidate_words(term)}{alpha}{folded}"
+
+
+def with_error(score: Score) -> str:
+    """`0.029 ± 0.0018`, the best known."""
+    error = score.nats.error
+    return nats(score.kl) + ("" if math.isnan(error) else f" ± {nats(error)}")
 
 
 def _alpha(alpha: float | None) -> str:

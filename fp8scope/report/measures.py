@@ -180,12 +180,12 @@ def _clipped_by(tag: str) -> Measure:
         return Reading(
             value=clip,
             badness=clip,
-            tone=_CLIP.level(clip),
+            tone=CLIP.level(clip),
             texts=(f"{times(clip)}×", *_shorter(clip)),
             detail=f"clip of {printable(worst[1])} at {worst[0]}: {clip!r}",
         )
 
-    return Measure(f"scales from {printable(tag)} alone, largest clip", _CLIP, read)
+    return Measure(f"scales from {printable(tag)} alone, largest clip", CLIP, read)
 
 
 def _planned(runs: Runs) -> Measure:
@@ -219,7 +219,7 @@ def _shorter(value: float) -> Iterator[str]:
 
 
 _NATS = Scale(1e-5, 0.1, ("0.00001", "0.1 nats"), log=True)
-_CLIP = Scale(1.0, 8.0, ("1×", "8×"), log=True)
+CLIP = Scale(1.0, 8.0, ("1×", "8×"), log=True)
 PLAIN_KL = Measure("KL in fp8_tensor", _NATS, _plain_kl, by_group=True)
 CHEAPEST_KL = Measure("KL in the cheapest FP8", _NATS, _cheapest_kl, by_group=True)
 BODY_SQNR = _site_measure(

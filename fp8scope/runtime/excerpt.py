@@ -43,18 +43,18 @@ def excerpt(
         text = tokenizer.decode(some, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text if isinstance(text, str) else "".join(text)
 
-    def following(first: list[int], then: list[int]) -> str:
+    def following(context: str, both: str, then: list[int]) -> str:
         # SentencePiece-like decoders drop the space that starts a text, so that "▁the" alone
         # reads "the", and "▁" nothing: decode in context and take what is new.
-        context, both = decode(first), decode(first + then)
         return both[len(context) :] if both.startswith(context) else decode(then)
 
-    before, token, after = ids[:here], ids[here : here + 1], ids[here + 1 :]
-    shown = following(before, token) or str(tokenizer.convert_ids_to_tokens(token[0]))
+    before, until, whole = decode(ids[:here]), decode(ids[: here + 1]), decode(ids)
+    token, after = ids[here : here + 1], ids[here + 1 :]
+    shown = following(before, until, token) or str(tokenizer.convert_ids_to_tokens(token[0]))
     return Excerpt(
         token=visible(shown),
-        before=visible(decode(before)) if before else "",
-        after=visible(following(before + token, after)) if after else "",
+        before=visible(before) if here else "",
+        after=visible(following(until, whole, after)) if after else "",
     )
 
 

@@ -14,7 +14,7 @@ from fp8scope.analyze.headroom import Headroom
 from fp8scope.artefacts.plan import Plan
 from fp8scope.core.words import number, percent, printable, times
 from fp8scope.report.convergence import convergence_sentences
-from fp8scope.report.findings import clipping_sentences
+from fp8scope.report.findings import clipping_sentences, with_error
 from fp8scope.report.layer import (
     error_table,
     head_table,
@@ -27,7 +27,6 @@ from fp8scope.report.layer import (
 )
 from fp8scope.report.sheet import Sheet, sheet
 from fp8scope.report.words import literal
-from fp8scope.tui.bars import with_error
 from fp8scope.tui.screen import Browser
 from fp8scope.tui.study import Study
 

@@ -20,7 +20,7 @@ def layout(**more: Any) -> Json:
 
 def axis(title: str = "", **more: Any) -> Json:
     """An axis with its title; `more` as plotly has it."""
-    named = {"title": {"text": title, "standoff": 8}} if title else {}
+    named = {"title": {"text": title, "standoff": 8, "font": {"size": 12}}} if title else {}
     return {**named, "automargin": True, "zeroline": False, "tickfont": {"size": SMALL}, **more}
 
 
@@ -51,3 +51,8 @@ def rounded(value: float | None, digits: int = 5) -> float | None:
 def all_rounded(values: Sequence[float | None], digits: int = 5) -> list[float | None]:
     """Each of them `rounded`."""
     return [rounded(value, digits) for value in values]
+
+
+def powers(low: int, high: int) -> list[str]:
+    """Powers of ten as a log axis is labelled: 1e-5, 0.0001, …, 1."""
+    return [f"{10.0**power:g}".replace("e-0", "e-") for power in range(low, high + 1)]

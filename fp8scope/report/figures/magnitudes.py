@@ -16,6 +16,7 @@ from fp8scope.profile.record import Profile
 from fp8scope.report.document.blocks import Figure, View
 from fp8scope.report.figures.anchors import anchor
 from fp8scope.report.figures.drawing import SMALL, Json, axis, layout, margin, note, rounded
+from fp8scope.report.figures.text import inert
 from fp8scope.report.zones import Bars, Limits, Zone
 
 BARS = 150
@@ -72,10 +73,14 @@ def _says(histogram: Histogram, scale: float, error: QuantError) -> str:
     zeros = histogram.zeros / max(1, histogram.elements)
     exact = f"; {percent(zeros)} are exactly 0 and not drawn" if zeros >= 0.005 else ""
     return (
-        f"amax {number(histogram.amax)}, scale {number(scale)}; {percent(error.underflow_rate)} of "
-        f"the values become 0, {percent(error.saturation_rate)} are clamped, body SQNR "
+        f"amax {number(histogram.amax)}, scale {number(scale)}; {_share(error.underflow_rate)} "
+        f"become 0, {_share(error.saturation_rate)} are clamped; body SQNR "
         f"{decibel(error.body_sqnr_db)}{exact}."
     )
+
+
+def _share(rate: float) -> str:
+    return f"{percent(rate)} of the values" if rate else "none"
 
 
 def _drawing(histogram: Histogram, scale: float, error: QuantError) -> tuple[list[Json], Json]:
@@ -162,13 +167,15 @@ def _names(bars: Bars, limits: Limits, error: QuantError) -> list[Json]:
 
 def _name(text: str, zone: Zone, middle: float) -> Json:
     place = {"x": rounded(middle), "y": 1, "yref": "paper", "yanchor": "bottom"}
-    return note(text, font={"size": SMALL, "color": _text_colour(zone)}, **place)
+    return note(inert(text), font={"size": SMALL, "color": _text_colour(zone)}, **place)
 
 
-def _upright(zone: Zone, share: str, high: float) -> Json:
-    place = {"x": rounded(high), "y": 1, "yref": "paper", "yanchor": "top", "xanchor": "right"}
+def _upright(zone: Zone, share: str, at: float) -> Json:
+    # into the margin, to the left of the plot or to the right
+    outer = "left" if zone is Zone.SATURATED else "right"
+    place = {"x": rounded(at), "y": 1, "yref": "paper", "yanchor": "top", "xanchor": outer}
     colour = {"size": SMALL, "color": _text_colour(zone)}
-    return note(zone.value[0] + share, textangle=-90, font=colour, **place)
+    return note(inert(zone.value[0] + share), textangle=-90, font=colour, **place)
 
 
 def _text_colour(zone: Zone) -> str:

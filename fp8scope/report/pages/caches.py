@@ -40,7 +40,7 @@ def _table(snapshot: Snapshot, layers: tuple[CachedLayer, ...], names: Names) ->
     if snapshot.plan is not None:
         columns.append(Column("planned"))
     rows = [_row(snapshot, layer, names) for layer in layers]
-    return Table(columns, rows, "every layer, the worst first", shown=12)
+    return Table(columns, rows, "Every layer, the worst first", shown=12)
 
 
 def _row(snapshot: Snapshot, layer: CachedLayer, names: Names) -> Row:

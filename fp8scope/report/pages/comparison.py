@@ -64,7 +64,7 @@ def comparison_report(
 
 def _of(profile: Profile) -> str:
     summary = profile_summary(profile)
-    name = summary["model"].get("name") or summary["model"]["architecture"]
+    name = summary["model"].get("name") or summary["model"].get("architecture")
     return f"{name} on {summary['sequences']:,} sequences of {', '.join(summary['tags'])}"
 
 
@@ -175,7 +175,7 @@ def _by_tag(row: SiteChange, b: Profile, prefix: str) -> Details:
 
 def _magnitudes(row: SiteChange, b: Profile) -> Figure:
     drawn = magnitudes(b, [row.site], {row.site: row.whole.scale})
-    name = f"magnitudes-{anchor(str(row.site))}"
+    name = f"magnitudes-{anchor(row.site.module)}-{row.site.role}"
     return replace(drawn, name=name, title="Magnitudes of B under A's scale")
 
 
@@ -238,10 +238,10 @@ def _told(profile: Profile) -> dict[str, str]:
     )
     model = summary["model"]
     return {
-        "model": str(model.get("name") or model["architecture"]),
-        "architecture": str(model["architecture"]),
+        "model": str(model.get("name") or model.get("architecture")),
+        "architecture": str(model.get("architecture", "")),
         "weights hash": str(model.get("weights_hash", "")),
-        "dtype": str(summary["settings"]["dtype"]),
+        "dtype": str(summary["settings"].get("dtype", "")),
         "sequences by tag": tags,
         "fp8scope": str(summary["environment"].get("fp8scope", "")),
     }

@@ -12,6 +12,7 @@ from fp8scope.report.commands import command
 from fp8scope.report.document.blocks import (
     Block,
     Cell,
+    Code,
     Column,
     Details,
     Listing,
@@ -71,12 +72,12 @@ def _document(consumer: Consumer, document: Document, path: Path) -> Details:
     text, cut = _cut(form)
     whole = "Cut in the middle; the whole of it: " if cut else "As a file: "
     blocks: list[Block] = [
-        Paragraph(f"{consumer.about}: {SAYS[document.kind]}."),
-        Listing(name, text, LANGUAGES.get(form.suffix, ""), f"{whole}{write}"),
+        Paragraph(f"This is {SAYS[document.kind]}."),
+        Listing(name, text, LANGUAGES.get(form.suffix, ""), (whole, Code(write))),
     ]
     if document.use:
         blocks.append(Listing("How it is used", "\n".join(map(printable, document.use))))
-    return Details((Strong(consumer.name), f": {document.kind}"), blocks)
+    return Details((Strong(consumer.name), f": {consumer.about}"), blocks)
 
 
 def _cut(form: Form) -> tuple[str, bool]:
@@ -103,4 +104,4 @@ def _refusals(refusals: list[tuple[str, CannotExpress]]) -> Table:
         for name, refusal in refusals
     ]
     columns = (Column("consumer"), Column("why not"), Column("what to do"))
-    return Table(columns, rows, "these have no words for this plan as it is")
+    return Table(columns, rows, "Who cannot take this plan as it is, and what to do instead")

@@ -20,8 +20,9 @@ def hurts(snapshot: Snapshot, names: Names) -> Section:
     """Figure and sentences; without a plan, whose table says more, a table of all groups."""
     groups = list((snapshot.groups or {}).values())
     blocks: list[Block] = []
-    if snapshot.scores:
-        blocks.append(worst_groups(snapshot))
+    drawn = worst_groups(snapshot)
+    if drawn is not None:
+        blocks.append(drawn)
     blocks += prose(harm_sentences(snapshot.models, groups, snapshot.kv_cache or ()), names)
     blocks += prose(use_cases(snapshot), names)
     if snapshot.plan is None and groups:
@@ -46,7 +47,7 @@ def _groups(groups: list[GroupFinding], names: Names) -> Table:
         Column("cause"),
     )
     rows = [_group(group, names) for group in groups]
-    return Table(columns, rows, "every fused group, the worst first", shown=10)
+    return Table(columns, rows, "Every fused group, the worst first", shown=10)
 
 
 def _group(group: GroupFinding, names: Names) -> Row:
@@ -54,15 +55,16 @@ def _group(group: GroupFinding, names: Names) -> Row:
         name: score.kl for name in DEFAULT_CANDIDATES if (score := group.candidates.get(name))
     }
     best = min(served, key=lambda name: served[name], default="")
+    name, anchor = names.placed(group.group)
     tone: Tone = "bad" if group.harmful else ""
     return Row(
         [
-            Cell((names.link(group.group),)),
+            Cell(name),
             nats_cell(group.plain.kl if group.plain else None, tone),
             nats_cell(served.get(best)),
             Cell(best),
             decibel_cell(group.worst.error.body_sqnr_db),
             Cell(cause_in_brief(group.cause)),
         ],
-        names.claim(group.group),
+        anchor,
     )

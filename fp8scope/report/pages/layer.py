@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from fp8scope.analyze.cause import Cause, SiteCause
-from fp8scope.analyze.cause_words import cause_sentence
+from fp8scope.analyze.cause_words import cause_words
 from fp8scope.analyze.detail import SiteDetail
 from fp8scope.analyze.layer import LayerFindings
 from fp8scope.analyze.thresholds import CAST_ROLES
@@ -24,6 +24,7 @@ from fp8scope.report.layer import error_table, head_table, line_table, tag_table
 from fp8scope.report.pages.names import Names
 from fp8scope.report.pages.tables import prose, table
 from fp8scope.report.pages.tensors import site_table
+from fp8scope.report.plan import capital
 from fp8scope.report.sheet import Sheet
 from fp8scope.report.snapshot import Snapshot
 
@@ -32,13 +33,14 @@ def layer_blocks(snapshot: Snapshot, name: str, study: LayerFindings, names: Nam
     """In the order of reading: why and what helps, what it costs, what the tensors look like."""
     blocks = prose([*_planned(snapshot, name), *_causes(study.causes, names)], names)
     if study.scores:
-        blocks.append(_figure("costs", name, costs(study.scores, study.pairs)))
+        drawn = costs(study.scores, study.pairs, _budget(snapshot))
+        blocks.append(_figure("costs", name, drawn))
     cast = [each for each in study.details if each.measures.site.role in CAST_ROLES]
     if cast:
         drawn = magnitudes(snapshot.profile, [each.measures.site for each in cast])
         blocks.append(_figure("magnitudes", name, drawn))
         rows = [each.measures for each in cast]
-        blocks.append(site_table(rows, names, "its tensors in E4M3, one static scale each"))
+        blocks.append(site_table(rows, names, "Its tensors in E4M3, one static scale each"))
     blocks += map(table, _sheets(cast, study, names))
     blocks += _traffic(name, study, names)
     return [*blocks, *_linears(snapshot, name)]
@@ -54,14 +56,21 @@ def _planned(snapshot: Snapshot, name: str) -> list[str]:
     return [f"The plan: {planned}."] if planned else []
 
 
+def _budget(snapshot: Snapshot) -> float | None:
+    """Nats per token that all of the plan may cost; None where it was asked for otherwise."""
+    asked = snapshot.plan.objective if snapshot.plan else None
+    return asked.value if asked and asked.limit == "max_kl" else None
+
+
 def _causes(found: list[SiteCause], names: Names) -> list[str]:
     """Cause and remedy at each site that has an outlier; the others in one sentence."""
     outliers = [cause for cause in found if cause.cause is not Cause.ROUNDING]
+    said = [f"{cause_words(cause, names.prefix)}." for cause in outliers or found]
     if not outliers:
-        return [cause_sentence(cause) for cause in found]
+        return said
     others = [_site(cause.site, names) for cause in found if cause.cause is Cause.ROUNDING]
     rest = [f"No outlier, plain rounding: {', '.join(others)}."] if others else []
-    return [*map(cause_sentence, outliers), *rest]
+    return [*said, *rest]
 
 
 def _sheets(cast: list[SiteDetail], study: LayerFindings, names: Names) -> Iterator[Sheet]:
@@ -85,7 +94,7 @@ def _sheets(cast: list[SiteDetail], study: LayerFindings, names: Names) -> Itera
 
 
 def _of(site: Site, sheet: Sheet, names: Names) -> Sheet:
-    return Sheet(f"{_site(site, names)}: {sheet.title}", sheet.header, sheet.rows)
+    return Sheet(f"{capital(sheet.title)}: {_site(site, names)}", sheet.header, sheet.rows)
 
 
 def _site(site: Site, names: Names) -> str:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 
 from fp8scope.analyze.groups import PLAIN
-from fp8scope.analyze.kvcache import Safety
+from fp8scope.analyze.kvcache import CachedLayer, Safety
 from fp8scope.analyze.layer import layer_findings
 from fp8scope.core.words import nats_within, printable
 from fp8scope.report.commands import command
 from fp8scope.report.document.blocks import Block, Code, Details, Inline, Paragraph, Section, Words
 from fp8scope.report.pages.layer import layer_blocks
 from fp8scope.report.pages.names import Names
+from fp8scope.report.pages.verdict import cause_in_brief
 from fp8scope.report.snapshot import Snapshot
 
-HOW = "The worst first; everything here is of one fused group, which shares one precision."
+HOW = (
+    "The worst first. Each is one fused group, whose members share one precision, or the KV cache "
+    "of one attention module."
+)
 
 
 def layers(snapshot: Snapshot, names: Names, count: int) -> Section | None:
@@ -41,7 +45,7 @@ def worst(snapshot: Snapshot) -> list[str]:
     harmful = {name for name, group in found.items() if group.harmful}
     for layer in snapshot.kv_cache or ():
         if layer.calibrated_safety is Safety.UNSAFE:
-            name = snapshot.grid.group(layer.module)
+            name = _cache(snapshot, layer)
             costs[name] = layer.kl.kl if layer.kl else 0.0
             harmful.add(name)
     inside = {name for name in costs if name not in found or found[name].in_block}
@@ -53,6 +57,10 @@ def worst(snapshot: Snapshot) -> list[str]:
         return name not in harmful, name not in inside, name not in bent, known
 
     return sorted(costs, key=rank)
+
+
+def _cache(snapshot: Snapshot, layer: CachedLayer) -> str:
+    return snapshot.grid.group(layer.module)
 
 
 def _part(snapshot: Snapshot, name: str, names: Names) -> Details:
@@ -71,7 +79,12 @@ def _summary(snapshot: Snapshot, name: str, names: Names) -> Words:
         said.append(f"{nats_within(plain.kl, plain.nats.error)} nats per token in {PLAIN}")
     finding = (snapshot.groups or {}).get(name)
     if finding is not None:
-        said.append(str(finding.cause.cause).replace("_", " "))
+        said.append(cause_in_brief(finding.cause))
+    said += [
+        f"{layer.calibrated_safety} with calibrated scales"
+        for layer in snapshot.kv_cache or ()
+        if _cache(snapshot, layer) == name
+    ]
     if planned := snapshot.planned.get(name):
         said.append(f"planned {planned}")
     parts: list[Inline] = [Code(names.short(name))]

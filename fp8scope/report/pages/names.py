@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from fp8scope.analyze.thresholds import CAST_ROLES
 from fp8scope.core.words import short_name
 from fp8scope.report.document.blocks import Code, Inline, Link, Words
 from fp8scope.report.figures.anchors import anchor
@@ -21,13 +22,14 @@ class Names:
 
     def __init__(self, snapshot: Snapshot) -> None:
         structure = snapshot.profile.structure
-        self._prefix = snapshot.prefix
+        self.prefix = snapshot.prefix
         self._left = dict.fromkeys(
             [
                 *(linear.name for linear in structure.linears),
                 *(group.name for group in structure.groups),
                 *(layer.attention for layer in structure.kv_layers),
                 *(layer.group for layer in structure.kv_layers),
+                *(site.module for site in snapshot.profile.sites if site.role in CAST_ROLES),
             ]
         )
         self._by_words = {name: name for name in self._left}
@@ -35,7 +37,7 @@ class Names:
 
     def short(self, name: str) -> str:
         """Without what all names begin with, and safe to print."""
-        return short_name(name, self._prefix)
+        return short_name(name, self.prefix)
 
     def claim(self, name: str) -> str:
         """The anchor of a name, for whoever asks first; "" for all others, and for no module."""
@@ -54,6 +56,13 @@ class Names:
         short = self.short(name)
         return Link(short, anchor(name)) if name in self._by_words else Code(short)
 
+    def placed(self, name: str) -> tuple[Words, str]:
+        """The name and the anchor of a row that is about it; a link where it is told of elsewhere
+        already.
+        """
+        anchor_here = self.claim(name)
+        return (self.short(name) if anchor_here else (self.link(name),)), anchor_here
+
     def linked(self, sentence: str) -> Words:
         """A sentence whose names of modules are links."""
         parts: list[Inline] = []
@@ -66,5 +75,5 @@ class Names:
                     parts.append(text)
             else:
                 bare = text.rstrip(".")
-                parts += [Link(bare, anchor(name)), text[len(bare) :]]
+                parts += [Link(self.short(name), anchor(name)), text[len(bare) :]]
         return tuple(part for part in parts if part)

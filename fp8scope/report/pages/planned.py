@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from fp8scope.artefacts.plan import Cache, Evidence, Group, Plan
-from fp8scope.core.words import nats, number, percent, printable
+from fp8scope.artefacts.plan import Evidence, Group, Plan
+from fp8scope.core.words import number, percent, printable
 from fp8scope.report.document.blocks import (
     Block,
     Cell,
     Column,
     Details,
-    Paragraph,
+    Items,
     Row,
     Section,
     Strong,
@@ -20,6 +18,7 @@ from fp8scope.report.document.blocks import (
 from fp8scope.report.figures.frontier import frontier
 from fp8scope.report.pages.names import Names
 from fp8scope.report.pages.tables import nats_cell, number_cell, prose
+from fp8scope.report.pages.verdict import cause_in_brief
 from fp8scope.report.plan import (
     asked_sentences,
     decided,
@@ -33,6 +32,7 @@ from fp8scope.report.plan import (
 from fp8scope.report.snapshot import Snapshot
 
 TIES = 3
+REASONS = 12
 
 
 def planned(snapshot: Snapshot, names: Names) -> Section | None:
@@ -41,17 +41,27 @@ def planned(snapshot: Snapshot, names: Names) -> Section | None:
     if plan is None:
         return None
     said = [*asked_sentences(plan), *measured_sentences(plan)]
-    blocks: list[Block] = prose(list(map(printable, said)), names)
-    blocks.append(_groups(plan, names))
     rest = plain_sentence(plan, snapshot.prefix)
+    blocks: list[Block] = prose(list(map(printable, said)), names)
+    blocks += _reasons(plan, names)
     blocks += prose([*([rest] if rest else []), *note_sentences(plan)], names)
-    blocks += [frontier(plan), _frontier(plan)]
-    if plan.kv_cache:
-        blocks.append(_caches(plan.kv_cache, names))
+    blocks += [_groups(snapshot, plan, names), frontier(plan), _frontier(plan)]
     return Section("Plan", "~plan", blocks, "precision BF16 budget frontier reasons")
 
 
-def _groups(plan: Plan, names: Names) -> Table:
+def _reasons(plan: Plan, names: Names) -> list[Block]:
+    """A sentence for each group that is not plain, the first few at once."""
+    said = [
+        (*names.linked(names.short(group.name)), ": ", *names.linked(printable(f"{group.reason}.")))
+        for group in told_groups(plan)
+    ]
+    blocks: list[Block] = [Items(said[:REASONS], numbered=True)] if said else []
+    if said[REASONS:]:
+        blocks.append(Details(f"{len(said) - REASONS} more reasons", [Items(said[REASONS:])]))
+    return blocks
+
+
+def _groups(snapshot: Snapshot, plan: Plan, names: Names) -> Table:
     """What is not plain first, the worst of the others after it, and last what is not decided."""
     told = told_groups(plan)
     plain = [group for group in decided(plan) if group not in told]
@@ -62,36 +72,51 @@ def _groups(plan: Plan, names: Names) -> Table:
         Column("runs in"),
         Column("nats", numeric=True, about="predicted, of the group alone"),
         Column("plain FP8", numeric=True, about="nats with one static scale per tensor"),
-        Column("how sure", about="share of resamples in which it is as it is here"),
+        Column("how sure", about=f"share of {_resamples(plan)} resamples that agree"),
         Column("BF16 costs, µs", numeric=True, about="of a step, over FP8"),
-        Column("why"),
+        Column("why", about="the outlier that plain FP8 suffers from, or who asked for it"),
     )
-    rows = [_group(group, names) for group in (*told, *plain, *others)]
-    return Table(columns, rows, "every fused group", shown=max(len(told), 12))
+    rows = [_group(snapshot, group, names) for group in (*told, *plain, *others)]
+    return Table(columns, rows, "Every fused group", shown=max(len(told), 12))
 
 
-def _group(group: Group, names: Names) -> Row:
+def _group(snapshot: Snapshot, group: Group, names: Names) -> Row:
     evidence = group.evidence
     slower = evidence.bf16_time_us - evidence.fp8_time_us
+    name, anchor = names.placed(group.name)
     alpha = "" if group.alpha is None else f", α {group.alpha:g}"
     return Row(
         [
-            Cell((names.link(group.name),)),
+            Cell(name),
             Cell(f"{group.precision}{alpha}"),
             nats_cell(None if group.precision == "bf16" else evidence.kl),
             nats_cell(evidence.candidates.get("fp8_tensor")),
             Cell(_sure(evidence, names), evidence.share),
             number_cell(number(slower), slower) if group.decided else Cell(""),
-            Cell(names.linked(printable(group.reason))),
+            Cell(_why(snapshot, group)),
         ],
-        names.claim(group.name),
+        anchor,
     )
+
+
+def _resamples(plan: Plan) -> int:
+    return max((group.evidence.resamples for group in plan.groups), default=0)
+
+
+def _why(snapshot: Snapshot, group: Group) -> str:
+    """Its outlier in brief; what is not decided has a reason of its own."""
+    if not group.decided:
+        return printable(group.reason)
+    finding = (snapshot.groups or {}).get(group.name)
+    brief = cause_in_brief(finding.cause) if finding else ""
+    asked = printable(f"asked for ({group.evidence.asked}); ") if group.evidence.asked else ""
+    return f"{asked}{brief}"
 
 
 def _sure(evidence: Evidence, names: Names) -> str:
     if evidence.share is None:
-        return printable(f"asked for ({evidence.asked})") if evidence.asked else ""
-    said = f"{percent(evidence.share)} of {evidence.resamples}"
+        return ""
+    said = percent(evidence.share)
     if evidence.near_ties:
         more = ", …" if len(evidence.near_ties) > TIES else ""
         said += f"; near {', '.join(map(names.short, evidence.near_ties[:TIES]))}{more}"
@@ -118,39 +143,4 @@ def _frontier(plan: Plan) -> Table:
         )
         for point, mine in frontier_points(plan.frontier, own_point(plan))
     ]
-    return Table(columns, rows, "what other budgets would buy")
-
-
-def _caches(caches: Iterable[Cache], names: Names) -> Details:
-    stored = list(caches)
-    fp8 = sum(cache.precision == "fp8" for cache in stored)
-    columns = (
-        Column("layer"),
-        Column("KV cache"),
-        Column("nats", numeric=True),
-        Column("k scale", numeric=True),
-        Column("v scale", numeric=True),
-    )
-    rows = [
-        Row(
-            [
-                Cell((names.link(cache.name),)),
-                Cell(cache.precision),
-                nats_cell(cache.kl if cache.precision == "fp8" else None),
-                _scale(cache.k_scale),
-                _scale(cache.v_scale),
-            ],
-            names.claim(cache.name),
-        )
-        for cache in stored
-    ]
-    said = f"KV cache: FP8 in {fp8} of {len(stored)} layers"
-    cost = sum(cache.kl for cache in stored if cache.precision == "fp8")
-    blocks: list[Block] = [Table(columns, rows)]
-    if fp8:
-        blocks.insert(0, Paragraph(f"Alone, they cost {nats(cost)} nats per token together."))
-    return Details(said, blocks)
-
-
-def _scale(value: float | None) -> Cell:
-    return Cell("") if value is None else number_cell(number(value), value)
+    return Table(columns, rows, "What other budgets would buy")

@@ -24,12 +24,13 @@ from fp8scope.report.document.blocks import (
     Words,
 )
 from fp8scope.report.pages.tables import facts_table, number_cell
+from fp8scope.report.plan import capital
 from fp8scope.report.rows import profile_summary
 from fp8scope.report.snapshot import Snapshot
 
 MADE = (
     f"Made by fp8scope {__version__} from the files named here and nothing else: the same files "
-    "give the same report. Every number is one of analyze --json or plan --json."
+    "give the same report. Its numbers are those of analyze --json and plan --json."
 )
 
 
@@ -37,17 +38,19 @@ def provenance(snapshot: Snapshot) -> Section:
     """Model, text, settings, environment, notes of the scan, and the files themselves."""
     found = profile_summary(snapshot.profile)
     blocks: list[Block] = [
-        facts_table("model", [*_entries(found["model"]), _dtype(found)]),
+        facts_table("Model", [*_entries(found["model"]), _dtype(found)]),
         _text(found["tags"]),
         _files(snapshot),
     ]
     if found["notes"]:
-        said = "the scan's notes"
+        said = "Notes of the scan"
         blocks.append(Details(said, [Items([printable(note) for note in found["notes"]])]))
     for name in ("settings", "environment"):
         if found[name]:
-            blocks.append(Details(f"{name} of the scan", [facts_table("", _entries(found[name]))]))
-    blocks += [facts_table("files", _hashes(snapshot)), Paragraph(MADE), _how(snapshot)]
+            blocks.append(
+                Details(f"{capital(name)} of the scan", [facts_table("", _entries(found[name]))])
+            )
+    blocks += [facts_table("Files", _hashes(snapshot)), Paragraph(MADE), _how(snapshot)]
     return Section("Provenance", "~provenance", blocks, "hash sha256 settings environment notes")
 
 
@@ -71,7 +74,7 @@ def _text(tags: Mapping[str, Mapping[str, int]]) -> Table:
         )
         for tag, of in tags.items()
     ]
-    return Table(columns, rows, "text that was seen")
+    return Table(columns, rows, "Text that was seen")
 
 
 def _files(snapshot: Snapshot) -> Table:
@@ -92,7 +95,7 @@ def _files(snapshot: Snapshot) -> Table:
         )
         for source in snapshot.profile.sources
     ]
-    return Table(columns, rows, "where it came from")
+    return Table(columns, rows, "Where it came from")
 
 
 def _hashes(snapshot: Snapshot) -> list[tuple[str, Words]]:

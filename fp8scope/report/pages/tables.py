@@ -21,6 +21,7 @@ from fp8scope.report.document.blocks import (
     Words,
 )
 from fp8scope.report.pages.names import Names
+from fp8scope.report.plan import capital
 from fp8scope.report.sheet import PLACES, Entry, Sheet
 
 _NUMBERED = re.compile(r"^\d+\. ")
@@ -34,7 +35,7 @@ def table(of: Sheet) -> Table:
             for at, name in enumerate(of.header)
         ],
         rows=[Row([Cell(_words(entry)) for entry in row]) for row in of.rows],
-        caption=of.title,
+        caption=capital(of.title),
     )
 
 

@@ -93,4 +93,4 @@ def _where(row: SiteMeasures) -> Words:
 def _others(names: Names) -> Table:
     """What is linked to from elsewhere, and has nothing to say here."""
     rows = [Row([Cell(names.short(name))], names.claim(name)) for name in names.left]
-    return Table([Column("module")], rows, "without a row of their own above", shown=5)
+    return Table([Column("module")], rows, "Without a row of their own above", shown=5)

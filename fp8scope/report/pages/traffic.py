@@ -45,6 +45,6 @@ def _headroom(snapshot: Snapshot, names: Names) -> list[Block]:
 def _settled(snapshot: Snapshot, names: Names) -> list[Block]:
     if not snapshot.convergence:
         return []
-    drawn = convergence(snapshot)
+    drawn = convergence(snapshot.convergence)
     figure: list[Block] = [drawn] if drawn else []
     return [*prose(convergence_sentences(snapshot.convergence), names), *figure]
