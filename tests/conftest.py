@@ -1,8 +1,8 @@
 """Tests run in as many processes as there are cores, up to four: a thread for each is enough.
 
 Each imports nearly all there is, a million objects that live to its end. Python's collector would
-go through them again and again, for a fifth of the tests' time: it begins after them, and comes less
-often than it does by default.
+go through them again and again, for a fifth of the tests' time: it begins after them, and comes
+less often than it does by default.
 """
 
 import gc

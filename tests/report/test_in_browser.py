@@ -56,6 +56,12 @@ def seen(shared: Seen) -> Iterator[Seen]:
     shared.quiet()
 
 
+@pytest.fixture(scope="module")
+def phone(running: Any, file: Path) -> Iterator[Seen]:
+    with opened(running, file, **PHONE) as page:
+        yield page
+
+
 def first_column(seen: Seen, table: str = SITES) -> list[str]:
     """What is shown of it, in its order."""
     cells = seen.page.locator(f"{table} tbody td:first-child").filter(visible=True)
@@ -246,32 +252,39 @@ def test_figures_follow_the_colours_of_the_screen(running: Any, file: Path) -> N
         seen.quiet()
 
 
-def test_a_phone_shows_the_verdict_and_never_scrolls_sideways(running: Any, file: Path) -> None:
-    with opened(running, file, **PHONE) as seen:
-        facts = seen.page.locator("#verdict .facts").bounding_box()
-        assert facts["y"] + facts["height"] < 844
-        for folded in seen.page.locator("main details").all():
-            folded.evaluate("folded => folded.open = true")
-        seen.drawn(".plot")
-        width = "document.documentElement.scrollWidth"
-        assert seen.page.evaluate(width) == 390
-        seen.page.locator(".contents summary").tap()
-        seen.page.locator(".contents a", has_text="Layers").tap()
-        assert seen.page.evaluate("location.hash") == "#layers"
-        assert not seen.page.locator(".contents ol").first.is_visible()
-        assert seen.page.evaluate(width) == 390
-        seen.quiet()
+def test_a_phone_shows_the_verdict_and_never_scrolls_sideways(phone: Seen) -> None:
+    page = phone.page
+    facts = page.locator("#verdict .facts").bounding_box()
+    assert facts["y"] + facts["height"] < 844
+    page.evaluate("for (const folded of all('main details')) folded.open = true")
+    phone.drawn(".plot")
+    width = "document.documentElement.scrollWidth"
+    assert page.evaluate(width) == 390
+    page.locator(".contents summary").tap()
+    page.locator(".contents a", has_text="Layers").tap()
+    assert page.evaluate("location.hash") == "#layers"
+    assert not page.locator(".contents ol").first.is_visible()
+    assert page.evaluate(width) == 390
+    phone.quiet()
 
 
-def test_a_tap_offers_the_link_that_a_click_follows(running: Any, file: Path) -> None:
-    with opened(running, file, **PHONE) as seen:
-        seen.drawn("#figure-heatmap .plot")
-        seen.page.locator("#figure-heatmap .nsewdrag").tap(position={"x": 20, "y": 200})
-        seen.page.wait_for_selector(".offer a")
-        assert "#" not in seen.page.url
-        seen.page.locator(".offer a").tap()
-        assert seen.page.evaluate("location.hash").startswith("#layer-")
-        seen.quiet()
+def test_a_phone_shows_the_beginning_of_what_is_long(phone: Seen) -> None:
+    cell = phone.page.locator("#site-3 .long")
+    before = cell.bounding_box()["height"]
+    cell.tap()
+    assert cell.bounding_box()["height"] > 3 * before
+    phone.quiet()
+
+
+def test_a_tap_offers_the_link_that_a_click_follows(phone: Seen) -> None:
+    phone.page.evaluate("location.hash = ''")
+    phone.drawn("#figure-heatmap .plot")
+    phone.page.locator("#figure-heatmap .nsewdrag").tap(position={"x": 20, "y": 200})
+    phone.page.wait_for_selector(".offer a")
+    assert phone.page.evaluate("location.hash") == ""
+    phone.page.locator(".offer a").tap()
+    assert phone.page.evaluate("location.hash").startswith("#layer-")
+    phone.quiet()
 
 
 def test_paper_has_all_figures_and_all_rows(running: Any, file: Path, tmp_path: Path) -> None:

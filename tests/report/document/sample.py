@@ -219,13 +219,14 @@ def every_tensor(count: int = 1000) -> Section:
     def row(place: int) -> Row:
         ratio = 20 + 12 * math.sin(place)
         known = place % 17 != 0
+        more = " and what is written there" * 20 if place == 3 else ""
         return Row(
             (
                 Cell((Code(f"layers.{place // 7}.mlp.linear_{place % 7}"), " input")),
                 Cell(f"{ratio:.1f}", ratio, "bad" if ratio < 10 else "good" if ratio > 31 else ""),
                 Cell(f"{place / 10:.1f}%" if known else "", place / 10 if known else None),
                 Cell("1.20×", 1.2, "warn" if place % 9 == 0 else ""),
-                Cell(f"{('prose', 'code', 'support')[place % 3]}, sequence {place}"),
+                Cell(f"{('prose', 'code', 'support')[place % 3]}, sequence {place}" + more),
             ),
             anchor=f"site-{place}",
         )

@@ -82,6 +82,7 @@ def test_any_text_comes_out_as_it_is_and_adds_nothing(text: str) -> None:
             assert got == wanted.replace(MARKER, shown)
 
 
+@settings(deadline=None)
 @given(st.recursive(st.text() | st.floats() | st.integers(), st.lists))
 def test_json_inside_a_script_cannot_end_it(value: object) -> None:
     written = inert_json({"value": value})
@@ -110,6 +111,7 @@ drawings = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(drawings, min_size=1, max_size=4), drawings)
 def test_what_views_have_in_common_is_written_once_and_comes_back(
     own: list[Any], shared: Any
@@ -187,6 +189,7 @@ def test_text_that_is_no_utf8_does_not_break_a_page() -> None:
     html(everywhere("half a pair \ud800 and \udfff")).encode()
 
 
+@settings(deadline=None)
 @given(st.lists(st.none() | st.floats(), max_size=30))
 def test_ranks_order_as_the_numbers_do(numbers: list[float | None]) -> None:
     table = Table([Column("n")], [Row([Cell("", number)]) for number in numbers])

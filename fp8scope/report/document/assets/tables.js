@@ -12,6 +12,7 @@ function startTable(table) {
   const shown = bodies[0].rows.length;
   const original = bodies.flatMap((body) => [...body.rows]);
   const heads = [...table.tHead.rows[0].cells];
+  fold(table);
   for (const [column, head] of heads.entries()) {
     const button = make("button", { type: "button" }, ...head.childNodes);
     head.append(button);
@@ -30,6 +31,17 @@ function startTable(table) {
   table.closest(".scrolls").after(more);
   more.addEventListener("click", () => unfold(table, !table.classList.contains("whole")));
   unfold(table, false);
+}
+
+// A phone shows the beginning of what is long, and all of it after a tap: a row of ten lines would
+// be nine lines of nothing for whoever has not scrolled there.
+function fold(table) {
+  for (const cell of all("td", table)) {
+    if (cell.textContent.length < 160) continue;
+    const inner = make("div", { className: "long" }, ...cell.childNodes);
+    cell.append(inner);
+    inner.addEventListener("click", () => inner.classList.toggle("open"));
+  }
 }
 
 // Numbers: largest first, then smallest, then as it was. Words: the other way round.
