@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Form = Literal["html", "md", "png"]
 SUFFIXES: dict[str, Form] = {".html": "html", ".htm": "html", ".md": "md", ".png": "png"}
+NAMED = 8
+"""Figures that a refusal names; those of one more layer are called alike."""
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
@@ -128,7 +130,9 @@ def figure_view(document: Document, named: str) -> tuple[Figure, int]:
     name, _, number = named.partition(":")
     figure = found.get(name) if name else next(iter(found.values()))
     if figure is None:
-        raise BadInput(f"there is no figure {name!r}", f"one of {', '.join(found)}")
+        more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+        known = ", ".join(list(found)[:NAMED])
+        raise BadInput(f"there is no figure {name!r}", f"one of {known}{more}")
     views = len(figure.views)
     if not number:
         return figure, 0

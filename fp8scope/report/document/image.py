@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,13 @@ def _drawn(drawing: dict[str, Any], options: dict[str, Any]) -> bytes:
         raise Missing(f"{CANNOT}: {one_line(error)}", "pip install 'fp8scope[png]'") from None
     # what is drawn needs neither the network nor MathJax
     how = {"plotlyjs": _plotly_js(), "mathjax": False}
+    logging.getLogger("choreographer").setLevel(logging.ERROR)  # of a browser slow to end
     try:
         return bytes(kaleido.calc_fig_sync(drawing, opts=options, kopts=how))
     except ChromeNotFoundError:
         raise Missing(f"{CANNOT}: no Chromium or Chrome is found", REMEDY) from None
-    except (BrowserClosedError, BrowserFailedError) as error:
-        raise Missing(f"{CANNOT}: the browser does not run ({one_line(error)})", REMEDY) from None
+    except (BrowserClosedError, BrowserFailedError):
+        raise Missing(f"{CANNOT}: the browser that is found does not run", REMEDY) from None
 
 
 def _plotly_js() -> str:

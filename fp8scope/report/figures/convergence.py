@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 
 from fp8scope.analyze.convergence import Convergence, Curve
 from fp8scope.core.words import common_prefix, percent, printable, site_name
@@ -11,19 +12,22 @@ from fp8scope.report.figures.anchors import anchor
 from fp8scope.report.figures.drawing import Json, axis, layout, legend, margin, rounded
 from fp8scope.report.figures.places import cut
 from fp8scope.report.figures.text import inert
+from fp8scope.report.snapshot import Snapshot
 
 LONGEST_TAG = 18
 LINES = 8
-DASHES = ("solid", "dot", "dashdot", "longdash")
+FLATTENS = 20.0
+"""Times a tag's amax from which on it is told from 0 no more."""
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star", "pentagon")
 
 
-def convergence(rows: Sequence[Convergence], count: int = 6) -> Figure | None:
+def convergence(of: Snapshot | Sequence[Convergence], count: int = 6) -> Figure | None:
     """The amax to expect of so many sequences, by tag: one view for each of the `count` sites that
     have settled least. None where no curve has more than one point.
 
-    rows: the least settled first (`analyze.convergence`).
+    of: a filled snapshot, or rows, the least settled first (`analyze.convergence`).
     """
+    rows = (of.convergence or ()) if isinstance(of, Snapshot) else of
     shown = [row for row in rows if _long(row)][:count]
     if not shown:
         return None
@@ -56,24 +60,32 @@ def _drawing(row: Convergence) -> tuple[list[Json], Json]:
     for number, (tag, curve) in enumerate(row.curves.items()):
         traces += [_seen(number, tag, curve), _expected(number, tag, curve)]
     most = max(curve.sequences for curve in row.curves.values())
-    powers = range((2 * most).bit_length())
-    step = max(1, len(powers) // 7)
+    doublings = range((2 * most).bit_length())
+    step = max(1, len(doublings) // 7)
     drawn = layout(
-        margin=margin(t=34),
+        margin=margin(t=20 + 16 * ceil(len(row.curves) / 3)),
         showlegend=True,
         legend=legend(yref="container", y=1, yanchor="top"),
         xaxis=axis(
             "sequences",
             type="log",
-            tickvals=[2**power for power in powers][::step],
-            ticktext=[f"{2**power:,}" for power in powers][::step],
+            tickvals=[2**doubling for doubling in doublings][::step],
+            ticktext=[f"{2**doubling:,}" for doubling in doublings][::step],
             tickangle=0,
         ),
-        yaxis=axis(
-            "expected amax, |x|", rangemode="tozero", tickformat="~s" if row.amax >= 1e4 else ""
-        ),
+        yaxis=_amax_axis(row),
     )
     return traces, drawn
+
+
+def _amax_axis(row: Convergence) -> Json:
+    """From 0; but logarithmic where one tag would flatten the others."""
+    ends = [curve.points[0][1] for curve in row.curves.values()]
+    if min(ends) > 0 and row.amax > FLATTENS * min(ends):
+        return axis("expected amax, |x|, log", type="log", dtick=1, tickformat="~s")
+    return axis(
+        "expected amax, |x|", rangemode="tozero", tickformat="~s" if row.amax >= 1e4 else ""
+    )
 
 
 def _seen(number: int, tag: str, curve: Curve) -> Json:

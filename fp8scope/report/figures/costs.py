@@ -167,9 +167,10 @@ def _marks(
 
 def _hover(score: Score, name: str) -> str:
     worst = score.worst_tag
-    most = f"<br>most in {inert(worst)}: {nats(score.tags[worst].kl)}" if worst else ""
+    most = f"most in {worst}: {nats(score.tags[worst].kl)}" if worst else ""
     how = "measured" if score.measured else "predicted"
-    return f"{name}<br>{with_error(score)} nats per token, {how}{most}"
+    said = (f"{with_error(score)} nats per token, {how}", most)
+    return "<br>".join([name, *(inert(line) for line in said if line)])
 
 
 def _values(scores: Sequence[Score], colour: str = "@text") -> Json:
@@ -237,7 +238,7 @@ def _lines(lines: Sequence[tuple[float, str]]) -> Json:
         side = "center" if len(lines) == 1 else "left" if number else "right"
         place = {"x": rounded(log10(at)), "xanchor": side, "yref": "paper", "y": 1}
         font = {"size": SMALL, "color": "@accent"}
-        notes.append(note(f"{name} {nats(at)}", font=font, yanchor="bottom", **place))
+        notes.append(note(inert(f"{name} {nats(at)}"), font=font, yanchor="bottom", **place))
     return {"shapes": shapes, "annotations": notes}
 
 
@@ -252,13 +253,13 @@ def _candidates(
         **_values(scores),
         "width": 0.7,
         "marker": {"color": ["@main" if score.measured else "@second" for score in scores]},
-        "text": [_hover(score, name) for name, score in zip(names, scores, strict=True)],
+        "text": [_hover(score, inert(name)) for name, score in zip(names, scores, strict=True)],
         "textposition": "none",
         "hovertemplate": "%{text}<extra></extra>",
     }
     limits = _lines(lines)
     limits["annotations"] += [
-        note(nats(score.kl), xref="paper", x=1, xanchor="left", xshift=4, y=row)
+        note(inert(nats(score.kl)), xref="paper", x=1, xanchor="left", xshift=4, y=row)
         for row, score in enumerate(scores)
     ]
     drawn = layout(

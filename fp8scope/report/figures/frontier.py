@@ -10,6 +10,7 @@ from fp8scope.artefacts.plan import Plan
 from fp8scope.core.words import nats, times
 from fp8scope.report.document.blocks import Figure, View
 from fp8scope.report.figures.drawing import SMALL, Json, axis, layout, margin, note, powers, rounded
+from fp8scope.report.figures.text import inert
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ def frontier(plan: Plan) -> Figure:
         "line": {"color": "@second", "width": 1},
         "marker": {"color": "@second", "size": 5},
         "text": [
-            f"{nats(point.kl)} nats per token<br>{point.effective_bits:.2f} bits per weight, "
-            f"{point.bf16_groups} groups in BF16"
+            f"{inert(nats(point.kl))} nats per token<br>{point.effective_bits:.2f} bits per "
+            f"weight, {point.bf16_groups} groups in BF16"
             for point in plan.frontier
         ],
         "hovertemplate": "%{text}<br>%{x:,.4~r} µs a step<extra></extra>",
@@ -118,7 +119,7 @@ def _point(mark: Mark, low: int) -> Json:
         "y": _heights([mark.kl], low),
         "marker": {"color": mark.colour, "size": 12, "symbol": mark.symbol, "line": {"width": 2}},
         "cliponaxis": False,
-        "hovertemplate": f"{mark.name}: {nats(mark.kl)} nats per token<br>{mark.said}<br>"
+        "hovertemplate": f"{mark.name}: {inert(nats(mark.kl))} nats per token<br>{mark.said}<br>"
         "%{x:,.4~r} µs a step<extra></extra>",
     }
 
@@ -145,5 +146,5 @@ def _budget(plan: Plan, low: int) -> list[tuple[Json, Json]]:
     ends = {"xref": "paper", "x0": 0, "x1": 1, "y0": rounded(limit), "y1": rounded(limit)}
     place = {"xref": "paper", "x": 1, "xanchor": "right", "y": rounded(log10(limit))}
     font = {"size": SMALL, "color": "@accent"}
-    name = note(f"budget {nats(limit)}", font=font, yanchor="bottom", **place)
+    name = note(inert(f"budget {nats(limit)}"), font=font, yanchor="bottom", **place)
     return [({"type": "line", "line": line, **ends}, name)]

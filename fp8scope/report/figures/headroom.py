@@ -108,7 +108,7 @@ def _drawing(
     trace: Json = {
         "type": "heatmap",
         "z": [[_level(seen, cell) for cell in row] for row in grid],
-        "text": [[seen.words(seen.of(cell[1])) if cell else "" for cell in row] for row in grid],
+        "text": [[_written(seen, cell) for cell in row] for row in grid],
         "texttemplate": "%{text}",
         "textfont": {"size": SMALL + 1},
         "hovertext": [
@@ -141,12 +141,18 @@ def _level(seen: Seen, cell: tuple[Site, Saturation] | None) -> float | None:
     return round(seen.scale.level(seen.of(cell[1])), 2) if cell else None
 
 
+def _written(seen: Seen, cell: tuple[Site, Saturation] | None) -> str:
+    return inert(seen.words(seen.of(cell[1]))) if cell else ""
+
+
 def _hover(cell: tuple[Site, Saturation] | None, row: str, column: str, prefix: str) -> str | None:
     if cell is None:
         return None
     site, of = cell
-    return (
-        f"scales from {inert(row)}, traffic {inert(column)}<br>{inert(site_name(site, prefix))}<br>"
-        f"largest value {times(of.clip)}× the scale's range<br>{percent(of.share)} of the "
-        f"sequences clipped, {percent(of.far_share)} by more than 20%"
+    lines = (
+        f"scales from {row}, traffic {column}",
+        site_name(site, prefix),
+        f"largest value {times(of.clip)}× the scale's range",
+        f"{percent(of.share)} of the sequences clipped, {percent(of.far_share)} by more than 20%",
     )
+    return "<br>".join(map(inert, lines))

@@ -55,7 +55,7 @@ def heatmap(snapshot: Snapshot) -> Figure:
     rows = len(snapshot.grid.rows)
     views = [_view(snapshot, cells, measure) for measure in measures(snapshot)]
     return Figure(
-        name="overview",
+        name="heatmap",
         title="Every linear of the model",
         says=_says(snapshot, cells),
         views=views,
@@ -89,14 +89,14 @@ def _view(snapshot: Snapshot, cells: Cells, measure: Measure) -> View:
         if worst in readings:
             reading = readings[worst]
             level[row][column] = _level(reading)
-            said[row][column] = _said(measure, reading)
+            said[row][column] = _said(snapshot, measure, worst, reading)
             short[row][column] = _short(reading)
     trace: Json = {
         "type": "heatmap",
         "z": level,
         "hovertext": said,
         "customdata": link,
-        "hovertemplate": f"{_unit(measure)}<br>%{{customdata}}<extra></extra>",
+        "hovertemplate": f"%{{customdata}}<br>{_unit(measure)}<extra></extra>",
         "hoverongaps": False,
         "xgap": 1,
         "ygap": 1,
@@ -133,17 +133,20 @@ def _runs_as(precision: str) -> str:
 
 def _short(reading: Reading) -> str:
     """As long as a cell of a phone is wide."""
-    return next((text for text in reading.texts if len(text) <= 5), reading.texts[-1])
+    return inert(next((text for text in reading.texts if len(text) <= 5), reading.texts[-1]))
 
 
-def _said(measure: Measure, reading: Reading) -> str:
+def _said(snapshot: Snapshot, measure: Measure, module: str, reading: Reading) -> str:
     """What the overview of `browse` says, with the numbers in four digits, and without what is the
-    same in all cells: there are thousands.
+    same in all cells: there are thousands. Where members of a fused group share it, the group.
     """
     text = _NUMBER.sub(lambda found: f"{float(found[0]):.4g}", reading.detail)
     for same in (f"{measure.name}: ", "planned: ", "fp8_tensor: ", "clip of "):
         text = text.removeprefix(same)
     text = text.replace(" nats per token", "").replace(" dB", "")
+    group = snapshot.grid.group(module)
+    if measure.by_group and measure.scale is not None and not group.startswith(module):
+        text = f"group {group.rpartition('.')[2]}: {text}"
     return inert(text)
 
 

@@ -16,6 +16,7 @@ from fp8scope.profile.record import Profile
 from fp8scope.report.document.blocks import Figure, View
 from fp8scope.report.figures.anchors import anchor
 from fp8scope.report.figures.drawing import SMALL, Json, axis, layout, margin, note, rounded
+from fp8scope.report.figures.text import inert
 from fp8scope.report.zones import Bars, Limits, Zone
 
 BARS = 150
@@ -166,7 +167,7 @@ def _names(bars: Bars, limits: Limits, error: QuantError) -> list[Json]:
 
 def _name(text: str, zone: Zone, middle: float) -> Json:
     place = {"x": rounded(middle), "y": 1, "yref": "paper", "yanchor": "bottom"}
-    return note(text, font={"size": SMALL, "color": _text_colour(zone)}, **place)
+    return note(inert(text), font={"size": SMALL, "color": _text_colour(zone)}, **place)
 
 
 def _upright(zone: Zone, share: str, at: float) -> Json:
@@ -174,7 +175,7 @@ def _upright(zone: Zone, share: str, at: float) -> Json:
     outer = "left" if zone is Zone.SATURATED else "right"
     place = {"x": rounded(at), "y": 1, "yref": "paper", "yanchor": "top", "xanchor": outer}
     colour = {"size": SMALL, "color": _text_colour(zone)}
-    return note(zone.value[0] + share, textangle=-90, font=colour, **place)
+    return note(inert(zone.value[0] + share), textangle=-90, font=colour, **place)
 
 
 def _text_colour(zone: Zone) -> str:

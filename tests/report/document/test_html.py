@@ -8,6 +8,7 @@ import json
 import math
 import re
 from functools import cache
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -75,7 +76,7 @@ def test_any_text_comes_out_as_it_is_and_adds_nothing(text: str) -> None:
         wanted, got = expected().texts[place], found.texts[place]
         if "pre" in found.where[place]:  # lines and tabs are part of what is copied
             assert got == re.sub(r"[^\n\t]+", lambda run: printable(run[0]), text)
-        elif wanted.startswith("[{"):  # a drawing's own text is figures.text's to make inert
+        elif wanted.startswith('{"same"'):  # a drawing's own text is figures.text's to make inert
             assert json.loads(got) == json.loads(wanted.replace(MARKER, json.dumps(text)[1:-1]))
         else:
             assert got == wanted.replace(MARKER, shown)
@@ -90,10 +91,43 @@ def test_json_inside_a_script_cannot_end_it(value: object) -> None:
 
 def test_numbers_of_drawings_are_short_and_never_nan() -> None:
     data = [{"y": [0.1234567891, float("nan"), float("inf"), 3.0, 12345678, 1e-9]}]
-    figure = Figure("name", "title", "says", [View("view", data, {})])
-    assert figure_json(figure) == (
-        '[{"data":[{"y":[0.123457,null,null,3,12345678,1e-09]}],"layout":{}}]'
-    )
+    assert inert_json(data) == '[{"y":[0.123457,null,null,3,12345678,1e-09]}]'
+
+
+def unpacked(part: Any, same: list[Any]) -> Any:
+    """As figures.js has it."""
+    if isinstance(part, dict) and "=" in part:
+        return same[part["="]]
+    if isinstance(part, dict):
+        return {key: unpacked(inner, same) for key, inner in part.items()}
+    return [unpacked(inner, same) for inner in part] if isinstance(part, list) else part
+
+
+drawings = st.recursive(
+    st.text("ab=", max_size=60) | st.integers() | st.none(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("ab"), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.lists(drawings, min_size=1, max_size=4), drawings)
+def test_what_views_have_in_common_is_written_once_and_comes_back(
+    own: list[Any], shared: Any
+) -> None:
+    views = [View("view", [{"own": part, "shared": shared}], {"again": shared}) for part in own]
+    packed = json.loads(figure_json(Figure("name", "title", "says", views)))
+    wanted = [{"data": view.data, "layout": view.layout} for view in views]
+    assert unpacked(packed["views"], packed["same"]) == wanted
+
+
+def test_views_that_say_the_same_are_little_longer_than_one() -> None:
+    names = [[f"#layers.{row}.{column}" for column in range(9)] for row in range(80)]
+    data = [{"customdata": names}]
+
+    def size(count: int) -> int:
+        return len(figure_json(Figure("name", "title", "says", [View("v", data, {})] * count)))
+
+    assert size(10) < size(1) + 500
 
 
 def test_the_policy_allows_the_scripts_of_the_page_and_nothing_else() -> None:

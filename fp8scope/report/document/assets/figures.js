@@ -55,8 +55,22 @@ function manner(colours) {
   };
 }
 
+// What views have in common is written once.
+function unpacked(part, same) {
+  if (Array.isArray(part)) return part.map((inner) => unpacked(inner, same));
+  if (!part || typeof part !== "object") return part;
+  if ("=" in part) return same[part["="]];
+  const entries = Object.entries(part);
+  return Object.fromEntries(entries.map(([key, value]) => [key, unpacked(value, same)]));
+}
+
+function viewsOf(plot) {
+  const { same, views } = JSON.parse(one("script", plot.parentElement).textContent);
+  return unpacked(views, same);
+}
+
 function viewOf(plot) {
-  plot.views ??= JSON.parse(one("script", plot.parentElement).textContent);
+  plot.views ??= viewsOf(plot);
   return plot.views[one("select", plot.parentElement)?.value ?? 0];
 }
 

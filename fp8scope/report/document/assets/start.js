@@ -40,7 +40,7 @@ function startMarking() {
 // The bar names the report once its title is out of sight.
 function startName() {
   const bar = one("header");
-  const watch = ([{ isIntersecting }]) => bar.classList.toggle("top", isIntersecting);
+  const watch = ([{ isIntersecting }]) => bar.classList.toggle("under", !isIntersecting);
   new IntersectionObserver(watch, { rootMargin: "-44px 0px 0px" }).observe(one("h1"));
 }
 
