@@ -21,7 +21,7 @@ from fp8scope.report.figures.anchors import anchor
 from fp8scope.report.figures.convergence import convergence
 from fp8scope.report.figures.costs import costs, worst_groups
 from fp8scope.report.figures.frontier import frontier
-from fp8scope.report.figures.headroom import headroom_matrix, site_headroom
+from fp8scope.report.figures.headroom import headroom_matrix
 from fp8scope.report.figures.heatmap import heatmap
 from fp8scope.report.figures.magnitudes import COLOURS, magnitudes
 from fp8scope.report.findings import FEWEST_NATS, finding_rows
@@ -137,14 +137,6 @@ def test_the_headroom_matrix_is_the_worst_of_all_sites(number: int, field: str) 
             shown = float(re.sub("[×%]", "", text)) / (100 if "%" in text else 1)
             assert shown == pytest.approx(value, rel=0.06, abs=0.005)
     assert trace["customdata"][tags.index("prose")][tags.index("support")] == f"#{DOWN}"
-
-
-def test_one_tag_has_no_matrix() -> None:
-    assert site_headroom([]) is None
-    one = whole(llama(1))
-    matrix = headroom_matrix(one)
-    assert matrix
-    assert len(matrix.views[0].data[0]["z"]) == 2
 
 
 def test_convergence_and_twice_the_text() -> None:
