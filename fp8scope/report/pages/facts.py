@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from fp8scope.analyze.analysis import tag_damage
 from fp8scope.analyze.convergence import State
@@ -153,8 +153,9 @@ def _static(snapshot: Snapshot, plan: Plan | None = None) -> Iterator[Fact]:
         note = "inputs safe, of those that the plan leaves plain"
     if rows:
         safe = sum(row.need is Need.STATIC for row in rows)
+        unknown = sum(row.need is Need.UNKNOWN for row in rows)
         tone: Tone = "good" if safe == len(rows) else "warn"
-        yield Fact("Static scales", f"{safe} of {len(rows)}", note, tone)
+        yield Fact("Static scales", f"{safe} of {len(rows)}", note + _unknown(unknown), tone)
 
 
 def _settled(snapshot: Snapshot) -> Iterator[Fact]:
@@ -162,33 +163,35 @@ def _settled(snapshot: Snapshot) -> Iterator[Fact]:
     if not found:
         return
     states = [row.state for row in found]
-    note = "sites whose amax has settled"
-    if states.count(State.UNKNOWN):
-        note += f"; not known of {states.count(State.UNKNOWN)}, too few sequences"
+    note = f"sites whose amax has settled{_unknown(states.count(State.UNKNOWN))}"
     settled = states.count(State.SETTLED)
     tone: Tone = "good" if settled == len(found) else "warn"
     yield Fact("Text enough", f"{settled} of {len(found)}", note, tone)
 
 
+def _unknown(count: int) -> str:
+    return f"; not known of {count}, too few sequences" if count else ""
+
+
 def _caches(snapshot: Snapshot, plan: Plan | None = None) -> Iterator[Fact]:
-    layers = snapshot.kv_cache
-    if not layers:
+    """How many layers are safe in FP8: of a plan that stores some so, of those."""
+    layers = snapshot.kv_cache or ()
+    stored = {cache.attention: cache.precision for cache in plan.kv_cache} if plan else {}
+    in_fp8 = [layer for layer in layers if stored.get(layer.module) == "fp8"]
+    asked = in_fp8 or list(layers)
+    if not asked:
         return
-    safe = [layer.calibrated_safety for layer in layers].count(Safety.SAFE)
-    tone: Tone = "good" if safe == len(layers) else "warn"
-    note = "layers in FP8 with calibrated scales"
-    value = f"{safe} of {len(layers)} safe"
-    if plan is not None and plan.kv_cache:
-        note = f"in FP8, {safe} of {len(layers)} layers are safe with calibrated scales"
-        value = _stored([cache.precision for cache in plan.kv_cache])
-    yield Fact("KV cache", value, note, tone)
-
-
-def _stored(precisions: Sequence[str]) -> str:
-    fp8 = precisions.count("fp8")
-    if fp8 in (0, len(precisions)):
-        return "FP8" if fp8 else "BF16"
-    return f"FP8 in {fp8} of {len(precisions)}"
+    safe = [layer.calibrated_safety for layer in asked].count(Safety.SAFE)
+    tone: Tone = "good" if safe == len(asked) else "warn"
+    if not stored:
+        note = "layers in FP8 with calibrated scales"
+        yield Fact("KV cache", f"{safe} of {len(asked)} safe", note, tone)
+        return
+    value = f"FP8 in {len(in_fp8)} of {len(stored)}" if in_fp8 else "BF16"
+    value = "FP8" if len(in_fp8) == len(stored) else value
+    which = "safe" if in_fp8 else "FP8 would be safe"
+    note = f"{which} in {safe} of {len(asked)} layers, with calibrated scales"
+    yield Fact("KV cache", value, note, tone if in_fp8 else "")
 
 
 def _known(kl: float) -> float:

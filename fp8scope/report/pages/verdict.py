@@ -43,8 +43,8 @@ _REMEDIES = {
     Remedy.NONE: "keep it in BF16",
 }
 NOT_SCORED = (
-    "What that costs in nats per token was not scored (--sensitivity none): scan again without "
-    "that, and a plan can be made."
+    "What that costs in nats per token was not scored, and a plan needs it: scan again with "
+    "--sensitivity fisher or kl."
 )
 
 
@@ -120,10 +120,11 @@ def _planned(snapshot: Snapshot, group: Group, names: Names) -> Words:
 def _action(link: Inline, what: str, nats_of: tuple[float | None, float | None], why: str) -> Words:
     """`layers.1.mlp.down_proj: smoothing at α 0.25, 0.029 → 0.0002 nats (input: …)`."""
     before, after = nats_of
-    cost = "" if before is None else f", {nats(before)}"
-    cost += "" if before is None or after is None else f" → {nats(after)}"
-    said = f"{cost} nats" if cost else ""
-    return link, ": ", Strong(what), f"{said} ({why})" if why else said
+    cost = ""
+    if before is not None:
+        cost = f", {nats(before)} nats in plain FP8"
+        cost = cost if after is None else f", {nats(before)} → {nats(after)} nats"
+    return link, ": ", Strong(what), f"{cost} ({why})" if why else cost
 
 
 def to_do(group: Group) -> str:

@@ -153,7 +153,7 @@ def test_the_first_screen_without_scores() -> None:
     of = report("not scored").verdict
     assert "Damaged tensors" in _facts("not scored")
     assert "was not scored" in text(of.blocks[0])
-    assert "--sensitivity none" in text(of.blocks[-1])
+    assert "--sensitivity fisher" in text(of.blocks[-1])
     assert "fp8scope plan" not in text(of)
 
 
