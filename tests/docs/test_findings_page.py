@@ -1,4 +1,4 @@
-"""docs/reference/findings.md: its thresholds are the code's, and no word of an analysis is missing."""
+"""docs/reference/findings.md: its thresholds are the code's, and no word of it is missing."""
 
 from __future__ import annotations
 
