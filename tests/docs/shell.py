@@ -42,6 +42,7 @@ class Shell:
         for name, text in {
             "fp8scope": FP8SCOPE.format(python=python, client=shlex.quote(_client())),
             "python": f'#!/bin/bash\nexec {python} "$@"\n',
+            "gh": "#!/bin/bash\ncat > comment.md\n",  # GitHub's, which examples pipe into
         }.items():
             (tools / name).write_text(text)
             (tools / name).chmod(0o755)
@@ -54,7 +55,7 @@ class Shell:
             text=True,
             encoding="utf-8",
             errors="replace",
-            env=_environment(tools),
+            env=_environment(tools, folder),
             start_new_session=True,
         )
 
@@ -118,7 +119,7 @@ def _end(server: subprocess.Popen[bytes], folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _environment(tools: Path) -> dict[str, str]:
+def _environment(tools: Path, folder: Path) -> dict[str, str]:
     own = {
         "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
@@ -127,5 +128,6 @@ def _environment(tools: Path) -> dict[str, str]:
         "COLUMNS": "100",
         "LC_ALL": "C.UTF-8",
         "HF_HUB_OFFLINE": "1",
+        "GITHUB_STEP_SUMMARY": str(folder / "summary.md"),
     }
     return {**os.environ, **own}
