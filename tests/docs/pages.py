@@ -15,6 +15,7 @@ how its output is compared:
   `<!-- file NAME -->`: the fence is the text of that file, which is written.
   `<!-- prints -->`: the fence is what the ```python fence before it prints.
   `<!-- not run: why -->`: commands of others that cannot be run here; never one of fp8scope.
+  `<!-- needs: Chromium -->`: left out where there is none; the test then counts as skipped.
   `<!-- command N -->`: of the README, run by CI.
 - `<!-- given: profile.h5 my-model … -->` anywhere on the page: what the reader has before the first
   command; tests/docs/reader.py makes it.

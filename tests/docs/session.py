@@ -8,10 +8,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.docs import pages, reader
 from tests.docs.matching import difference
 from tests.docs.pages import Fence
 from tests.docs.shell import Shell
+from tests.report.browser import WITHOUT, chromium
 
 
 def run(path: Path, tmp_path: Path) -> None:
@@ -21,6 +24,7 @@ def run(path: Path, tmp_path: Path) -> None:
     reader.put(pages.given(path), folder)
     names: dict[str, object] = {"__name__": "__main__"}
     printed: str | None = None
+    left_out: list[Fence] = []
     with Shell(folder) as shell:
         for fence in pages.fences(path):
             if (file := fence.noted("file")) is not None:
@@ -28,6 +32,8 @@ def run(path: Path, tmp_path: Path) -> None:
                 (folder / file).write_text(fence.text)
             elif fence.noted("not run") is not None or fence.noted("command") is not None:
                 pass
+            elif fence.noted("needs") == "Chromium" and chromium() is None:
+                left_out.append(fence)
             elif fence.noted("prints") is not None:
                 assert printed is not None, f"{fence}: nothing was run above"
                 _compare(fence.text.splitlines(), printed, str(fence))
@@ -35,6 +41,8 @@ def run(path: Path, tmp_path: Path) -> None:
                 _run_console(fence, shell)
             elif fence.language == "python":
                 printed = _run_python(fence, folder, names)
+    if left_out:
+        pytest.skip(f"run but for {', '.join(map(str, left_out))}: {WITHOUT}")
 
 
 def _run_console(fence: Fence, shell: Shell) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from fp8scope.core.words import printable
 from fp8scope.errors import Missing, one_line
 from fp8scope.report.document.blocks import Figure, View
 from fp8scope.report.palette import Palette, resolved
 
 CANNOT = "a figure cannot be drawn as PNG"
+MARGIN = {"l": 44, "r": 12, "t": 12, "b": 28}
+TITLE = 36
+"""Pixels that the title takes."""
 REMEDY = "install Chromium or Chrome, or name it in BROWSER_PATH"
 
 
@@ -32,8 +37,26 @@ def png(
     drawing = resolved({"data": list(chosen.data), "layout": dict(chosen.layout)}, colours)
     # the template: what the drawing says itself comes first
     drawing["layout"]["template"] = {"layout": _manner(colours)}
-    size = {"width": width, "height": height or figure.height, "scale": scale}
+    _give_title(drawing["layout"], figure, chosen)
+    size = {"width": width, "height": height or figure.height + TITLE, "scale": scale}
     return _drawn(drawing, {"format": "png", **size})
+
+
+def _give_title(layout: dict[str, Any], figure: Figure, view: View) -> None:
+    """What a page writes over a figure, in room of its own."""
+    words = [figure.title, *([view.title] if len(figure.views) > 1 else [])]
+    margin = layout.get("margin", {})
+    layout["margin"] = {**margin, "t": margin.get("t", MARGIN["t"]) + TITLE}
+    layout["title"] = {
+        "text": escape(printable(": ".join(words)), quote=False),
+        "font": {"size": 15},
+        "x": 0,
+        "xanchor": "left",
+        "y": 1,
+        "yref": "container",
+        "yanchor": "top",
+        "pad": {"t": 12, "l": 12},
+    }
 
 
 def _view(figure: Figure, view: int | str) -> View:
@@ -85,7 +108,7 @@ def _manner(colours: Palette) -> dict[str, Any]:
         "font": {"family": "system-ui, sans-serif", "size": 12, "color": colours["@text"]},
         "paper_bgcolor": colours["@paper"],
         "plot_bgcolor": colours["@paper"],
-        "margin": {"l": 44, "r": 12, "t": 12, "b": 28},
+        "margin": MARGIN,
         "colorway": [colours[f"@line{line}"] for line in range(8)],
         "xaxis": axis,
         "yaxis": axis,

@@ -40,15 +40,23 @@ _WHOLE_REPORT = "The HTML report has all of it."
 
 @dataclass(frozen=True)
 class _Level:
-    """How much is said: rows of a table, lines of a listing, and whether what is folded away."""
+    """How much is said: rows of a table, lines of a listing, folded parts of a section."""
 
     rows: int
     lines: int
-    folded: bool = True
+    folded: int
 
 
-# what is folded away and what is long goes first
-_LEVELS = (_Level(10**6, 10**6), _Level(10, 60), _Level(10, 60, False), _Level(5, 20, False))
+_ALL = 10**6
+# what is long and what is folded away goes first
+_LEVELS = (
+    _Level(_ALL, _ALL, _ALL),
+    _Level(10, 60, _ALL),
+    _Level(10, 60, 6),
+    _Level(10, 60, 3),
+    _Level(10, 60, 0),
+    _Level(5, 20, 0),
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,9 @@ def _joined(head: str, pieces: Sequence[_Piece], end: str) -> str:
 
 def _left_out(level: _Level, missing: Sequence[str]) -> str:
     cuts = [f"tables to {level.rows} rows", f"listings to {level.lines} lines"]
-    cuts += [] if level.folded else ["without what is folded away"]
+    if level.folded < _ALL:
+        first = f"the first {level.folded} of what a section folds away"
+        cuts += [first if level.folded else "without what is folded away"]
     names = ", ".join(_short(title, 80) for title in dict.fromkeys(missing[:20]))
     more = f" and {len(missing) - 20} more" if len(missing) > 20 else ""
     cuts += [f"without {names}{more}"] if missing else []
@@ -102,7 +112,7 @@ def _short(foreign: str, most: int = 500) -> str:
 def _pieces(document: Document, level: _Level) -> list[_Piece]:
     verdict = document.verdict
     heading = _Piece(verdict.title, f"## {github.text(verdict.title)}", True)
-    blocks = [_Piece(verdict.title, _block(block, level), True) for block in verdict.blocks]
+    blocks = [_Piece(verdict.title, written, True) for written in _blocks(verdict, level)]
     inner = [_Piece(part.title, _section(part, level, 3), True) for part in verdict.inner]
     rest = [_Piece(part.title, _section(part, level, 2), False) for part in document.sections]
     return [piece for piece in (heading, *blocks, *inner, *rest) if piece.text]
@@ -111,7 +121,17 @@ def _pieces(document: Document, level: _Level) -> list[_Piece]:
 def _section(part: Section, level: _Level, depth: int) -> str:
     heading = f"{'#' * depth} {github.text(part.title)}"
     inner = (_section(below, level, min(depth + 1, 6)) for below in part.inner)
-    return _together((heading, *(_block(block, level) for block in part.blocks), *inner))
+    return _together((heading, *_blocks(part, level), *inner))
+
+
+def _blocks(part: Section, level: _Level) -> Iterator[str]:
+    folded = 0
+    for block in part.blocks:
+        if isinstance(block, Details) and not block.open:
+            folded += 1
+            if folded > level.folded:
+                continue
+        yield _block(block, level)
 
 
 def _together(written: Sequence[str]) -> str:
@@ -186,8 +206,6 @@ def _listing(block: Listing, level: _Level) -> str:
 
 
 def _details(block: Details, level: _Level) -> str:
-    if not level.folded and not block.open:
-        return ""
     summary = _written(block.summary, github.text_in_html, github.code_in_html)
     inside = _together([_block(inner, level) for inner in block.blocks])
     opening = "<details open>" if block.open else "<details>"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fp8scope.errors import Missing
 from fp8scope.report.document.blocks import Figure, View
-from fp8scope.report.document.image import png
+from fp8scope.report.document.image import TITLE, png
 from fp8scope.report.palette import Palette, palette
 from tests.report.browser import WITHOUT, chromium
 
@@ -72,7 +72,7 @@ def _unfiltered(kind: int, row: Bytes, above: Bytes, bands: int) -> Bytes:
 @needs_browser
 def test_a_view_by_number_and_by_title_in_light_and_dark() -> None:
     light = png(FIGURE, 0, LIGHT, width=120, scale=2)
-    assert size(light) == (240, 160)
+    assert size(light) == (240, 2 * (FIGURE.height + TITLE))
     dark = png(FIGURE, "one", DARK, width=100, height=60, scale=1)
     assert size(dark) == (100, 60)
     assert colours_of(LIGHT) <= pixels(light)

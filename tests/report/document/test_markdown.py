@@ -215,6 +215,16 @@ def test_what_is_folded_away_goes_before_what_is_seen() -> None:
     assert "without what is folded away. The HTML report has all of it." in written
 
 
+def test_as_many_folded_parts_stay_as_fit() -> None:
+    folded = [Details(f"part {number}", [Paragraph("more " * 2000)]) for number in range(12)]
+    part = Section("Folded", "folded", [*folded, Details("open", [Paragraph("seen")], open=True)])
+    written = markdown(Document("T", "a", Section("V", "v", [Paragraph("verdict")]), [part]))
+    assert len(written) <= LIMIT
+    assert [f"<summary>part {number}</summary>" in written for number in (0, 5, 6)] == [1, 1, 0]
+    assert "<summary>open</summary>" in written
+    assert "to 60 lines, the first 6 of what a section folds away. The HTML report" in written
+
+
 def test_long_tables_and_listings_are_cut_before_sections_are_left_out() -> None:
     blocks: list[Block] = [rows(100, 900), Listing("L", "\n".join(["line " * 40] * 500))]
     written = markdown(
