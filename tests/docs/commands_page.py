@@ -82,7 +82,8 @@ def _parts(of: click.Command) -> Iterator[tuple[str, bool]]:
 def _options(context: click.Context) -> Iterator[str]:
     for option in context.command.get_params(context):
         record = option.get_help_record(context)
-        if record is None or option.name == "help":
+        if record is None or not record[1] or option.name == "help":
             continue
-        names, text = (part.replace("|", "\\|") for part in record)
-        yield f"| `{names}` | {text} |\n"
+        # In code, mkdocs shows the backslash of an escaped bar.
+        names, text = (part.replace("|", "&#124;") for part in record)
+        yield f"| <code>{names}</code> | {text} |\n"
