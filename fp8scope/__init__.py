@@ -23,6 +23,8 @@ _WHERE = {
     "check": "fp8scope.export.checking",
     "examine": "fp8scope.checkpoint.doctor.examine",
     "build_checkpoint": "fp8scope.build.api",
+    "make_report": "fp8scope.report.api",
+    "make_comparison": "fp8scope.report.api",
     "measure_sites": "fp8scope.analyze.measures",
     "Profile": "fp8scope.profile.record",
     "Fp8scopeError": "fp8scope.errors",

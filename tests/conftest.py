@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.report.browser import WITHOUT
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 gc.disable()
@@ -31,3 +33,10 @@ def temporary_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", folder)
         yield
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Nobody should take a run without a browser for one with it."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if any(WITHOUT in str(report.longrepr) for report in skipped):
+        terminalreporter.write_line(f"ATTENTION: {WITHOUT}", yellow=True, bold=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fp8scope.analyze.convergence import Convergence, convergence
@@ -59,7 +59,7 @@ def analyze_profile(profile: Profile) -> Analysis:
         sites=measure_sites(profile),
         groups=groups,
         models=models,
-        tags=_tags(profile, groups, models),
+        tags=tag_damage(groups, models),
         scaling=scaling(profile),
         headroom=tag_headroom(profile) if len(profile.tags) > 1 else [],
         convergence=convergence(profile),
@@ -68,9 +68,8 @@ def analyze_profile(profile: Profile) -> Analysis:
     )
 
 
-def _tags(
-    profile: Profile, groups: list[GroupFinding], models: Mapping[str, Score]
-) -> list[TagDamage]:
+def tag_damage(groups: Iterable[GroupFinding], models: Mapping[str, Score]) -> list[TagDamage]:
+    """What each tag suffers, the worst first; empty where the profile was not scored."""
     whole = models.get("fp8_tensor")
     if whole is None:
         return []

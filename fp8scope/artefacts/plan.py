@@ -1,7 +1,7 @@
 """plan.json: which precision every layer runs in, why, and all that a build needs beside the model.
 
-The fields are documented in docs/plan-format.md; docs/plan.schema.json is made from these classes.
-Smoothing factors lie beside it in plan.npz, for they are long.
+The fields are documented in docs/reference/plan-format.md; plan.schema.json beside it is made from
+these classes. Smoothing factors lie beside it in plan.npz, for they are long.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a checkpoint's metadata says of every linear, by the rules of its format.
 
 ModelOpt's (nested and flat), compressed-tensors', fp8 and fbgemm_fp8. Engines depart from these
-rules, each in its own way (docs/consumers.md); this is the letter.
+rules, each in its own way (docs/reference/consumers.md); this is the letter.
 """
 
 from __future__ import annotations

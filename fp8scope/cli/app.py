@@ -23,6 +23,7 @@ VERBS = (
     "scan",
     "analyze",
     "browse",
+    "report",
     "plan",
     "export",
     "check",

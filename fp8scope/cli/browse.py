@@ -7,17 +7,11 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from fp8scope.cli.interrupts import Interrupts
-from fp8scope.errors import BadInput, Missing, Stale
-
-if TYPE_CHECKING:
-    from fp8scope.artefacts.plan import Plan
-    from fp8scope.profile.record import Profile
-    from fp8scope.tui.snapshot import Snapshot
+from fp8scope.errors import BadInput, Missing
 
 SERVED = "TEXTUAL_DRIVER"
 """Set by textual-serve for the browser that it runs without a terminal."""
@@ -51,11 +45,12 @@ def command(
     if not _shows("█▸≈"):
         what = f"browse needs a terminal in UTF-8, not {sys.stdout.encoding}"
         raise Missing(what, "set LC_ALL=C.UTF-8, or PYTHONUTF8=1")
+    from fp8scope.report.opening import open_snapshot
     from fp8scope.tui.app import BrowseApp
 
     # looking for garbage in all that was read would stop a large model's screens for 0.3 s
     gc.set_threshold(20_000, 50, 1000)
-    app = BrowseApp(lambda: _opened(profile, plan), str(profile))
+    app = BrowseApp(lambda: open_snapshot(profile, plan), str(profile))
     interrupts.cleanup.callback(app.release_terminal)
     app.run()
     if app.refusal is not None:
@@ -70,29 +65,6 @@ def _shows(characters: str) -> bool:
     return True
 
 
-def _opened(path: Path, plan: Path | None) -> Snapshot:
-    from fp8scope.profile.reader import open_profile
-    from fp8scope.tui.snapshot import opened
-
-    profile = open_profile(path)
-    read = _read_plan(plan, path, profile) if plan else None
-    return opened(path, profile, read, plan)
-
-
-def _read_plan(path: Path, of: Path, profile: Profile) -> Plan:
-    """The plan; Stale where it is not of this very profile."""
-    from fp8scope.artefacts.identity import check_same_model
-    from fp8scope.artefacts.plan_file import read_plan
-    from fp8scope.profile.digest import profile_hash
-
-    plan = read_plan(path)
-    remedy = f"make it again with fp8scope plan {shlex.quote(str(of))}, or leave --plan out"
-    check_same_model(plan.model.model_dump(), str(path), profile.model, str(of), remedy)
-    if plan.profile.profile_hash != profile_hash(profile):
-        raise Stale(f"{path} was made from another profile of this model than {of}", remedy)
-    return plan
-
-
 def _serve(profile: Path, plan: Path | None, port: int) -> None:
     """The same command in a web browser, each visitor with one of his own."""
     try:
@@ -100,8 +72,10 @@ def _serve(profile: Path, plan: Path | None, port: int) -> None:
     except ImportError:
         what = "--serve needs textual-serve, which is not installed"
         raise Missing(what, "pip install 'fp8scope[serve]'") from None
+    from fp8scope.report.opening import open_snapshot
+
     # what it would refuse is refused here, not in the browser
-    _opened(profile, plan)
+    open_snapshot(profile, plan)
     words = [sys.executable, "-m", "fp8scope", "browse", str(profile.absolute())]
     if plan is not None:
         words += ["--plan", str(plan.absolute())]

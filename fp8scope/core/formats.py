@@ -40,6 +40,14 @@ class Format:
             return self.smallest_normal
         return float(self.smallest_normal / 2**self.mantissa_bits)
 
+    @property
+    def saturates_above(self) -> float:
+        """Above it magnitudes are clamped, below it none is (E4M3: 464); it ties, to the even."""
+        if self.mantissa_bits is None:
+            return self.max + 0.5
+        _, exponent = np.frexp(self.max)
+        return self.max + float(2.0 ** (int(exponent) - 2 - self.mantissa_bits))
+
     def round(self, x: Float32) -> Float32:
         """Nearest grid value, ties to even, as if the exponent had no upper end.
 

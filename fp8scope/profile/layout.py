@@ -1,8 +1,8 @@
 """Every path, dataset, dimension and attribute name of the profile file, in one place.
 
-The tables below drive the writer, the reader and the merge, and `docs/profile-format.md` is
-tested against them. A field's `dims` name its axes; `combine` says how two profiles of the
-same model merge.
+The tables below drive the writer, the reader and the merge, and
+`docs/reference/profile-format.md` is tested against them. A field's `dims` name its axes; `combine`
+says how two profiles of the same model merge.
 """
 
 from __future__ import annotations

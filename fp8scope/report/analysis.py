@@ -54,17 +54,22 @@ def analysis_page(found: Analysis) -> RenderableType:
 def where_it_hurts(
     models: Mapping[str, Score], groups: Sequence[GroupFinding], caches: Sequence[CachedLayer]
 ) -> RenderableType:
+    """`harm_sentences` under their heading."""
+    prefix = common_prefix(group.group for group in groups)
+    names = f"; names without their first “{literal(prefix).plain}”" if prefix else ""
+    return _section(f"Where FP8 hurts{names}", harm_sentences(models, groups, caches))
+
+
+def harm_sentences(
+    models: Mapping[str, Score], groups: Sequence[GroupFinding], caches: Sequence[CachedLayer]
+) -> list[str]:
     """What FP8 costs the whole model, and the groups and caches that are to blame."""
-    too_low = unexplained(models, groups)
-    said = [
+    return [
         *model_sentences(models),
-        *group_sentences(groups, too_low=too_low),
+        *group_sentences(groups, too_low=unexplained(models, groups)),
         *spread_sentences(models, groups),
         *cache_sentences(caches),
     ]
-    prefix = common_prefix(group.group for group in groups)
-    names = f"; names without their first “{literal(prefix).plain}”" if prefix else ""
-    return _section(f"Where FP8 hurts{names}", said)
 
 
 def _section(heading: str, sentences: Sequence[str]) -> RenderableType:

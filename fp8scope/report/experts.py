@@ -6,36 +6,42 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from fp8scope.analyze.coverage import Coverage, Load
 from fp8scope.analyze.thresholds import STARVED_TOKENS
-from fp8scope.core.words import common_prefix
-from fp8scope.report.words import literal
+from fp8scope.core.words import common_prefix, printable
+from fp8scope.report.sheet import Sheet, sheet
 
 MOST_TAGS = 4
 
 
 def coverage_table(found: Sequence[Coverage], count: int) -> RenderableType:
     """The sentence on all layers, and a table of the `count` worst, if any expert is short."""
-    short = [coverage for coverage in found if any(coverage.severity)]
+    said, table = Text(coverage_sentence(found)), coverage_sheet(found, count)
+    return Group(said, Text(), table) if table.rows else said
+
+
+def coverage_sentence(found: Sequence[Coverage]) -> str:
+    """How many experts there are, and how many are short of tokens."""
     dead, starved = (-sum(coverage.severity[i] for coverage in found) for i in (0, 1))
     experts = sum(len(coverage.whole.tokens) for coverage in found)
     layers = "1 layer" if len(found) == 1 else f"{len(found)} layers"
-    said = Text(
+    return (
         f"{experts} routed experts in {layers}: {dead} dead (no token), "
         f"{starved} starved (under {STARVED_TOKENS} tokens)."
     )
-    if not short:
-        return said
+
+
+def coverage_sheet(found: Sequence[Coverage], count: int) -> Sheet:
+    """The `count` worst layers in which an expert is short; without rows where none is."""
+    short = [coverage for coverage in found if any(coverage.severity)]
     title = f"first {min(count, len(short))} of {len(short)} layers with such experts"
-    tags = _worst_tags(short)
+    tags = _worst_tags(short) if short else []
     if len(tags) > 1:
         title += "; by tag, dead + starved"
-    return Group(said, Text(), Text(title), _table(short[:count], tags if len(tags) > 1 else []))
+    return _sheet(title, short[:count], tags if len(tags) > 1 else [])
 
 
 def coverage_row(coverage: Coverage) -> dict[str, Any]:
@@ -60,13 +66,10 @@ def _worst_tags(found: Sequence[Coverage]) -> list[str]:
     return sorted(found[0].tags, key=reached)[:MOST_TAGS]
 
 
-def _table(found: Sequence[Coverage], tags: Sequence[str]) -> Table:
+def _sheet(title: str, found: Sequence[Coverage], tags: Sequence[str]) -> Sheet:
     prefix = common_prefix(coverage.module for coverage in found)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    table.add_column("module", no_wrap=True, vertical="bottom")
-    headers = ("experts", "dead", "starved", "fewest\ntokens", "median", "most")
-    for header in (*map(Text, headers), *map(literal, tags)):
-        table.add_column(header, justify="right", vertical="bottom")
+    headers = ("module", "experts", "dead", "starved", "fewest\ntokens", "median", "most")
+    rows = []
     for coverage in found:
         whole = coverage.whole
         quantiles = np.quantile(whole.tokens, (0, 0.5, 1), method="inverted_cdf").tolist()
@@ -75,6 +78,6 @@ def _table(found: Sequence[Coverage], tags: Sequence[str]) -> Table:
             f"{len(load.dead)} + {len(load.starved)}"
             for load in (coverage.tags[tag] for tag in tags)
         ]
-        name = literal(coverage.module.removeprefix(prefix))
-        table.add_row(name, *(f"{number:,}" for number in numbers), *by_tag)
-    return table
+        name = coverage.module.removeprefix(prefix)
+        rows.append((name, *(f"{number:,}" for number in numbers), *by_tag))
+    return sheet(title, (*headers, *map(printable, tags)), rows)

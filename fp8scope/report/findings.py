@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +19,11 @@ from fp8scope.report.causes import cause_row
 from fp8scope.report.convergence import convergence_rows, convergence_sentences
 from fp8scope.report.groups import score_row
 from fp8scope.report.headroom import headroom_rows, saturation_words
-from fp8scope.report.layer import plain_table
+from fp8scope.report.sheet import Sheet, sheet
 from fp8scope.report.words import literal
+
+FEWEST_NATS = 1e-5
+"""What costs less is drawn as nothing."""
 
 
 def finding_tables(found: LayerFindings) -> list[RenderableType]:
@@ -56,7 +60,7 @@ def finding_rows(found: LayerFindings) -> dict[str, Any]:
     }
 
 
-def _costs(title: str, scores: Sequence[Score]) -> RenderableType:
+def _costs(title: str, scores: Sequence[Score]) -> Sheet:
     """One row per score; columns that are empty in all of them are left out."""
     columns = {
         "candidate": [candidate_words(score.row.terms[-1]) for score in scores],
@@ -69,12 +73,25 @@ def _costs(title: str, scores: Sequence[Score]) -> RenderableType:
         "worst tag": [_worst_tag(score) for score in scores],
     }
     shown = {name: cells for name, cells in columns.items() if any(cells)}
-    return plain_table(literal(title).plain, tuple(shown), zip(*shown.values(), strict=True))
+    return sheet(title, tuple(shown), zip(*shown.values(), strict=True))
 
 
 def candidate_words(term: Term) -> str:
     """`fp8_block`, `fp8_tensor weight alone`."""
     return term.candidate if term.part is Part.BOTH else f"{term.candidate} {term.part} alone"
+
+
+def term_words(term: Term) -> str:
+    """`fp8_smooth α 0.5`, with the reader's α where that divides rows of the weight."""
+    alpha = "" if term.alpha is None else f" α {term.alpha:g}"
+    folded = "" if term.folded is None else f", its reader α {term.folded:g}"
+    return f"{candidate_words(term)}{alpha}{folded}"
+
+
+def with_error(score: Score) -> str:
+    """`0.029 ± 0.0018`, the best known."""
+    error = score.nats.error
+    return nats(score.kl) + ("" if math.isnan(error) else f" ± {nats(error)}")
 
 
 def _alpha(alpha: float | None) -> str:

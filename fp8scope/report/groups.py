@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from fp8scope.analyze.groups import PLAIN, GroupFinding
 from fp8scope.analyze.ratios import Nats
 from fp8scope.analyze.sensitivity import Score
 from fp8scope.analyze.thresholds import HARM_NATS
-from fp8scope.core.words import common_prefix, nats, percent, short_name
+from fp8scope.core.words import common_prefix, nats, nats_within, short_name
 from fp8scope.report.causes import cause_row
 from fp8scope.report.rows import finite
 from fp8scope.report.words import literal
@@ -214,5 +213,4 @@ def _worst_tag(score: Score) -> str:
 
 
 def _with_error(found: Nats) -> str:
-    known = found.kl > 0 and not math.isnan(found.error)
-    return f"{nats(found.kl)} ± {percent(found.error / found.kl)}" if known else nats(found.kl)
+    return nats_within(found.kl, found.error)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import PurePath
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from fp8scope.analyze.detail import QUANTILES, Part, SiteDetail
@@ -16,10 +14,11 @@ from fp8scope.analyze.measures import SiteMeasures, TopValue
 from fp8scope.core.sites import Role
 from fp8scope.core.words import decibel, number, percent, times
 from fp8scope.profile.layout import TOP_K
-from fp8scope.report.words import in_text, literal
+from fp8scope.report.document.blocks import Excerpt
+from fp8scope.report.sheet import Sheet, sheet
+from fp8scope.report.words import literal
 
 TOP_ROWS = 10
-PLACES = ("tag, file:document", "text")  # what may take more than one line
 AXES = {"channel": "channel", "row": "row (output channel)", "column": "column (input channel)"}
 
 
@@ -52,26 +51,10 @@ def site_facts(row: SiteMeasures) -> Text:
     return facts
 
 
-def plain_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Group:
-    """A small table under its title. The first column stands left, the rest right."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for i, name in enumerate(header):
-        place = name in PLACES
-        table.add_column(
-            name,
-            justify="left" if i == 0 or place else "right",
-            no_wrap=not place,
-            overflow="fold" if place else "ellipsis",
-        )
-    for row in rows:
-        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
-    return Group(Text(title), table)
-
-
-def error_table(detail: SiteDetail) -> Group:
+def error_table(detail: SiteDetail) -> Sheet:
     """What E4M3 does to the site, by granularity of the scale."""
     static = "" if detail.measures.site.role is Role.WEIGHT else ", static"
-    return plain_table(
+    return sheet(
         "error of E4M3",
         ("one scale per", "body SQNR", "whole SQNR", "underflow"),
         (
@@ -86,14 +69,14 @@ def error_table(detail: SiteDetail) -> Group:
     )
 
 
-def tag_table(parts: Sequence[Part]) -> Group:
+def tag_table(parts: Sequence[Part]) -> Sheet:
     """The tags of a site, side by side."""
-    return plain_table(
+    return sheet(
         "by tag, under the one scale of all tags",
         ("tag", "elements", "amax", "first token", "others", "body SQNR", "headroom"),
         (
             (
-                literal(part.name),
+                part.name,
                 f"{part.elements:,}",
                 number(part.amax),
                 number(part.first_token_amax or 0),
@@ -106,9 +89,9 @@ def tag_table(parts: Sequence[Part]) -> Group:
     )
 
 
-def head_table(parts: Sequence[Part]) -> Group:
+def head_table(parts: Sequence[Part]) -> Sheet:
     """The KV heads of a site, side by side."""
-    return plain_table(
+    return sheet(
         "by KV head, under the one scale of all heads",
         ("head", "amax", "amax/rms", "body SQNR", "underflow"),
         (
@@ -124,19 +107,19 @@ def head_table(parts: Sequence[Part]) -> Group:
     )
 
 
-def spread_table(detail: SiteDetail) -> Group:
+def spread_table(detail: SiteDetail) -> Sheet:
     """Quantiles of the amax of each token, sequence, channel, row and column."""
     quantiles = [{0.0: "least", 0.5: "median", 1.0: "most"}.get(q, f"{q:g}") for q in QUANTILES]
-    return plain_table(
+    return sheet(
         "how the amax spreads (quantiles)",
         ("amax of each", *quantiles),
         ((AXES.get(of, of), *map(number, values)) for of, values in detail.spreads.items()),
     )
 
 
-def line_table(detail: SiteDetail, axis: str) -> Group:
+def line_table(detail: SiteDetail, axis: str) -> Sheet:
     """The largest channels, rows or columns."""
-    return plain_table(
+    return sheet(
         f"largest {axis}s, against the median {axis}",
         (axis, "amax", "× median", "rms"),
         (
@@ -146,7 +129,7 @@ def line_table(detail: SiteDetail, axis: str) -> Group:
     )
 
 
-def value_table(name: str, top: Sequence[TopValue], highlight: str = "bold") -> Group:
+def value_table(name: str, top: Sequence[TopValue], highlight: str = "bold") -> Sheet:
     """One row for what repeats: the same value of the same channel at the same kind of token.
 
     `highlight`: how the token looks in its text.
@@ -164,14 +147,15 @@ def value_table(name: str, top: Sequence[TopValue], highlight: str = "bold") -> 
                 repeated,
                 str(first.channel),
                 str(first.position),
-                literal(where),
-                in_text(first.before[-40:], first.token, first.after[:30], highlight),
+                where,
+                Excerpt(first.before[-40:], first.token, first.after[:30]),
             )
         )
-    return plain_table(
+    return sheet(
         f"largest values, {name.replace('_', ' ')}",
-        ("value", "", "channel", "token", *PLACES),
+        ("value", "", "channel", "token", "tag, file:document", "text"),
         rows[:TOP_ROWS],
+        highlight,
     )
 
 
@@ -179,9 +163,9 @@ def _ratio(value: float | None) -> str:
     return "" if value is None else f"{times(value)}×"
 
 
-def weight_table(detail: SiteDetail) -> Group:
+def weight_table(detail: SiteDetail) -> Sheet:
     """The largest weights."""
-    return plain_table(
+    return sheet(
         "largest weights",
         ("value", "row", "column"),
         (

@@ -24,13 +24,18 @@ def plan_page(plan: Plan) -> Renderables:
     heading += f"; names without their first “{prefix}”" if prefix else ""
     head = literal(heading)
     head.stylize("bold")
-    parts: list[Text | Table] = [head, literal(f"  {_capital(plan.summary)}.")]
-    parts += [literal(f"  {line}") for line in _predicted(plan)]
-    parts += [literal(f"  {line}") for line in _measured(plan)]
+    parts: list[Text | Table] = [head, literal(f"  {capital(plan.summary)}.")]
+    parts += [literal(f"  {line}") for line in asked_sentences(plan)]
+    parts += [literal(f"  {line}") for line in measured_sentences(plan)]
     parts += _reasons(plan, prefix)
-    parts += [literal(f"  Note: {note}.") for note in plan.notes]
+    parts += [literal(f"  {line}") for line in note_sentences(plan)]
     parts += [Text(), frontier_table(plan)]
     return Renderables(*parts)
+
+
+def note_sentences(plan: Plan) -> list[str]:
+    """What whoever reads the plan should know besides."""
+    return [f"Note: {literal(note).plain}." for note in plan.notes]
 
 
 def frontier_table(plan: Plan) -> Table:
@@ -38,13 +43,7 @@ def frontier_table(plan: Plan) -> Table:
     table = Table(title="What other budgets would buy", title_justify="left", box=None)
     for name in ("nats per token", "bits per weight", "step, µs", "groups in BF16", ""):
         table.add_column(name, justify="right")
-    own = Point(
-        kl=plan.predicted.nats.kl,
-        effective_bits=plan.predicted.effective_bits,
-        step_time_us=plan.predicted.step_time_us,
-        bf16_groups=sum(group.precision == "bf16" for group in _decided(plan)),
-    )
-    for point, mine in frontier_points(plan.frontier, own):
+    for point, mine in frontier_points(plan.frontier, own_point(plan)):
         table.add_row(
             nats(point.kl),
             f"{point.effective_bits:.2f}",
@@ -54,6 +53,16 @@ def frontier_table(plan: Plan) -> Table:
             style="bold" if mine else "",
         )
     return table
+
+
+def own_point(plan: Plan) -> Point:
+    """Where the plan itself stands on its frontier."""
+    return Point(
+        kl=plan.predicted.nats.kl,
+        effective_bits=plan.predicted.effective_bits,
+        step_time_us=plan.predicted.step_time_us,
+        bf16_groups=sum(group.precision == "bf16" for group in decided(plan)),
+    )
 
 
 def frontier_points(frontier: Sequence[Point], own: Point) -> list[tuple[Point, bool]]:
@@ -68,7 +77,8 @@ def _same(point: Point, own: Point) -> bool:
     )
 
 
-def _predicted(plan: Plan) -> list[str]:
+def asked_sentences(plan: Plan) -> list[str]:
+    """What was asked, what plain FP8 would cost, and what each tag is predicted to."""
     found, objective = plan.predicted, plan.objective
     budget = {
         "max_kl": f"at most {nats(objective.value)} nats per token",
@@ -90,7 +100,7 @@ def _predicted(plan: Plan) -> list[str]:
     return lines + ([f"By tag: {tags}."] if len(found.tags) > 1 else [])
 
 
-def _measured(plan: Plan) -> list[str]:
+def measured_sentences(plan: Plan) -> list[str]:
     """What measuring said, and how it compares."""
     if plan.measured is None:
         return []
@@ -131,28 +141,34 @@ def _number(value: float | None, form: Callable[[float], str] = times) -> str:
 
 
 def _reasons(plan: Plan, prefix: str) -> list[Text | Table]:
-    groups = _decided(plan)
-    plain = [group for group in groups if group.precision == "fp8_tensor"]
-    told = [group for group in groups if group.precision != "fp8_tensor"]
-    told.sort(key=lambda group: (group.precision != "bf16", -_plain_cost(group)))
     lines: list[Text | Table] = [
         literal(f"  {number}. {short_name(group.name, prefix)}: {_name(group)}: {group.reason}.")
-        for number, group in enumerate(told, start=1)
+        for number, group in enumerate(told_groups(plan), start=1)
     ]
-    if plain:
-        worst = max(plain, key=lambda group: group.evidence.kl)
-        others = "The other groups run" if told else "All groups run"
-        lines.append(
-            literal(
-                f"  {others} with one static scale per tensor ({len(plain)}), at most "
-                f"{nats(worst.evidence.kl)} nats per token each "
-                f"({short_name(worst.name, prefix)})."
-            )
-        )
-    return lines
+    plain = plain_sentence(plan, prefix)
+    return [*lines, literal(f"  {plain}")] if plain else lines
 
 
-def _decided(plan: Plan) -> list[Group]:
+def told_groups(plan: Plan) -> list[Group]:
+    """What is not plain FP8: BF16 first, then by what plain FP8 would cost."""
+    told = [group for group in decided(plan) if group.precision != "fp8_tensor"]
+    return sorted(told, key=lambda group: (group.precision != "bf16", -_plain_cost(group)))
+
+
+def plain_sentence(plan: Plan, prefix: str) -> str:
+    """How many groups are plain FP8, and what they cost at most; "" where none is."""
+    plain = [group for group in decided(plan) if group.precision == "fp8_tensor"]
+    if not plain:
+        return ""
+    worst = max(plain, key=lambda group: group.evidence.kl)
+    others = "All groups run" if len(plain) == len(decided(plan)) else "The other groups run"
+    return (
+        f"{others} with one static scale per tensor ({len(plain)}), at most "
+        f"{nats(worst.evidence.kl)} nats per token each ({short_name(worst.name, prefix)})."
+    )
+
+
+def decided(plan: Plan) -> list[Group]:
     """The groups that the plan decides on: without lm_head and routers."""
     return [group for group in plan.groups if group.decided]
 
@@ -175,5 +191,6 @@ def _some(points: Sequence[Point]) -> list[Point]:
     return [point for i, point in enumerate(points) if i % step == 0 or i == len(points) - 1]
 
 
-def _capital(sentence: str) -> str:
+def capital(sentence: str) -> str:
+    """With a capital letter."""
     return sentence[:1].upper() + sentence[1:]

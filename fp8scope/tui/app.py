@@ -24,9 +24,9 @@ from fp8scope.errors import in_words
 from fp8scope.tui import colours, commands
 
 if TYPE_CHECKING:
+    from fp8scope.report.snapshot import Snapshot
     from fp8scope.tui.living import Living
     from fp8scope.tui.screen import BrowserScreen
-    from fp8scope.tui.snapshot import Snapshot
     from fp8scope.tui.status import StatusLine
 
 LATEST = 0.25
@@ -113,8 +113,8 @@ class BrowseApp(App[None]):
     def _read(self) -> None:
         worker = get_current_worker()
         try:
+            from fp8scope.report.snapshot import filled
             from fp8scope.tui import overview  # noqa: F401  # so that the loop need not import it
-            from fp8scope.tui.snapshot import filled
 
             snapshot = self._start()
             self.post_message(self.Opened(snapshot))

@@ -12,26 +12,11 @@ from textual.geometry import Size
 from textual.widget import Widget
 
 from fp8scope.analyze.sensitivity import Score
-from fp8scope.core.choices import Term
 from fp8scope.core.words import nats, printable
-from fp8scope.report.findings import candidate_words
+from fp8scope.report.findings import FEWEST_NATS, term_words, with_error
 
-FEWEST_NATS = 1e-5  # what is less is drawn as nothing
 NARROWEST = 16  # a bar beside which the worst tag is said
 MEASURED, PREDICTED = "●", "○"
-
-
-def term_words(term: Term) -> str:
-    """`fp8_smooth α 0.5`, with the reader's α where that divides rows of the weight."""
-    alpha = "" if term.alpha is None else f" α {term.alpha:g}"
-    folded = "" if term.folded is None else f", its reader α {term.folded:g}"
-    return f"{candidate_words(term)}{alpha}{folded}"
-
-
-def with_error(score: Score) -> str:
-    """`0.029 ± 0.0018`, the best known."""
-    error = score.nats.error
-    return nats(score.kl) + ("" if math.isnan(error) else f" ± {nats(error)}")
 
 
 def kl_bars(scores: Sequence[Score], width: int) -> Content:

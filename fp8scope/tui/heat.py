@@ -20,7 +20,8 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from fp8scope.tui.colours import digit, precision_style, shade
+from fp8scope.report.colours import digit
+from fp8scope.tui.colours import precision_style, shade
 
 HEADER = 2
 NARROWEST, WIDEST, TALLEST = 3, 12, 3

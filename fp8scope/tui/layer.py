@@ -18,13 +18,13 @@ from fp8scope.analyze.detail import SiteDetail
 from fp8scope.core.sites import Site
 from fp8scope.core.words import printable
 from fp8scope.errors import in_words
+from fp8scope.report.snapshot import Snapshot
 from fp8scope.tui import layer_page, sections
 from fp8scope.tui.bars import KlBars
 from fp8scope.tui.panel import KEYS, NO_FOLD, outcome_table, scheme_words
 from fp8scope.tui.plot import HistogramPlot
 from fp8scope.tui.printed import Printed
 from fp8scope.tui.screen import BrowserScreen
-from fp8scope.tui.snapshot import Snapshot
 from fp8scope.tui.study import Study, readable, siblings, study
 from fp8scope.tui.whatif import EIGHTHS, Trial, WhatIf
 

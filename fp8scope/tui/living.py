@@ -12,7 +12,7 @@ from fp8scope.errors import BadInput, OutputExists
 from fp8scope.export.checking import export_plan
 from fp8scope.export.consumer import SAYS, Document, Form
 from fp8scope.plan.draft import Draft
-from fp8scope.tui.snapshot import Snapshot
+from fp8scope.report.snapshot import Snapshot
 
 DEFAULT = Path("plan.json")
 """Where a plan goes that came from no file, as `fp8scope plan` has it."""

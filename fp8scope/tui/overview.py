@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -11,15 +10,15 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.widgets import Static
 
-from fp8scope.analyze.groups import unexplained
 from fp8scope.core.words import short_name
-from fp8scope.report.groups import group_sentences, model_sentences
-from fp8scope.tui.colours import PRECISIONS, STEPS, precision_style, shade
+from fp8scope.report.colours import PRECISIONS, STEPS
+from fp8scope.report.headline import verdict_line
+from fp8scope.report.measures import Measure, Reading, measures
+from fp8scope.report.snapshot import Snapshot
+from fp8scope.tui.colours import precision_style, shade
 from fp8scope.tui.heat import At, Cell, Heat
-from fp8scope.tui.measures import Measure, Reading, measures
 from fp8scope.tui.picking import Picker
 from fp8scope.tui.screen import BrowserScreen
-from fp8scope.tui.snapshot import Snapshot
 
 HELP = """\
 Every linear of the model: blocks from top to bottom, kinds of linears from left to right, the KV
@@ -72,7 +71,7 @@ class OverviewScreen(BrowserScreen):
         grid = self.browser.snapshot.grid
         yield Static(id="verdict", markup=False)
         yield Static(id="legend")
-        yield Heat(row_labels(self.browser.snapshot), grid.columns, frozenset(grid.modules))
+        yield Heat(self.browser.snapshot.row_labels, grid.columns, frozenset(grid.modules))
         yield Static(id="detail", markup=False)
 
     @property
@@ -93,10 +92,8 @@ class OverviewScreen(BrowserScreen):
 
     def refresh_from(self, snapshot: Snapshot) -> None:
         """Colour every cell by the chosen measure."""
-        measure, living = self.measure, self.browser.living
-        found = {
-            at: measure.of(snapshot, living, module) for at, module in snapshot.grid.modules.items()
-        }
+        measure = self.measure
+        found = {at: measure.of(snapshot, module) for at, module in snapshot.grid.modules.items()}
         self._readings = {at: reading for at, reading in found.items() if reading}
         self.heat.show({at: Cell(one.texts, one.tone) for at, one in self._readings.items()})
         self.query_one("#verdict", Static).update(verdict_line(snapshot))
@@ -104,7 +101,8 @@ class OverviewScreen(BrowserScreen):
         self._tell()
 
     def _measures(self) -> tuple[Measure, ...]:
-        return measures(self.browser.snapshot, self.browser.living)
+        living = self.browser.living
+        return measures(self.browser.snapshot, living.precision if living else None)
 
     def _tell(self) -> None:
         """Name what the mouse or the cursor is on, and its number as `analyze --json` has it."""
@@ -165,23 +163,6 @@ class OverviewScreen(BrowserScreen):
         """Open the layer."""
         if self.named:
             self.browser.open_layer(self.named)
-
-
-def row_labels(snapshot: Snapshot) -> list[str]:
-    """The blocks' numbers, where those are enough to tell them apart; else short names."""
-    grid = snapshot.grid
-    names = [short_name(name, snapshot.prefix) for name in grid.rows]
-    numbers = [re.sub(r".*\.(?=\d+$)", "", name) for name in names]
-    return [name or "–" for name in (numbers if len(set(numbers)) == len(names) else names)]
-
-
-def verdict_line(snapshot: Snapshot) -> str:
-    """The verdict of `analyze`; until that is known, what the whole model costs."""
-    if snapshot.groups is None:
-        return next(iter(model_sentences(snapshot.models)), "Reading the profile …")
-    groups = list(snapshot.groups.values())
-    said = group_sentences(groups, too_low=unexplained(snapshot.models, groups))
-    return re.sub(":$", ".", said[0]) if said else "No fused group was reached by the text."
 
 
 def _legend(measure: Measure, dark: bool) -> Content:

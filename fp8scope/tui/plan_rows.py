@@ -12,8 +12,8 @@ from fp8scope.core.words import printable, short_name
 from fp8scope.plan.changes import by_group, candidate, precision_words
 from fp8scope.plan.cost import BF16
 from fp8scope.plan.moves import PRECISIONS
+from fp8scope.report.snapshot import Snapshot
 from fp8scope.tui.living import Living
-from fp8scope.tui.snapshot import Snapshot
 
 CACHE = "kv_cache"
 """The name of the row of all KV caches."""

@@ -16,7 +16,8 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from fp8scope.tui.colours import PRECISIONS, precision_style
+from fp8scope.report.colours import PRECISIONS
+from fp8scope.tui.colours import precision_style
 
 Tone = str
 """`bold`, `dim`, the name of a precision, or "" for plain."""

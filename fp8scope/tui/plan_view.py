@@ -12,11 +12,11 @@ from textual.widgets import Input, Static
 
 from fp8scope.artefacts.plan import Point
 from fp8scope.errors import in_words
+from fp8scope.report.snapshot import Snapshot
 from fp8scope.tui.living import Living
 from fp8scope.tui.plan_rows import CACHE, ORDERS, Row, Rows, arranged, candidates_shown, matching
 from fp8scope.tui.plan_table import PlanTable
 from fp8scope.tui.plan_words import FIXED, about, cells, columns, frontier, headline
-from fp8scope.tui.snapshot import Snapshot
 from fp8scope.tui.working import WorkingScreen
 
 WIDE = 130

@@ -10,8 +10,8 @@ from textual.content import Content
 from fp8scope.artefacts.plan import Nats, Objective, Point, Predicted
 from fp8scope.core.words import nats, number, percent, printable, times
 from fp8scope.plan.prediction import limited, over
+from fp8scope.report.colours import PRECISIONS
 from fp8scope.report.plan import frontier_points
-from fp8scope.tui.colours import PRECISIONS
 from fp8scope.tui.plan_rows import CACHE, Row, candidates_shown
 from fp8scope.tui.plan_table import Column, Tone
 

@@ -2,98 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
 from itertools import groupby, pairwise
-from math import ceil, log2, log10
+from math import ceil, log10
 
 import numpy as np
 from numpy.typing import NDArray
 from textual.content import Content, Span
 from textual.widget import Widget
 
-from fp8scope.core.formats import Format
-from fp8scope.core.histogram import Histogram
-from fp8scope.tui.whatif import Outcome, saturates_above
+from fp8scope.report.zones import Bars, Limits, Zone
+from fp8scope.tui.whatif import Outcome
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 AXIS = 5  # cells for the labels of the counts
-FAR_BELOW = 1e-6  # share of the values that may be drawn in the first column with what is below
 
 
-class Zone(Enum):
-    """What becomes of a magnitude. What is lost is orange, what is kept blue: safe for the
-    colour-blind, and the zones are named and divided by lines as well.
-    """
-
-    UNDERFLOW = "underflow", "to 0"
-    SUBNORMAL = "subnormal", "sub"
-    NORMAL = "normal", "norm"
-    SATURATED = "saturates", "sat"
-
-    @property
-    def colour(self) -> str:
-        """One of the theme's."""
-        if self in (Zone.UNDERFLOW, Zone.SATURATED):
-            return "$accent"
-        return "$secondary" if self is Zone.SUBNORMAL else "$primary"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Where the zones of a format under a scale end, as magnitudes: rounded to zero, smallest
-    normal, and clamped to the format's max.
-    """
-
-    zero: float
-    normal: float
-    clamped: float
-
-    @classmethod
-    def of(cls, fmt: Format, scale: float) -> Limits:
-        """An integer grid has no subnormals: its normals begin where it does."""
-        zero = fmt.smallest_subnormal / 2
-        normal = zero if fmt.mantissa_bits is None else fmt.smallest_normal
-        return cls(zero * scale, normal * scale, saturates_above(fmt) * scale)
-
-    def zone(self, magnitude: float) -> Zone:
-        """The zone of a magnitude."""
-        if magnitude > self.clamped:
-            return Zone.SATURATED
-        if magnitude >= self.normal:
-            return Zone.NORMAL
-        return Zone.SUBNORMAL if magnitude > self.zero else Zone.UNDERFLOW
-
-
-@dataclass(frozen=True)
-class Bars:
-    """`counts` of the columns, which divide the octaves from `low` to `high` equally."""
-
-    counts: NDArray[np.float64]
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, histogram: Histogram, elements: int, limits: Limits, width: int) -> Bars:
-        """Columns that show all values, but for the smallest: what lies below is in the first."""
-        magnitudes, weights, _ = histogram.points()
-        weights = weights * (elements / max(histogram.elements, 1))
-        found = [limits.zero / 2, limits.clamped * 2]
-        if len(magnitudes):
-            order = np.argsort(magnitudes, kind="stable")
-            below = np.cumsum(weights[order])
-            first = order[np.searchsorted(below, FAR_BELOW * below[-1])]
-            found += [float(magnitudes[first]), histogram.amax * 1.5]
-        low, high = log2(max(min(found), 2.0**-149)), log2(max(found))
-        at = np.log2(np.maximum(magnitudes.astype(np.float64), 2.0**-149)) - low
-        column = np.clip((at / (high - low) * width).astype(np.int64), 0, width - 1)
-        counts = np.bincount(column, weights, minlength=width).astype(np.float64)
-        return cls(counts, low, high)
-
-    def middle(self, column: int) -> float:
-        """The magnitude in the middle of a column."""
-        width = len(self.counts)
-        return float(2.0 ** (self.low + (column + 0.5) * (self.high - self.low) / width))
+COLOURS = {
+    Zone.UNDERFLOW: "$accent",
+    Zone.SUBNORMAL: "$secondary",
+    Zone.NORMAL: "$primary",
+    Zone.SATURATED: "$accent",
+}
+"""Of the theme. What is lost is orange, what is kept blue: safe for the colour-blind, and the zones
+are named and divided by lines as well.
+"""
 
 
 class HistogramPlot(Widget):
@@ -176,7 +108,7 @@ def _add_row(page: _Page, eighths: NDArray[np.float64], zones: list[Zone]) -> No
         empty = "┊" if starts else " "
         cells.append((BLOCKS[int(min(level, 8))] if level >= 1 else empty, zone))
     for zone, run in groupby(cells, lambda cell: cell[1]):
-        page.add("".join(cell for cell, _ in run), zone.colour)
+        page.add("".join(cell for cell, _ in run), COLOURS[zone])
     page.add("\n")
 
 
@@ -209,7 +141,7 @@ def _add_names(page: _Page, zones: list[Zone]) -> None:
         zone, room = zones[start], stop - start
         name = next((name for name in zone.value if len(name) < room), "")
         text = ("│" + name.center(room - 1)) if start else name.center(room)
-        page.add(text[:room], zone.colour)
+        page.add(text[:room], COLOURS[zone])
 
 
 def _power(base: int, exponent: int) -> str:

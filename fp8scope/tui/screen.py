@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from textual.screen import Screen
 
 from fp8scope.errors import Fp8scopeError
-from fp8scope.tui.snapshot import Snapshot
+from fp8scope.report.snapshot import Snapshot
 from fp8scope.tui.status import StatusLine
 
 if TYPE_CHECKING:

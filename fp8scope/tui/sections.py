@@ -12,22 +12,21 @@ from fp8scope.analyze.convergence import Convergence
 from fp8scope.analyze.detail import SiteDetail
 from fp8scope.analyze.headroom import Headroom
 from fp8scope.artefacts.plan import Plan
-from fp8scope.core.words import number, percent, times
+from fp8scope.core.words import number, percent, printable, times
 from fp8scope.report.convergence import convergence_sentences
-from fp8scope.report.findings import clipping_sentences
+from fp8scope.report.findings import clipping_sentences, with_error
 from fp8scope.report.layer import (
     error_table,
     head_table,
     line_table,
-    plain_table,
     site_facts,
     spread_table,
     tag_table,
     value_table,
     weight_table,
 )
+from fp8scope.report.sheet import Sheet, sheet
 from fp8scope.report.words import literal
-from fp8scope.tui.bars import with_error
 from fp8scope.tui.screen import Browser
 from fp8scope.tui.study import Study
 
@@ -102,15 +101,15 @@ def traffic(study: Study, detail: SiteDetail) -> RenderableType:
     return _apart(tables or [Text("A weight does not depend on the text.")])
 
 
-def _headroom_matrix(rows: Sequence[Headroom]) -> Group:
+def _headroom_matrix(rows: Sequence[Headroom]) -> Sheet:
     tags = list(rows[0].tags)
-    return plain_table(
+    return sheet(
         "a static scale from one tag alone, on the traffic of each: sequences clipped, and the "
         "largest value over the limit",
-        ("scale from", *(literal(tag).plain for tag in tags)),
+        ("scale from", *map(printable, tags)),
         (
             (
-                literal(row.calibration),
+                row.calibration,
                 *(f"{percent(of.share)} {times(of.clip)}×" for of in row.tags.values()),
             )
             for row in rows
@@ -118,13 +117,13 @@ def _headroom_matrix(rows: Sequence[Headroom]) -> Group:
     )
 
 
-def _convergence_table(row: Convergence) -> Group:
-    return plain_table(
+def _convergence_table(row: Convergence) -> Sheet:
+    return sheet(
         f"convergence: {row.state}; amax with twice the text {times(row.growth)}×",
         ("tag", "sequences", "amax", "gain per doubling", "half would clip the other"),
         (
             (
-                literal(tag),
+                tag,
                 f"{curve.sequences:,}",
                 number(curve.amax),
                 number(curve.step),

@@ -17,8 +17,8 @@ from fp8scope.analyze.thresholds import CAST_ROLES
 from fp8scope.analyze.verdict import ORDERS
 from fp8scope.core.sites import Role, Site
 from fp8scope.core.words import decibel, number, percent, printable, times
+from fp8scope.report.snapshot import Snapshot
 from fp8scope.report.words import headroom, place, role
-from fp8scope.tui.snapshot import Snapshot
 
 MARK = "!"
 FINDING = "finding"

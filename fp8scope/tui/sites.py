@@ -13,10 +13,10 @@ from textual.content import Content
 from textual.widgets import Input, Static
 
 from fp8scope.core.words import printable
+from fp8scope.report.snapshot import Snapshot
 from fp8scope.tui.screen import BrowserScreen
 from fp8scope.tui.site_rows import Cells, View, block_of, columns, findings
 from fp8scope.tui.site_table import Header, SiteTable
-from fp8scope.tui.snapshot import Snapshot
 
 HINT = (
     "[b]⏎[/] open  [b]s[/] sort  [b]r[/] reverse  [b]f[/] role  [b]b[/] block  [b]x[/] findings  "

@@ -13,8 +13,8 @@ from fp8scope.core.choices import Part
 from fp8scope.core.formats import E4M3, E5M2, INT8
 from fp8scope.core.sites import Role, Site
 from fp8scope.profile.record import Profile
-from fp8scope.tui.bars import with_error
-from fp8scope.tui.snapshot import Snapshot
+from fp8scope.report.findings import with_error
+from fp8scope.report.snapshot import Snapshot
 from fp8scope.tui.whatif import ALPHAS, Trial, WhatIf, what_if
 
 CANDIDATE = {E4M3: "fp8_tensor", E5M2: "e5m2_tensor", INT8: "int8_tensor"}

@@ -83,14 +83,6 @@ def scale_of(trial: Trial, amax: float) -> float:
     return float(np.float32(min(max(scale, smallest), float(np.finfo(np.float32).max))))
 
 
-def saturates_above(fmt: Format) -> float:
-    """Above it magnitudes are clamped, below it none is (E4M3: 464); it ties, to the even one."""
-    if fmt.mantissa_bits is None:
-        return fmt.max + 0.5
-    _, exponent = np.frexp(fmt.max)
-    return fmt.max + float(2.0 ** (int(exponent) - 2 - fmt.mantissa_bits))
-
-
 @dataclass(frozen=True)
 class WhatIf:
     """One site, ready to be tried: nothing is read from the profile any more."""
@@ -161,7 +153,7 @@ class WhatIf:
             histogram=guess,
             elements=self.histogram.elements,
             error=quantization_error(guess, trial.format, scale),
-            saturated=channels.share_reaching(saturates_above(trial.format) * scale),
+            saturated=channels.share_reaching(trial.format.saturates_above * scale),
             doubt=quantization_error(self._unsmoothed_guess, trial.format, plain),
         )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fp8scope.plan.draft import Draft
 from fp8scope.profile.reader import open_profile
-from fp8scope.tui import snapshot
+from fp8scope.report import snapshot
 from fp8scope.tui.app import BrowseApp
 from fp8scope.tui.plan_screen import PlanScreen
 

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 from pathlib import Path
 
 import pytest
 
-from fp8scope.artefacts.plan_file import write_plan
-from fp8scope.demo.files import DEMO_MODEL
-from fp8scope.plan.make import make_plan
 from tests.bench import built
 
 pytestmark = pytest.mark.slow
@@ -31,16 +26,3 @@ def test_the_plan_undoes_what_the_plants_do(tag: str, costs: dict[str, built.Cos
     assert planned.kl < 1.5 * without.kl
     assert broken.perplexity > 1.05 * costs["BF16"][tag].perplexity
     assert planned.perplexity < 1.01 * costs["BF16"][tag].perplexity
-
-
-def test_the_readmes_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (example,) = re.findall(
-        r"```python\n([^`]*fp8scope\.build_checkpoint[^`]*)```", README.read_text()
-    )
-    profile = built.scanned(DEMO_MODEL, 16)
-    monkeypatch.chdir(tmp_path)
-    write_plan(*make_plan(profile), Path("plan.json"))
-    found: dict[str, object] = {}
-    exec(compile(example, "README", "exec"), found)  # noqa: S102  (our own README)
-    assert (tmp_path / "demo-fp8" / "config.json").is_file()
-    shutil.rmtree(tmp_path / "demo-fp8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -139,19 +138,6 @@ def test_every_order_and_role_can_be_asked_for() -> None:
 
     assert tuple(ORDERS) == SORTS
     assert set(ROLES) == {str(role) for role in Role}
-
-
-def test_the_readme_on_python(
-    scan: Fp8scope, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert scan("--candidates", "fp8_tensor").code == 0
-    (example,) = re.findall(r"```python\n([^`]*analyze_profile[^`]*)```", README.read_text())
-    of_file = example.replace('"profile.h5"', repr(str(tmp_path / "out.h5")))
-    exec(compile(of_file, "README", "exec"), {})  # noqa: S102  (our own README)
-    lines = capfd.readouterr().out.splitlines()
-    assert len(lines) == 10
-    assert all(" nats " in line for line in lines[:5])
-    assert all(" dB " in line for line in lines[5:])
 
 
 def test_a_profile_does_not_flood_the_screen(path: Path) -> None:

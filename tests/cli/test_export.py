@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -188,20 +187,6 @@ def test_a_plan_that_a_consumer_has_no_words_for(fp8scope: Fp8scope, plan: Path)
     ran = fp8scope("check", plan, "--for", "torchao")
     assert ran.code == 2
     assert "torchao makes input scales at run time" in ran.refusal
-
-
-def test_the_readme_shows_what_is_printed(
-    fp8scope: Fp8scope, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.chdir(tmp_path)
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (block,) = re.findall(r"```\n\$ cat (theirs\.json\n[^`]*)```", readme)
-    name, content, command, *shown, rest = block.strip().splitlines()
-    (tmp_path / name).write_text(content)
-    ran = fp8scope(*command.removeprefix("$ fp8scope ").split())
-    assert (ran.code, rest) == (1, "…")
-    assert [line.rstrip() for line in ran.out.splitlines()[: len(shown)]] == shown
 
 
 def test_export_does_not_overwrite_the_plan(fp8scope: Fp8scope, plan: Path) -> None:

@@ -13,8 +13,8 @@ from fp8scope.export.checking import check, export_plan
 from fp8scope.plan.draft import Draft
 from fp8scope.profile.reader import open_profile
 from fp8scope.profile.record import Profile
+from fp8scope.report.snapshot import opened
 from fp8scope.tui.living import Living
-from fp8scope.tui.snapshot import opened
 from tests.plan.test_plan import close
 
 RECORDED = Path(__file__).parents[2] / "profiles" / "demo.h5"

@@ -41,7 +41,7 @@ from tests.plan import invented
 from tests.plan.invented import group, member
 
 GOLDEN = Path(__file__).parent / "golden"
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[2] / "docs" / "reference"
 DOWN, UP = group(0, "down"), group(0, "gate_up")
 
 

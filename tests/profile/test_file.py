@@ -55,7 +55,7 @@ from tests.profiles import (
     weight_record,
 )
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "profile-format.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "profile-format.md"
 
 
 @pytest.fixture(scope="module")

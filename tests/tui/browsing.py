@@ -23,11 +23,11 @@ from fp8scope.plan.make import make_plan
 from fp8scope.plan.settings import PlanSettings
 from fp8scope.profile.reader import read_profile
 from fp8scope.profile.record import Profile, SiteRecord
+from fp8scope.report.snapshot import Snapshot, filled, opened
 from fp8scope.tui.app import BrowseApp
 from fp8scope.tui.layer import LayerScreen
 from fp8scope.tui.overview import OverviewScreen
 from fp8scope.tui.plan_screen import PlanScreen
-from fp8scope.tui.snapshot import Snapshot, filled, opened
 from tests.plan import invented
 from tests.profiles import expert_record, invented_values, scored, site_record, weight_record
 from tests.tui.host import stands_still

@@ -15,8 +15,8 @@ from textual.pilot import Pilot
 
 from fp8scope.artefacts.plan import Plan
 from fp8scope.profile.record import Profile
+from fp8scope.report.snapshot import Snapshot, filled, opened
 from fp8scope.tui.screen import BrowserScreen
-from fp8scope.tui.snapshot import Snapshot, filled, opened
 
 NARROW, WIDE = (80, 24), (160, 50)
 

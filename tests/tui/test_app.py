@@ -22,14 +22,14 @@ from fp8scope.artefacts.plan import Plan
 from fp8scope.artefacts.plan_file import read_plan, write_plan
 from fp8scope.core.structure import FusedGroup
 from fp8scope.errors import CannotWrite, NotAProfile
-from fp8scope.tui import snapshot as snapshots
+from fp8scope.report import snapshot as snapshots
+from fp8scope.report.snapshot import filled, opened
 from fp8scope.tui.app import BrowseApp
 from fp8scope.tui.help import HelpScreen
 from fp8scope.tui.layer import LayerScreen
 from fp8scope.tui.living import Living
 from fp8scope.tui.overview import OverviewScreen
 from fp8scope.tui.quitting import QuitScreen
-from fp8scope.tui.snapshot import filled, opened
 from tests.tui.browsing import (
     NARROW,
     WIDE,

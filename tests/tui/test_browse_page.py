@@ -1,4 +1,4 @@
-"""docs/browse.md names every key that there is.
+"""docs/reference/browse.md names every key that there is.
 
 After a wanted change: UPDATE_GOLDEN=1 pytest tests/tui/test_browse_page.py, and read the diff.
 """
@@ -23,7 +23,7 @@ from fp8scope.tui.site_table import SiteTable
 from fp8scope.tui.sites import SitesScreen
 from tests.tui.browsing import all_of_demo
 
-PAGE = Path(__file__).parents[2] / "docs" / "browse.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "browse.md"
 CLASSES: Mapping[str, tuple[type[DOMNode], ...]] = {
     "everywhere": (BrowseApp,),
     "overview": (OverviewScreen, Heat),

@@ -14,8 +14,9 @@ from rich.style import Style
 from textual.pilot import Pilot
 from textual.screen import ModalScreen
 
+from fp8scope.report.colours import PRECISIONS, STEPS, Rgb, luminance
 from fp8scope.tui.app import BrowseApp
-from fp8scope.tui.colours import PRECISIONS, STEPS, Rgb, luminance, precision_style, shade
+from fp8scope.tui.colours import precision_style, shade
 from fp8scope.tui.heat import HEADER
 from tests.tui.browsing import NARROW, WIDE, all_of_demo, browse, overview, settled
 

@@ -17,8 +17,8 @@ import pytest
 from textual.pilot import Pilot
 
 from fp8scope.profile.reader import read_profile
+from fp8scope.report.snapshot import Snapshot, filled, opened
 from fp8scope.tui.app import BrowseApp
-from fp8scope.tui.snapshot import Snapshot, filled, opened
 from tests.tui.browsing import DEMO, NARROW, WIDE, all_of_demo, browse, demo, settled
 from tests.tui.host import screen_text
 
@@ -58,8 +58,8 @@ WALKS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 """By profile and name of the file: the keys that lead there from the one before."""
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
-PICTURES = {"browse-overview": ("n",), "browse-layer": ("n", "enter")}
-"""Screenshots of the README, by name of the file: the keys that lead there."""
+PICTURES = {"browse-overview": ("n",), "browse-layer": ("n", "enter"), "browse-plan": ("3",)}
+"""Screenshots of README and docs, by name of the file: the keys that lead there."""
 PICTURE_SIZE = (120, 36)
 FULL = re.compile(r"\d\.\d{7,}(e-?\d+)?")
 """A number in full, of which the last digits may differ from machine to machine."""

@@ -13,8 +13,8 @@ from fp8scope.analyze.analysis import analyze_profile
 from fp8scope.core.schemes import DEFAULT_CANDIDATES
 from fp8scope.profile.record import Profile
 from fp8scope.report.analysis import analysis_row
-from fp8scope.tui.measures import measures
-from fp8scope.tui.snapshot import Snapshot, filled, opened
+from fp8scope.report.measures import measures
+from fp8scope.report.snapshot import Snapshot, filled, opened
 from tests.profiles import build
 from tests.tui.browsing import all_of_demo, demo, llama, mixture, planned, without_blocks
 
@@ -89,7 +89,7 @@ def test_every_cell_by_every_measure(make: Callable[[], Profile]) -> None:
         "headroom": asked.worst("headroom", min),
         **{f"scales from {tag} alone, largest clip": asked.clip(tag) for tag in profile.tags},
     }
-    shown = measures(snapshot, None)
+    shown = measures(snapshot)
     scored = 0 if profile.sensitivity else 2
     assert [one.name for one in shown] == list(expected)[scored:]
     modules = list(snapshot.grid.modules.values())
@@ -97,7 +97,7 @@ def test_every_cell_by_every_measure(make: Callable[[], Profile]) -> None:
     for measure in shown:
         values = []
         for module in modules:
-            reading = measure.of(snapshot, None, module)
+            reading = measure.of(snapshot, module)
             value = reading.value if reading else None
             assert value == expected[measure.name](module), (measure.name, module)
             values.append(value)
@@ -110,10 +110,10 @@ def test_every_cell_by_every_measure(make: Callable[[], Profile]) -> None:
 
 def test_the_worse_is_the_brighter_and_the_larger() -> None:
     snapshot = all_of_demo()
-    by_name = {one.name: one for one in measures(snapshot, None)}
+    by_name = {one.name: one for one in measures(snapshot)}
     bad, good = "model.layers.0.mlp.down_proj", "model.layers.1.self_attn.o_proj"
     for name in ("KL in fp8_tensor", "body SQNR", "underflow", "amax/rms of the body", "headroom"):
-        worse, better = (by_name[name].of(snapshot, None, module) for module in (bad, good))
+        worse, better = (by_name[name].of(snapshot, module) for module in (bad, good))
         assert worse
         assert better
         assert worse.tone > better.tone, name  # type: ignore[operator]  # both are levels
@@ -124,11 +124,11 @@ def test_the_plan_by_name() -> None:
     profile = demo()
     plan = planned(profile)
     snapshot = replace(all_of_demo(), plan=plan)
-    measure = measures(snapshot, None)[-1]
+    measure = measures(snapshot)[-1]
     assert measure.name == "planned precision"
     precision = {name: group.precision for group in plan.groups for name in group.members}
     precision |= {cache.attention: cache.precision for cache in plan.kv_cache}  # type: ignore[misc]
-    found = {name: measure.of(snapshot, None, name) for name in snapshot.grid.modules.values()}
+    found = {name: measure.of(snapshot, name) for name in snapshot.grid.modules.values()}
     assert {name: reading.value for name, reading in found.items() if reading} == precision
     assert len(set(precision.values())) > 1
 
@@ -136,8 +136,8 @@ def test_the_plan_by_name() -> None:
 def test_nothing_is_known_before_it_is_read() -> None:
     snapshot = opened(Path("profile.h5"), llama())
     known = {
-        one.name: any(one.of(snapshot, None, m) for m in snapshot.grid.modules.values())
-        for one in measures(snapshot, None)
+        one.name: any(one.of(snapshot, m) for m in snapshot.grid.modules.values())
+        for one in measures(snapshot)
     }
     assert [name for name, is_known in known.items() if is_known] == [
         "KL in fp8_tensor",
@@ -146,5 +146,5 @@ def test_nothing_is_known_before_it_is_read() -> None:
 
 
 def test_one_tag_has_no_headroom_and_no_scores_no_kl() -> None:
-    names = [measure.name for measure in measures(whole(build(tags=("prose",))), None)]
+    names = [measure.name for measure in measures(whole(build(tags=("prose",))))]
     assert names == ["body SQNR", "underflow", "amax/rms of the body"]

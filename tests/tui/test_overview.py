@@ -15,7 +15,6 @@ from fp8scope.analyze.groups import GroupFinding
 from fp8scope.report.groups import group_sentences
 from fp8scope.tui.app import BrowseApp
 from fp8scope.tui.heat import HEADER, Heat
-from fp8scope.tui.overview import row_labels
 from fp8scope.tui.picking import Picker
 from tests.profiles import build
 from tests.tui.browsing import (
@@ -90,7 +89,7 @@ def test_moving(size: tuple[int, int]) -> None:
         await pilot.press("pagedown")
         page = heat.size.height - HEADER
         assert heat.cursor[0] == min(page // heat._height, 20)
-        label = row_labels(app.snapshot)[heat.cursor[0]]
+        label = app.snapshot.row_labels[heat.cursor[0]]
         assert any(line.split()[:1] == [label] for line in screen_text(app).splitlines())
         await pilot.press("pageup")
         assert heat.cursor[0] == 0
@@ -266,7 +265,8 @@ def test_narrow_cells_show_the_digit_of_their_shade() -> None:
 
 
 def test_colours_are_no_colour_alone_and_readable() -> None:
-    from fp8scope.tui.colours import PRECISIONS, STEPS, precision_style, shade
+    from fp8scope.report.colours import PRECISIONS, STEPS
+    from fp8scope.tui.colours import precision_style, shade
 
     for dark in (True, False):
         styles = [shade(step, dark) for step in range(STEPS)]
@@ -286,7 +286,7 @@ def test_colours_are_no_colour_alone_and_readable() -> None:
 
 
 def _luminance(colour: Color) -> float:
-    from fp8scope.tui.colours import luminance
+    from fp8scope.report.colours import luminance
 
     return luminance((colour.r, colour.g, colour.b))
 

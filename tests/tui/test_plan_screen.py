@@ -21,6 +21,7 @@ from fp8scope.export.registry import names
 from fp8scope.plan.make import make_plan
 from fp8scope.plan.settings import PlanSettings
 from fp8scope.profile.record import Profile
+from fp8scope.report.snapshot import opened
 from fp8scope.tui.app import BrowseApp
 from fp8scope.tui.living import Living
 from fp8scope.tui.plan_dialogs import ExportDialog, LineDialog, YesNo
@@ -28,7 +29,6 @@ from fp8scope.tui.plan_rows import Rows
 from fp8scope.tui.plan_screen import PlanScreen
 from fp8scope.tui.screen import Browser
 from fp8scope.tui.sections import _reason
-from fp8scope.tui.snapshot import opened
 from tests.plan import invented
 from tests.plan.invented import group
 from tests.plan.test_plan import small

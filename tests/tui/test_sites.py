@@ -18,10 +18,10 @@ from fp8scope.core.sites import Role, Site
 from fp8scope.core.words import decibel, number, percent, times
 from fp8scope.profile.record import Profile
 from fp8scope.report.rows import site_row
+from fp8scope.report.snapshot import Snapshot, filled, opened
 from fp8scope.tui.site_rows import ROLE_FILTERS, View, by_name, columns
 from fp8scope.tui.site_table import Header, SiteTable
 from fp8scope.tui.sites import SitesScreen
-from fp8scope.tui.snapshot import Snapshot, filled, opened
 from tests.analyze.sites import gaussian, of_modules
 from tests.tui.host import NARROW, WIDE, Host, drive, screen_text, snapshot_of
 from tests.tui.subjects import CONTROLS, hostile, llama
@@ -212,7 +212,7 @@ def test_a_click_moves_the_cursor_and_another_opens() -> None:
 def test_rows_come_in_and_the_cursor_stays_on_its_site_at_its_height(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("fp8scope.tui.snapshot.CHUNK", 12)
+    monkeypatch.setattr("fp8scope.report.snapshot.CHUNK", 12)
     snapshots = [opened(Path("profile.h5"), llama())]
     snapshots += islice(filled(snapshots[0]), 9)
 

@@ -25,7 +25,6 @@ from fp8scope.tui.whatif import (
     FORMATS,
     Trial,
     WhatIf,
-    saturates_above,
     scale_of,
     what_if,
 )
@@ -112,7 +111,7 @@ def test_a_scale_is_a_positive_float32_and_amax_by_max_at_first(trial: Trial, am
 
 @pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: fmt.name)
 def test_a_value_saturates_just_above_where_that_is_said_to_begin(fmt: Format) -> None:
-    limit = np.float32(saturates_above(fmt))
+    limit = np.float32(fmt.saturates_above)
     edge = np.array([limit, np.nextafter(limit, np.float32(np.inf))], np.float32)
     beyond = fake_quantize(edge, np.float32(1), fmt).saturated
     assert beyond[1]

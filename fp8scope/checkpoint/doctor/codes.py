@@ -1,6 +1,6 @@
 """Every code that a fault may have, how bad it is, and what it means in a line.
 
-docs/checkpoint.md shows this table; a test holds them in step.
+docs/reference/checkpoint.md shows this table; a test holds them in step.
 """
 
 from __future__ import annotations

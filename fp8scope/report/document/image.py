@@ -1,0 +1,115 @@
+"""A figure as PNG: drawn by Chromium, which kaleido finds and runs; nothing is fetched."""
+
+from __future__ import annotations
+
+import logging
+from html import escape
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from fp8scope.core.words import printable
+from fp8scope.errors import Missing, one_line
+from fp8scope.report.document.blocks import Figure, View
+from fp8scope.report.palette import Palette, resolved
+
+CANNOT = "a figure cannot be drawn as PNG"
+MARGIN = {"l": 44, "r": 12, "t": 12, "b": 28}
+TITLE = 36
+"""Pixels that the title takes."""
+REMEDY = "install Chromium or Chrome, or name it in BROWSER_PATH"
+
+
+def png(
+    figure: Figure,
+    view: int | str,
+    colours: Palette,
+    width: int = 1000,
+    height: int | None = None,
+    scale: float = 2,
+) -> bytes:
+    """One view, by its number or its title, in `width` × `height` × `scale`² pixels.
+
+    `height`: the figure's own unless given. Raises KeyError for a view that is not there, Missing
+    where kaleido or a browser is.
+    """
+    chosen = _view(figure, view)
+    drawing = resolved({"data": list(chosen.data), "layout": dict(chosen.layout)}, colours)
+    # the template: what the drawing says itself comes first
+    drawing["layout"]["template"] = {"layout": _manner(colours)}
+    _give_title(drawing["layout"], figure, chosen)
+    size = {"width": width, "height": height or figure.height + TITLE, "scale": scale}
+    return _drawn(drawing, {"format": "png", **size})
+
+
+def _give_title(layout: dict[str, Any], figure: Figure, view: View) -> None:
+    """What a page writes over a figure, in room of its own."""
+    words = [figure.title, *([view.title] if len(figure.views) > 1 else [])]
+    margin = layout.get("margin", {})
+    layout["margin"] = {**margin, "t": margin.get("t", MARGIN["t"]) + TITLE}
+    layout["title"] = {
+        "text": escape(printable(": ".join(words)), quote=False),
+        "font": {"size": 15},
+        "x": 0,
+        "xanchor": "left",
+        "y": 1,
+        "yref": "container",
+        "yanchor": "top",
+        "pad": {"t": 12, "l": 12},
+    }
+
+
+def _view(figure: Figure, view: int | str) -> View:
+    by_title = {one.title: one for one in figure.views}
+    if isinstance(view, str):
+        return by_title[view]
+    if not 0 <= view < len(figure.views):
+        raise KeyError(view)
+    return figure.views[view]
+
+
+def _drawn(drawing: dict[str, Any], options: dict[str, Any]) -> bytes:
+    try:
+        import kaleido
+        from kaleido.errors import BrowserClosedError, BrowserFailedError, ChromeNotFoundError
+    except ImportError as error:
+        raise Missing(f"{CANNOT}: {one_line(error)}", "pip install 'fp8scope[png]'") from None
+    # what is drawn needs neither the network nor MathJax
+    how = {"plotlyjs": _plotly_js(), "mathjax": False}
+    logging.getLogger("choreographer").setLevel(logging.ERROR)  # of a browser slow to end
+    try:
+        return bytes(kaleido.calc_fig_sync(drawing, opts=options, kopts=how))
+    except ChromeNotFoundError:
+        raise Missing(f"{CANNOT}: no Chromium or Chrome is found", REMEDY) from None
+    except (BrowserClosedError, BrowserFailedError):
+        raise Missing(f"{CANNOT}: the browser that is found does not run", REMEDY) from None
+
+
+def _plotly_js() -> str:
+    """That of the plotly package, which is not imported: it takes long."""
+    found = find_spec("plotly")
+    if found is None or found.origin is None:
+        raise Missing(f"{CANNOT}: there is no plotly", "pip install plotly")
+    return str(Path(found.origin).parent / "package_data" / "plotly.min.js")
+
+
+def _manner(colours: Palette) -> dict[str, Any]:
+    """As a page shows drawings."""
+    axis = {
+        "automargin": True,
+        "gridcolor": colours["@grid"],
+        "linecolor": colours["@grid"],
+        "zerolinecolor": colours["@grid"],
+        "tickcolor": colours["@grid"],
+        "tickfont": {"color": colours["@dim"]},
+        "title": {"font": {"color": colours["@dim"]}},
+    }
+    return {
+        "font": {"family": "system-ui, sans-serif", "size": 12, "color": colours["@text"]},
+        "paper_bgcolor": colours["@paper"],
+        "plot_bgcolor": colours["@paper"],
+        "margin": MARGIN,
+        "colorway": [colours[f"@line{line}"] for line in range(8)],
+        "xaxis": axis,
+        "yaxis": axis,
+    }

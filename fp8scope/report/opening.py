@@ -1,0 +1,30 @@
+"""A profile, and a plan of that very profile, as every view shows them."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from fp8scope.artefacts.identity import check_same_model
+from fp8scope.artefacts.plan import Plan
+from fp8scope.artefacts.plan_file import read_plan
+from fp8scope.errors import Stale
+from fp8scope.profile.digest import profile_hash
+from fp8scope.profile.reader import open_profile
+from fp8scope.profile.record import Profile
+from fp8scope.report.snapshot import Snapshot, opened
+
+
+def open_snapshot(path: Path, plan: Path | None = None) -> Snapshot:
+    """What is known at once. Raises NotAProfile, BadInput, and Stale if the plan is of another."""
+    profile = open_profile(path)
+    return opened(path, profile, _read_plan(plan, path, profile) if plan else None, plan)
+
+
+def _read_plan(path: Path, of: Path, profile: Profile) -> Plan:
+    plan = read_plan(path)
+    remedy = f"make it again with fp8scope plan {shlex.quote(str(of))}, or leave --plan out"
+    check_same_model(plan.model.model_dump(), str(path), profile.model, str(of), remedy)
+    if plan.profile.profile_hash != profile_hash(profile):
+        raise Stale(f"{path} was made from another profile of this model than {of}", remedy)
+    return plan

@@ -1,0 +1,198 @@
+"""The figures of the first screen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from fp8scope.analyze.analysis import tag_damage
+from fp8scope.analyze.convergence import State
+from fp8scope.analyze.groups import PLAIN
+from fp8scope.analyze.kvcache import Safety
+from fp8scope.analyze.scaling import Need
+from fp8scope.analyze.sensitivity import Score
+from fp8scope.analyze.thresholds import DAMAGED_DB, HARM_NATS
+from fp8scope.analyze.verdict import Verdict
+from fp8scope.artefacts.plan import Plan
+from fp8scope.core.sites import Role, Site
+from fp8scope.core.words import (
+    decibel,
+    nats,
+    nats_within,
+    number,
+    percent,
+    printable,
+    site_name,
+    times,
+)
+from fp8scope.plan.prediction import over
+from fp8scope.report.document.blocks import Fact, Tone
+from fp8scope.report.groups import NAMES
+from fp8scope.report.plan import capital
+from fp8scope.report.snapshot import Snapshot
+
+
+def of_plan(snapshot: Snapshot, plan: Plan) -> list[Fact]:
+    """What the plan costs and gives, and how far that may be trusted."""
+    found = plan.predicted
+    facts = [_cost(plan), *_measured(plan), _plain(plan)]
+    if len(found.tags) > 1:
+        tag = max(found.tags, key=lambda name: found.tags[name].kl)
+        worst = found.tags[tag]
+        note = f"nats per token in {printable(tag)}, predicted"
+        facts.append(Fact("Worst use case", nats_within(worst.kl, worst.error), note))
+    facts += [
+        _step(plan),
+        Fact(
+            "Bits per weight",
+            f"{found.effective_bits:.2f}",
+            f"{percent(found.bf16_share) if found.bf16_share else 'none'} of the weights in BF16",
+        ),
+    ]
+    return [*facts, *_static(snapshot, plan), *_settled(snapshot), *_caches(snapshot, plan)]
+
+
+def of_scores(snapshot: Snapshot) -> list[Fact]:
+    """The whole model in each candidate, the worst first."""
+    scores = sorted(snapshot.models.items(), key=lambda item: -_known(item[1].kl))
+    facts = [
+        Fact(
+            _candidate(name, score),
+            nats_within(score.kl, score.nats.error),
+            f"nats per token, the whole model, {'measured' if score.measured else 'predicted'}",
+            "bad" if score.kl >= HARM_NATS and name.startswith("fp8_tensor") else "",
+        )
+        for name, score in scores
+    ]
+    damage = tag_damage((snapshot.groups or {}).values(), snapshot.models)
+    if len(damage) > 1:
+        note = f"nats per token in {printable(damage[0].tag)}, {NAMES[PLAIN]}"
+        facts.append(Fact("Worst use case", nats(damage[0].whole), note))
+    return [*facts, *_static(snapshot), *_settled(snapshot), *_caches(snapshot)]
+
+
+def of_tensors(snapshot: Snapshot, found: Verdict) -> list[Fact]:
+    """Where nothing was scored: what happens to the tensors."""
+    tone: Tone = "bad" if found.damaged else "good"
+    facts = [
+        Fact(
+            "Damaged tensors",
+            f"{len(found.damaged)} of {found.sites}",
+            f"body SQNR under {DAMAGED_DB:.0f} dB",
+            tone,
+        )
+    ]
+    if found.lowest is not None:
+        where = site_name(found.lowest.site, snapshot.prefix)
+        low = decibel(found.lowest.error.body_sqnr_db)
+        facts.append(Fact("Lowest body SQNR", low, where, tone))
+    return [*facts, *_static(snapshot), *_settled(snapshot), *_caches(snapshot)]
+
+
+def _candidate(name: str, score: Score) -> str:
+    alpha = max((t.alpha for t in score.row.terms if t.alpha is not None), default=None)
+    return capital(NAMES.get(name, printable(name)) + ("" if alpha is None else f" at α {alpha:g}"))
+
+
+def _cost(plan: Plan) -> Fact:
+    found, asked = plan.predicted, plan.objective
+    note = "nats per token, predicted"
+    tone: Tone = ""
+    if asked.limit == "max_kl":
+        preset = f" ({asked.preset})" if asked.preset else ""
+        note += f"; budget {nats(asked.value)}{preset}"
+        tone = "bad" if over(found, asked) else "good"
+    return Fact("This plan costs", nats_within(found.nats.kl, found.nats.error), note, tone)
+
+
+def _measured(plan: Plan) -> Iterator[Fact]:
+    found = plan.measured
+    if found is None:
+        return
+    value = "not a number" if found.kl_nats is None else nats(found.kl_nats)
+    budget = "within the budget" if found.met else "over the budget"
+    note = f"nats per token on {found.sequences} held-out sequences"
+    note += "" if found.budget_nats is None else f", {budget}"
+    yield Fact("Measured", value, note, "good" if found.met else "bad")
+
+
+def _plain(plan: Plan) -> Fact:
+    plain = plan.predicted.plain_fp8
+    if plain is None:
+        return Fact("Plain FP8 everywhere", "no numbers", "it is not finite", "bad")
+    tone: Tone = "bad" if plain.kl >= HARM_NATS else ""
+    note = "nats per token, one static scale per tensor"
+    return Fact("Plain FP8 everywhere", nats_within(plain.kl, plain.error), note, tone)
+
+
+def _step(plan: Plan) -> Fact:
+    found, cost = plan.predicted, plan.cost
+    how = "a roofline bound, not measured" if cost.source == "roofline" else "measured"
+    note = (
+        f"{times(found.bf16_step_time_us / found.step_time_us)}× as fast as BF16 "
+        f"({number(found.bf16_step_time_us)}), plain FP8 {number(found.fp8_step_time_us)}; "
+        f"{printable(cost.gpu)}, {how}"
+    )
+    return Fact("Step", f"{number(found.step_time_us)} µs", note)
+
+
+def _static(snapshot: Snapshot, plan: Plan | None = None) -> Iterator[Fact]:
+    """The inputs of which one static scale is safe; of a plan those to which it gives just that."""
+    verdict = snapshot.scaling
+    if verdict is None:
+        return
+    rows, note = verdict.rows, "linear inputs safe with a static scale"
+    if plan is not None:
+        plain = [group for group in plan.groups if group.precision == "fp8_tensor"]
+        inputs = {
+            snapshot.profile.owner(Site(scale.members[0], Role.INPUT))
+            for group in plain
+            for scale in group.scales
+        }
+        rows = tuple(row for row in rows if row.site in inputs)
+        note = "inputs safe, of those that the plan leaves plain"
+    if rows:
+        safe = sum(row.need is Need.STATIC for row in rows)
+        unknown = sum(row.need is Need.UNKNOWN for row in rows)
+        tone: Tone = "good" if safe == len(rows) else "warn"
+        yield Fact("Static scales", f"{safe} of {len(rows)}", note + _unknown(unknown), tone)
+
+
+def _settled(snapshot: Snapshot) -> Iterator[Fact]:
+    found = snapshot.convergence
+    if not found:
+        return
+    states = [row.state for row in found]
+    note = f"sites whose amax has settled{_unknown(states.count(State.UNKNOWN))}"
+    settled = states.count(State.SETTLED)
+    tone: Tone = "good" if settled == len(found) else "warn"
+    yield Fact("Text enough", f"{settled} of {len(found)}", note, tone)
+
+
+def _unknown(count: int) -> str:
+    return f"; not known of {count}, too few sequences" if count else ""
+
+
+def _caches(snapshot: Snapshot, plan: Plan | None = None) -> Iterator[Fact]:
+    """How many layers are safe in FP8: of a plan that stores some so, of those."""
+    layers = snapshot.kv_cache or ()
+    stored = {cache.attention: cache.precision for cache in plan.kv_cache} if plan else {}
+    in_fp8 = [layer for layer in layers if stored.get(layer.module) == "fp8"]
+    asked = in_fp8 or list(layers)
+    if not asked:
+        return
+    safe = [layer.calibrated_safety for layer in asked].count(Safety.SAFE)
+    tone: Tone = "good" if safe == len(asked) else "warn"
+    if not stored:
+        note = "layers in FP8 with calibrated scales"
+        yield Fact("KV cache", f"{safe} of {len(asked)} safe", note, tone)
+        return
+    value = f"FP8 in {len(in_fp8)} of {len(stored)}" if in_fp8 else "BF16"
+    value = "FP8" if len(in_fp8) == len(stored) else value
+    which = "safe" if in_fp8 else "FP8 would be safe"
+    note = f"{which} in {safe} of {len(asked)} layers, with calibrated scales"
+    yield Fact("KV cache", value, note, tone if in_fp8 else "")
+
+
+def _known(kl: float) -> float:
+    return math.inf if math.isnan(kl) else kl

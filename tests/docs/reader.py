@@ -1,0 +1,87 @@
+"""What a reader has before the first command of a page, by its name there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from fp8scope.demo.files import DEMO_HELD_OUT, DEMO_MODEL, DEMO_TEXT
+from tests.docs.pages import ROOT
+
+PROFILES = ROOT / "profiles"
+
+
+def _copy(of: Path) -> Callable[[Path], None]:
+    def put(to: Path) -> None:
+        if of.is_dir():
+            shutil.copytree(of, to)
+        else:
+            shutil.copyfile(of, to)
+
+    return put
+
+
+def _beginning(of: Path, lines: int) -> Callable[[Path], None]:
+    """So much of a text that a scan of it takes seconds."""
+
+    def put(to: Path) -> None:
+        to.write_text("".join(of.read_text().splitlines(keepends=True)[:lines]))
+
+    return put
+
+
+def _plan(to: Path) -> None:
+    """The plan of the recorded demo, and its factors beside it."""
+    from fp8scope.artefacts.plan_file import write_plan
+    from fp8scope.plan.make import make_plan
+    from fp8scope.profile.reader import read_profile
+
+    write_plan(*make_plan(read_profile(PROFILES / "demo.h5")), to)
+
+
+def _experts(to: Path) -> None:
+    """A small random mixture of experts with its tokenizer, and no text."""
+    from tests.cli.folders import make
+
+    make(to, "qwen3_moe")
+    (to / "text.txt").unlink()
+
+
+def _a_list(to: Path) -> None:
+    """An exclusion list that somebody wrote from memory."""
+    to.write_text(
+        '{"quantization": {"quant_algo": "FP8", "exclude_modules": ["lm_head", "*.q_proj"]}}\n'
+    )
+
+
+DEMO = _copy(DEMO_MODEL)
+RECORDED = _copy(PROFILES / "demo.h5")
+THINGS: Mapping[str, Callable[[Path], None]] = {
+    # the demo under other names, and its recorded profile and plan
+    "my-model": DEMO,
+    "Llama-3.1-8B": DEMO,
+    **dict.fromkeys(("profile.h5", "calibration.h5", "production.h5", "today.h5"), RECORDED),
+    "profiles": _copy(PROFILES),
+    "plan.json": _plan,
+    "hf_quant_config.json": _a_list,
+    # its texts, a tag each; whole, and the beginnings of some
+    "prose.txt": _copy(DEMO_TEXT / "prose.txt"),
+    "technical.txt": _copy(DEMO_TEXT / "technical.txt"),
+    "code.txt": _copy(DEMO_TEXT / "code.txt"),
+    "support.jsonl": _copy(DEMO_TEXT / "support.jsonl"),
+    "other_support.jsonl": _copy(DEMO_HELD_OUT / "support.jsonl"),
+    "other_prose.txt": _copy(DEMO_HELD_OUT / "prose.txt"),
+    "tickets.jsonl": _beginning(DEMO_TEXT / "support.jsonl", 8),
+    "other_tickets.jsonl": _beginning(DEMO_HELD_OUT / "support.jsonl", 8),
+    "repo.txt": _beginning(DEMO_TEXT / "code.txt", 60),
+    # a random model of another kind
+    "my-moe": _experts,
+}
+
+
+def put(names: list[str], folder: Path) -> None:
+    """Put these things into the folder of a session."""
+    for name in names:
+        assert name in THINGS, f"nobody makes {name}: tests/docs/reader.py"
+        THINGS[name](folder / name)

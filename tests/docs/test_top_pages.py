@@ -1,0 +1,16 @@
+"""The commands of README.md and of the pages right in docs/, run (tests/docs/pages.py says how)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.docs import pages, session
+
+PAGES = [page for page in pages.markdown() if page.parent in {pages.ROOT, pages.DOCS}]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=pages.name)
+def test_it_is_as_shown(page: Path, tmp_path: Path) -> None:
+    session.run(page, tmp_path)
