@@ -7,7 +7,7 @@ weights of its fused group, as engines load them. lm_head stays as it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,21 +26,42 @@ def fake_fp8(x: Tensor, amax: float) -> Tensor:
     return (q.float() * scale).to(x.dtype)
 
 
-@contextmanager
-def everything_in_fp8(model: Any, batches: Sequence[Tensor]) -> Iterator[None]:
-    """Inside, every linear but lm_head reads its input and weight through E4M3."""
+def fused_linears(model: Any) -> list[list[nn.Linear]]:
+    """Every linear but lm_head, beside those that it is fused with."""
     groups = [group.members for group in discover(model).groups if "lm_head" not in group.members]
-    linears = {name: model.get_submodule(name) for members in groups for name in members}
-    amax = _input_amax(model, linears, batches)
-    kept = {name: linear.weight.detach().clone() for name, linear in linears.items()}
+    return [[model.get_submodule(name) for name in members] for members in groups]
+
+
+@contextmanager
+def watched(linears: Iterable[nn.Linear]) -> Iterator[dict[nn.Linear, float]]:
+    """Inside, the amax of what each of them reads is kept."""
+    amax = dict.fromkeys(linears, 0.0)
+
+    def see(linear: nn.Linear, args: tuple[Tensor, ...]) -> None:
+        amax[linear] = max(amax[linear], float(args[0].abs().max()))
+
+    handles = [linear.register_forward_pre_hook(see) for linear in amax]
+    try:
+        yield amax
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def everything_in_fp8(
+    groups: Sequence[Sequence[nn.Linear]], amax: Mapping[nn.Linear, float]
+) -> Iterator[None]:
+    """Inside, every linear reads its input, which has this amax, and its weight through E4M3."""
+    kept = {linear: linear.weight.detach().clone() for members in groups for linear in members}
     handles = []
     for members in groups:
-        largest = max(float(kept[name].abs().max()) for name in members)
-        for name in members:
-            linears[name].weight.data = fake_fp8(kept[name], largest)
+        largest = max(float(kept[linear].abs().max()) for linear in members)
+        for linear in members:
+            linear.weight.data = fake_fp8(kept[linear], largest)
             handles.append(
-                linears[name].register_forward_pre_hook(
-                    lambda _, args, limit=amax[name]: (fake_fp8(args[0], limit),)
+                linear.register_forward_pre_hook(
+                    lambda _, args, limit=amax[linear]: (fake_fp8(args[0], limit),)
                 )
             )
     try:
@@ -48,27 +69,8 @@ def everything_in_fp8(model: Any, batches: Sequence[Tensor]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-        for name, weight in kept.items():
-            linears[name].weight.data = weight
-
-
-def _input_amax(
-    model: Any, linears: Mapping[str, nn.Module], batches: Sequence[Tensor]
-) -> dict[str, float]:
-    amax = dict.fromkeys(linears, 0.0)
-
-    def watch(name: str) -> Any:
-        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            amax[name] = max(amax[name], float(args[0].abs().max()))
-
-        return hook
-
-    handles = [linears[name].register_forward_pre_hook(watch(name)) for name in linears]
-    for ids in batches:
-        _log_probabilities(model, ids)
-    for handle in handles:
-        handle.remove()
-    return amax
+        for linear, weight in kept.items():
+            linear.weight.data = weight
 
 
 def damage(model: Any, texts: Mapping[str, Sequence[Tensor]]) -> dict[str, dict[str, float]]:
@@ -76,8 +78,10 @@ def damage(model: Any, texts: Mapping[str, Sequence[Tensor]]) -> dict[str, dict[
 
     texts: batches of ids [n, T] by tag. The static scales are those of all of them.
     """
-    before = {tag: [_log_probabilities(model, ids) for ids in texts[tag]] for tag in texts}
-    with everything_in_fp8(model, [ids for batches in texts.values() for ids in batches]):
+    groups = fused_linears(model)
+    with watched(linear for members in groups for linear in members) as amax:
+        before = {tag: [_log_probabilities(model, ids) for ids in texts[tag]] for tag in texts}
+    with everything_in_fp8(groups, amax):
         after = {tag: [_log_probabilities(model, ids) for ids in texts[tag]] for tag in texts}
     return {
         tag: {

@@ -152,7 +152,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("options", nargs="*", help="of every scan, after --")
     arguments = parser.parse_args()
+    WORDS.extend(arguments.options)
     chance, phases = random.Random(arguments.seed), Counter[str]()  # noqa: S311
     trials = equal = leftovers = 0
     with tempfile.TemporaryDirectory() as folder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -37,7 +37,7 @@ WIDE = {"hidden_size": 256, "intermediate_size": 384, "head_dim": 64, "num_key_v
 LENGTHS = (33, 17, 28, 40, 25, 36)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scanned:
     """A model's folder and its profile; `text` is what the scan has not read."""
 
@@ -52,7 +52,7 @@ def scanned(name: str, dtype: str = "float32", *, wide: bool = False) -> Scanned
 
     wide: all its sides are multiples of 128, as blocks ask for.
     """
-    folder = Path(mkdtemp(prefix=f"fp8scope-{name}-"))
+    folder = Path(mkdtemp(prefix=f"fp8scope-{name}-"))  # in the tests' own, see tests/conftest.py
     tokenizer = byte_tokenizer()
     model: Any = models.build(name, vocab_size=len(tokenizer), **(WIDE if wide else {}))
     model.to(getattr(torch, dtype)).save_pretrained(folder)
@@ -93,7 +93,17 @@ def mixed_plan(
     what: Scanned, mix: Sequence[str] = MIX, *, cache: bool = True, **settings: Any
 ) -> tuple[Plan, dict[str, NDArray[np.float32]]]:
     """A plan in which clusters of groups take the precisions of `mix` in turn, where they can."""
-    maker = PlanMaker(what.profile, PlanSettings(kv_cache="fp8" if cache else "bf16", **settings))
+    plan, factors = _mixed_plan(what, tuple(mix), cache, frozenset(settings.items()))
+    return plan, dict(factors)
+
+
+@cache
+def _mixed_plan(
+    what: Scanned, mix: tuple[str, ...], cache: bool, settings: frozenset[tuple[str, Any]]
+) -> tuple[Plan, Mapping[str, NDArray[np.float32]]]:
+    maker = PlanMaker(
+        what.profile, PlanSettings(kv_cache="fp8" if cache else "bf16", **dict(settings))
+    )
     planner = maker.planner
     problem = planner.problem(cache)
     rules = Rules(DEFAULT_CANDIDATES, planner.unseen, frozenset(), cache)

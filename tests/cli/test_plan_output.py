@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from shutil import copyfile
 
@@ -11,6 +9,7 @@ import pytest
 
 from fp8scope.artefacts.plan_file import factors_path, read_factors, read_plan
 from tests.cli.conftest import Fp8scope
+from tests.shared import scan
 
 PLAIN = ("--candidates", "fp8_tensor")
 FOREIGN = b"somebody else's arrays"
@@ -20,8 +19,7 @@ FOREIGN = b"somebody else's arrays"
 def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's: a plan smooths some of it."""
     path = tmp_path_factory.mktemp("profile") / "profile.h5"
-    words = ("scan", "demo", "--samples", "8", "--seq-len", "48", "-o", str(path))
-    subprocess.run([sys.executable, "-m", "fp8scope", *words], check=True, capture_output=True)
+    scan(path, "demo", "--samples", 8, "--seq-len", 48)
     return path
 
 

@@ -22,6 +22,7 @@ from fp8scope.demo.files import DEMO_MODEL, DEMO_TEXT
 from fp8scope.demo.plant import scale_norm, scale_product, silence
 from fp8scope.profile.reader import read_profile
 from fp8scope.profile.record import Profile
+from tests.shared import whole_demo
 
 MANIFEST = json.loads((DEMO_MODEL / "manifest.json").read_text())
 PLANTS = {plant["name"]: plant for plant in MANIFEST["plants"]}
@@ -73,13 +74,7 @@ def test_the_model_is_small() -> None:
 @pytest.fixture(scope="module")
 def profile(tmp_path_factory: pytest.TempPathFactory) -> Profile:
     """A scan of the whole demo, second pass and all."""
-    from fp8scope.cli.app import main
-
-    path = tmp_path_factory.mktemp("demo") / "demo.h5"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["fp8scope", "scan", "demo", "-o", str(path), "--json"])
-        main()
-    return read_profile(path)
+    return read_profile(whole_demo(tmp_path_factory))
 
 
 @pytest.fixture(scope="module")

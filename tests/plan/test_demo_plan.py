@@ -15,23 +15,14 @@ from fp8scope.plan.settings import PlanSettings
 from fp8scope.profile.merge import merge_profiles
 from fp8scope.profile.reader import read_profile
 from fp8scope.profile.record import Profile
+from tests.shared import scan, whole_demo
 
 pytestmark = pytest.mark.slow
 
 
-def scan(output: Path, *options: object) -> Profile:
-    from fp8scope.cli.app import main
-
-    with pytest.MonkeyPatch.context() as patch:
-        words = ["fp8scope", "scan", *options, "-o", output, "--json"]
-        patch.setattr("sys.argv", list(map(str, words)))
-        main()
-    return read_profile(output)
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Profile:
-    return scan(tmp_path_factory.mktemp("whole") / "profile.h5", "demo")
+    return read_profile(whole_demo(tmp_path_factory))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +38,8 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> list[Profile]:
             path = folder / Path(source.location).name
             path.write_text("".join(lines[cut:] if half else lines[:cut]), encoding="utf-8")
             options += ["--calib", f"{source.tag}={path}"]
-        found.append(scan(folder / "profile.h5", DEMO_MODEL, *options))
+        scan(folder / "profile.h5", DEMO_MODEL, *options, "--json")
+        found.append(read_profile(folder / "profile.h5"))
     return found
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -90,12 +92,31 @@ async def stands_still(pilot: Pilot[Any]) -> None:
     and a busy machine takes its time.
     """
     seen: list[str] = []
-    for _ in range(100):
-        await pilot.pause(0.03)
-        seen = [*seen[-2:], screen_text(pilot.app)]
-        if len(seen) == 3 and len(set(seen)) == 1:
-            return
+    with painted(pilot.app) as paints:
+        for _ in range(100):
+            before = len(paints)
+            await pilot.pause(0.03)
+            same = seen and len(paints) == before  # to make the text takes much longer
+            seen = [*seen[-2:], seen[-1] if same else screen_text(pilot.app)]
+            if len(seen) == 3 and len(set(seen)) == 1:
+                return
     raise AssertionError("the screen never stood still")
+
+
+@contextmanager
+def painted(app: App[Any]) -> Iterator[Sized]:
+    """What is painted inside, as it is painted."""
+    paints, paint = deque[None](), app._display
+
+    def counted(*what: Any) -> None:
+        paints.append(None)
+        paint(*what)
+
+    app._display = counted  # type: ignore[assignment, method-assign]
+    try:
+        yield paints
+    finally:
+        del app._display
 
 
 def screen_text(app: App[Any]) -> str:
