@@ -19,7 +19,7 @@ def claim(output: Path) -> Iterator[None]:
     The lock is the kernel's, so that a killed process holds none. Making the file shows at once
     whether anything can be written there.
 
-    Raises BadInput (a folder, no such folder, claimed by another process) and CannotWrite.
+    Raises BadInput (no file, no such folder, claimed by another process) and CannotWrite.
     """
     from fp8scope.artefacts.atomic import temporary_path
 
@@ -52,9 +52,18 @@ def check_free(output: Path, force: bool) -> None:
 def _check_place(output: Path) -> None:
     if output.is_dir():
         raise BadInput(f"{output} is a folder", "give a file with -o")
+    if output.exists() and (not output.is_file() or _is_stream(output)):
+        # files get their name by a rename, which would put one in place of /dev/stdout
+        raise BadInput(f"{output} is a device or a pipe", "give a file with -o")
     folder = output.resolve().parent
     if not folder.is_dir():
         raise BadInput(f"there is no folder {folder}", "make it, or give another -o")
+
+
+def _is_stream(output: Path) -> bool:
+    """Whether it is an open file of this process, as /dev/stdout is wherever that leads."""
+    leads_to = output.parent / (output.readlink() if output.is_symlink() else output.name)
+    return any(path.parent.resolve().is_relative_to("/proc") for path in (output, leads_to))
 
 
 def _locked(path: Path) -> IO[str]:

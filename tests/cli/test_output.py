@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -73,3 +74,24 @@ def test_a_place_that_cannot_be_written_is_refused(path: str, scan: Fp8scope) ->
     assert ran.code == 2
     assert f"cannot write {path}" in ran.refusal
     assert "loading" not in ran.err
+
+
+def test_no_file_takes_the_place_of_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(BadInput, match="a device or a pipe"), claim(pipe):
+        pass
+    assert pipe.is_fifo()
+
+
+def test_no_file_takes_the_place_of_an_open_one(tmp_path: Path) -> None:
+    file, link = tmp_path / "out", tmp_path / "stdout"  # as /dev/stdout is of `> out`
+    with file.open("w") as opened:
+        link.symlink_to(f"/proc/self/fd/{opened.fileno()}")
+        for output in (link, Path(f"/dev/fd/{opened.fileno()}")):
+            with pytest.raises(BadInput, match="a device or a pipe"), claim(output):
+                pass
+    ordinary = tmp_path / "link"
+    ordinary.symlink_to(file)
+    with claim(ordinary):
+        pass
