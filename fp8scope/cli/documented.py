@@ -13,7 +13,7 @@ import click
 from fp8scope.cli.interrupts import Interrupts
 from fp8scope.cli.output import check_free, claim
 from fp8scope.cli.show import say, wrote
-from fp8scope.errors import BadInput
+from fp8scope.errors import BadInput, CannotWrite
 
 if TYPE_CHECKING:
     from fp8scope.report.document.blocks import Document, Figure
@@ -48,7 +48,7 @@ def document_options(html: str) -> Callable[[Decorated], Decorated]:
         click.option(
             "--figure",
             metavar="NAME",
-            help="Which figure a PNG is of, and of its views which: NAME or NAME:2; the overview "
+            help="Which figure a PNG is of, and of its views which: NAME or NAME:2; the first "
             "if not said. A name that there is not is answered with those that there are.",
         ),
         click.option("--dark", is_flag=True, help="That figure in light on dark."),
@@ -108,13 +108,23 @@ def write_document(document: Document, of: Wanted) -> dict[str, Any]:
 
         data = html(document).encode()
     if of.output is None:
-        sys.stdout.buffer.write(data)
+        _to_stdout(data)
         return {}
     from fp8scope.artefacts.atomic import write_atomically
 
     write_atomically(of.output, data)
     say(wrote(of.output))
     return {"output": str(of.output), "format": of.form, "bytes": len(data)}
+
+
+def _to_stdout(data: bytes) -> None:
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:  # the reader went away, which is no fault
+        raise
+    except OSError as error:
+        raise CannotWrite(f"cannot write to stdout: {error.strerror}", "give -o") from error
 
 
 def figure_view(document: Document, named: str) -> tuple[Figure, int]:

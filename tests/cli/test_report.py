@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from fp8scope.cli.documented import Wanted, write_document
+from fp8scope.errors import CannotWrite
 from fp8scope.profile.writer import write_profile
 from fp8scope.report import snapshot as snapshots
 from tests.cli.conftest import Fp8scope, InterruptAt
 from tests.profiles import build
+from tests.report.document.sample import sample
 
 RECORDED = Path(__file__).parents[2] / "profiles/demo.h5"
 
@@ -176,3 +181,26 @@ def test_from_python(fp8scope: Fp8scope, profile: Path) -> None:
     assert (
         package.make_report(profile, form="md") == fp8scope("report", profile, "--format", "md").out
     )
+
+
+def test_a_full_disk_behind_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        monkeypatch.setattr("sys.stdout", SimpleNamespace(buffer=full))
+        with pytest.raises(CannotWrite, match="cannot write to stdout: No space left"):
+            write_document(sample(), Wanted("md", None))
+
+
+def test_a_name_that_is_no_utf8(fp8scope: Fp8scope, profile: Path, tmp_path: Path) -> None:
+    odd = profile.rename(tmp_path / "odd\udcff.h5")
+    for suffix in ("html", "md"):
+        assert fp8scope("report", odd, "-o", tmp_path / f"report.{suffix}").code == 0
+    assert "odd?.h5" in (tmp_path / "report.md").read_text()
+
+
+def test_as_many_layers_as_the_report_says_there_are(fp8scope: Fp8scope, tmp_path: Path) -> None:
+    page = tmp_path / "report.md"
+    assert fp8scope("report", RECORDED, "--layers", "1", "-o", page).code == 0
+    count = re.findall(r"or this report with --layers (\d+)", page.read_text())
+    assert count == ["17"]
+    assert fp8scope("report", RECORDED, "--layers", "1000", "-o", page, "--force").code == 0
+    assert "or this report with" not in page.read_text()

@@ -91,7 +91,9 @@ def _length(comment: str) -> int:
 
 
 def _joined(head: str, pieces: Sequence[_Piece], end: str) -> str:
-    return "\n\n".join(filter(None, (head, *(piece.text for piece in pieces), end))) + "\n"
+    comment = "\n\n".join(filter(None, (head, *(piece.text for piece in pieces), end))) + "\n"
+    # half of a surrogate pair, as file names may hold, has no place in UTF-8
+    return comment.encode("utf-8", "replace").decode("utf-8")
 
 
 def _left_out(level: _Level, missing: Sequence[str]) -> str:
