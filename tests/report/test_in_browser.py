@@ -333,3 +333,17 @@ def test_the_keyboard_reaches_everything(seen: Seen) -> None:
     assert {"a", "input"} <= set(reached)
     labels = "[...document.querySelectorAll('.plot')].every((plot) => plot.ariaLabel)"
     assert seen.page.evaluate(labels)
+
+
+def test_a_row_is_found_by_where_it_stood_before_anything_was_sorted(
+    running: Any, file: Path
+) -> None:
+    third = "document.querySelector('#tensors tbody tr:nth-child(3)')"
+    name = f"{third}.cells[0].textContent"
+    with opened(running, file) as unsorted, opened(running, file) as seen:
+        at = unsorted.page.evaluate(f"[...document.querySelectorAll('tbody tr')].indexOf({third})")
+        wanted = unsorted.page.evaluate(name)
+        for _ in range(2):
+            seen.page.locator(f"{SITES} th button").first.click()
+        assert seen.page.evaluate(name) != wanted
+        assert seen.page.evaluate(f"rowOf(':row{at}').cells[0].textContent") == wanted

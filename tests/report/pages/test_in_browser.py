@@ -70,3 +70,14 @@ def test_a_hostile_name_is_linked_to(running: Any, tmp_path: Path) -> None:
         row.wait_for(state="visible")
         assert text(report("hostile, planned").verdict.blocks[0]) in seen.page.inner_text("body")
         seen.quiet()
+
+
+def test_a_module_may_be_called_as_a_library_is(running: Any, tmp_path: Path) -> None:
+    page = html(report("llama")).replace('id="lm_head"', "id=Plotly")
+    assert "id=Plotly" in page
+    path = tmp_path / "report.html"
+    path.write_text(page)
+    with opened(running, path) as seen:
+        assert seen.page.evaluate("document.getElementById('Plotly').tagName") in ("TR", "DETAILS")
+        seen.drawn("#figure-heatmap .plot")
+        seen.quiet()

@@ -6,10 +6,11 @@ const finger = matchMedia("(pointer: coarse)");
 const palettes = () =>
   (palettes.read ??= JSON.parse(document.getElementById(":palettes").textContent));
 
-// plotly.js takes a second to start: it does so for the first figure.
+// plotly.js takes a second to start: it does so for the first figure. Whether `window.Plotly` is
+// there says nothing: an element may be called so, for modules are.
 function startPlotly() {
-  if (window.Plotly) return;
   const kept = document.getElementById(":plotly");
+  if (!kept) return;
   document.body.append(make("script", { textContent: kept.textContent }));
   kept.remove();
 }

@@ -28,7 +28,7 @@ function targetOf(hash) {
   return target || rowOf(name);
 }
 
-// Rows without an anchor are found by where they stood at first.
+// Rows without an anchor are found by where they stood at first, before anything was sorted.
 const rows = () => (rows.found ??= all("tbody tr"));
 const rowOf = (name) => (/^:row\d+$/.test(name) ? (rows()[Number(name.slice(4))] ?? null) : null);
 

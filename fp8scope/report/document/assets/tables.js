@@ -17,6 +17,7 @@ function startTable(table) {
     const button = make("button", { type: "button" }, ...head.childNodes);
     head.append(button);
     button.addEventListener("click", () => {
+      rows();
       const next = following(head, heads);
       const sorted = next ? inOrder(original, column, head, next) : original;
       bodies[0].append(...sorted.slice(0, shown));
