@@ -46,7 +46,7 @@ def comparison_report(
     prefix = common_prefix(row.site.module for row in found.sites)
     sections = [
         Section("The amax, from A to B", "amax", (drift(found),)),
-        Section("Sites", "sites", (_sites(found.sites, prefix),)),
+        Section("Sites", "sites", (_sites(found.sites, prefix, _allowed(limit)),)),
     ]
     if changed := [row for row in found.sites if _changed(row)][:worst]:
         blocks = tuple(_by_tag(row, b, prefix) for row in changed)
@@ -76,23 +76,37 @@ def _verdict(found: Comparison, limit: float | None) -> Section:
         remedy = "Calibrate with text like B, or use dynamic scales."
         blocks.append(Paragraph(f"The gate fails. {gate}. {remedy}" if gate else kept))
     blocks += [Facts(_facts(found, limit)), Items(comparison_sentences(found))]
-    title = "A's static scales hold on B"
-    if gate or any(_kind_of_change(row) == "bad" for row in found.sites):
-        title = "A's static scales do not hold on B"
-    return Section(title, "verdict", blocks)
+    return Section(_title(found, limit), "verdict", blocks)
+
+
+def _title(found: Comparison, limit: float | None) -> str:
+    """As the gate has it, if there is one."""
+    if found.drift > _allowed(limit):
+        return "A's static scales do not hold on B"
+    damaged = _damaged(found)
+    also = f", but the body is newly lost at {damaged} of {len(found.sites)} sites"
+    return "A's static scales hold on B" + (also if damaged else "")
+
+
+def _allowed(limit: float | None) -> float:
+    """The drift up to which scales hold."""
+    return KEPT_STILL if limit is None else limit
+
+
+def _damaged(found: Comparison) -> int:
+    return sum(row.newly_damaged for row in found.sites)
 
 
 def _facts(found: Comparison, limit: float | None) -> tuple[Fact, ...]:
     clipped = sum(1 for row in found.sites if row.whole.saturated_sequences)
-    damaged = sum(1 for row in found.sites if row.newly_damaged)
+    damaged = _damaged(found)
     most = max(found.sites, key=lambda row: row.amax_ratio)
-    over = found.drift > (KEPT_STILL if limit is None else limit)
     return (
         Fact(
             "Drift",
             percent(found.drift),
             "of B's sequences clipped by more than 20% at the worst site, at 95% confidence",
-            "bad" if over else "good",
+            "bad" if found.drift > _allowed(limit) else "good",
         ),
         Fact(
             "Sites clipped",
@@ -105,18 +119,18 @@ def _facts(found: Comparison, limit: float | None) -> tuple[Fact, ...]:
     )
 
 
-def _kind_of_change(row: SiteChange) -> Tone:
+def _kind_of_change(row: SiteChange, allowed: float) -> Tone:
     """As the drift's: two halves of one text clip each other by a little all the time."""
-    if row.drift > KEPT_STILL or row.newly_damaged:
+    if row.drift > allowed or row.newly_damaged:
         return "bad"
     return "warn" if row.whole.far_sequences or row.new_outliers else ""
 
 
 def _changed(row: SiteChange) -> bool:
-    return bool(_kind_of_change(row) or row.whole.saturated_sequences)
+    return bool(_kind_of_change(row, KEPT_STILL) or row.whole.saturated_sequences)
 
 
-def _sites(rows: Sequence[SiteChange], prefix: str) -> Table:
+def _sites(rows: Sequence[SiteChange], prefix: str, allowed: float) -> Table:
     columns = (
         Column("site"),
         Column("amax A", numeric=True),
@@ -131,13 +145,13 @@ def _sites(rows: Sequence[SiteChange], prefix: str) -> Table:
     caption = ""
     if len(rows) > MOST_ROWS:
         caption = f"The worst {MOST_ROWS:,} of {len(rows):,}; compare --json has all."
-    return Table(columns, [_site(row, prefix) for row in rows[:MOST_ROWS]], caption)
+    return Table(columns, [_site(row, prefix, allowed) for row in rows[:MOST_ROWS]], caption)
 
 
-def _site(row: SiteChange, prefix: str) -> Row:
+def _site(row: SiteChange, prefix: str, allowed: float) -> Row:
     before, now = row.a.error.body_sqnr_db, row.b.error.body_sqnr_db
     cells = (
-        Cell((Code(site_name(row.site, prefix)),), tone=_kind_of_change(row)),
+        Cell((Code(site_name(row.site, prefix)),), tone=_kind_of_change(row, allowed)),
         Cell(number(row.a.amax), row.a.amax),
         Cell(number(row.b.amax), row.b.amax),
         Cell(f"{times(row.amax_ratio)}×", finite(row.amax_ratio)),

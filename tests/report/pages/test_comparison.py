@@ -17,7 +17,7 @@ from fp8scope.report.document.blocks import Details, Document, Facts, Paragraph,
 from fp8scope.report.document.html import html
 from fp8scope.report.document.markdown import markdown
 from fp8scope.report.document.words import plain
-from fp8scope.report.pages.comparison import comparison_report
+from fp8scope.report.pages.comparison import KEPT_STILL, comparison_report
 from tests.analyze.sites import of_amax
 from tests.profiles import build
 
@@ -131,3 +131,30 @@ def test_the_recorded_profiles() -> None:
     assert facts(document)["Sites clipped"] == "0 of 25"
     with pytest.raises(CannotCompare):
         report(demo, stories)
+
+
+def tones(document: Document) -> list[str]:
+    return [row.cells[0].tone for row in table(document, "sites").rows]
+
+
+def test_the_gate_and_the_title_say_the_same() -> None:
+    a_few = of_amax(("prose",), *[8.0] * 34, *[32.0] * 6)
+    drift = compare_profiles(CALIBRATION, a_few).drift
+    assert KEPT_STILL < drift < 0.1
+    held, failed, unasked = (report(CALIBRATION, a_few, limit) for limit in (0.1, 0.03, None))
+    assert held.verdict.title == "A's static scales hold on B"
+    assert (tones(held), tones(failed), tones(unasked)) == (["warn"], ["bad"], ["bad"])
+    for document in (failed, unasked):
+        assert document.verdict.title == "A's static scales do not hold on B"
+
+
+def test_scales_that_hold_on_a_body_that_is_lost() -> None:
+    found = compare_profiles(CALIBRATION, CALIBRATION)
+    (row,) = found.sites
+    lost = replace(row.b, error=replace(row.b.error, body_noise=row.b.error.body_signal))
+    damaged = replace(found, sites=(replace(row, b=lost),))
+    document = comparison_report(damaged, CALIBRATION, CALIBRATION)
+    assert document.verdict.title == (
+        "A's static scales hold on B, but the body is newly lost at 1 of 1 sites"
+    )
+    assert tones(document) == ["bad"]
