@@ -9,7 +9,7 @@ from rich.console import Group as Renderables
 from rich.table import Table
 from rich.text import Text
 
-from fp8scope.artefacts.plan import Group, Nats, Plan, Point
+from fp8scope.artefacts.plan import Group, Nats, Plan, Point, Predicted
 from fp8scope.core.words import common_prefix, nats, percent, short_name, times
 from fp8scope.report.words import literal
 
@@ -166,6 +166,13 @@ def plain_sentence(plan: Plan, prefix: str) -> str:
         f"{others} with one static scale per tensor ({len(plain)}), at most "
         f"{nats(worst.evidence.kl)} nats per token each ({short_name(worst.name, prefix)})."
     )
+
+
+def speedup(found: Predicted) -> str:
+    """How many times as fast as in BF16: `1.91×`."""
+    # a plan that was changed by hand may take no time at all
+    gain = found.bf16_step_time_us / found.step_time_us if found.step_time_us else math.inf
+    return f"{'∞' if math.isinf(gain) else times(gain)}×"
 
 
 def decided(plan: Plan) -> list[Group]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil
 
-from fp8scope.analyze.convergence import Convergence, Curve
+from fp8scope.analyze.convergence import Convergence, Curve, State
 from fp8scope.core.words import common_prefix, percent, printable, site_name
 from fp8scope.report.document.blocks import Figure, View
 from fp8scope.report.figures.anchors import anchor
@@ -48,6 +48,8 @@ def _long(row: Convergence) -> bool:
 
 
 def _says(row: Convergence, prefix: str) -> str:
+    if row.state is State.UNKNOWN:
+        return f"{site_name(row.site, prefix)}: not known, of a tag there are too few sequences."
     grows = f"{percent(row.growth - 1)} more" if row.growth > 1 else "no more"
     return (
         f"{site_name(row.site, prefix)}: {row.state}; twice as much text of {printable(row.tag)} "

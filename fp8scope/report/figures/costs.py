@@ -83,7 +83,7 @@ def costs(scores: Sequence[Score], pairs: Sequence[Score], budget: float | None 
 
     scores: not empty, in the order in which they are drawn. budget: of the plan, in nats.
     """
-    lines = [] if budget is None else [(budget, "budget")]
+    lines = _limit(budget)
     alone = View("alone", *_candidates(scores, lines))
     folded = [View("with what it is folded into", *_candidates(pairs, lines))] if pairs else []
     group = scores[0].row.terms[-1].group
@@ -110,7 +110,12 @@ def _budget(snapshot: Snapshot) -> list[tuple[float, str]]:
     plan = snapshot.plan
     if plan is None or plan.objective.limit != "max_kl":
         return []
-    return [(plan.objective.value, "budget")]
+    return _limit(plan.objective.value)
+
+
+def _limit(budget: float | None) -> list[tuple[float, str]]:
+    """The budget as a line; none where it is beyond all that is drawn."""
+    return [] if budget is None or budget > MOST_NATS else [(budget, "budget")]
 
 
 def _worst_words(snapshot: Snapshot, found: Mapping[str, Score], names: Sequence[str]) -> str:

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from math import ceil, floor, log10
 
 from fp8scope.artefacts.plan import Plan
-from fp8scope.core.words import nats, times
+from fp8scope.core.words import nats
 from fp8scope.report.document.blocks import Figure, View
 from fp8scope.report.figures.drawing import SMALL, Json, axis, layout, margin, note, powers, rounded
 from fp8scope.report.figures.text import inert
+from fp8scope.report.plan import speedup
+
+MOST = 9
+"""The decade at which the axis ends whatever a plan says that it costs."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ def frontier(plan: Plan) -> Figure:
     costs = [*(point.kl for point in plan.frontier), *(mark.kl for mark in marks)]
     known = [kl for kl in costs if kl > 0]
     low = floor(log10(min(known, default=1e-4))) - 1
-    high = ceil(log10(max(known, default=1e-3)) + 0.05)
+    high = min(ceil(log10(max(known, default=1e-3)) + 0.05), MOST)
     line = {
         "type": "scatter",
         "mode": "lines+markers",
@@ -78,10 +82,9 @@ def _is_bound(plan: Plan) -> bool:
 
 def _says(plan: Plan) -> str:
     found = plan.predicted
-    gain = times(found.bf16_step_time_us / found.step_time_us) if found.step_time_us else "1"
     bound = " by the roofline, which is a bound" if _is_bound(plan) else ""
     return (
-        f"The plan costs {nats(found.nats.kl)} nats per token and runs {gain}× as fast as "
+        f"The plan costs {nats(found.nats.kl)} nats per token and runs {speedup(found)} as fast as "
         f"BF16{bound}. Left is faster, down is closer to BF16; every point is the best plan at its "
         "time, and KL 0 stands at the bottom of the log axis."
     )

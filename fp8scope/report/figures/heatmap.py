@@ -33,7 +33,8 @@ LEGEND = 40  # pixels of the colour bar and its labels
 SHADES = 99  # levels are whole numbers up to it: two digits each
 At = tuple[int, int]
 
-_NUMBER = re.compile(r"-?\d+\.\d+(?:e[-+]?\d+)?|\d+e[-+]?\d+")
+# a whole word, so that no name is shortened: not that of the tag v1.10
+_NUMBER = re.compile(r"(?<!\S)(?:\d+\.\d+(?:e[-+]?\d+)?|\d+e[-+]?\d+)(?=[\s×,]|$)")
 
 
 @dataclass(frozen=True)

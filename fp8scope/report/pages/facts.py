@@ -13,7 +13,7 @@ from fp8scope.analyze.scaling import Need
 from fp8scope.analyze.sensitivity import Score
 from fp8scope.analyze.thresholds import DAMAGED_DB, HARM_NATS
 from fp8scope.analyze.verdict import Verdict
-from fp8scope.artefacts.plan import Plan
+from fp8scope.artefacts.plan import MeasuredTag, Plan
 from fp8scope.core.sites import Role, Site
 from fp8scope.core.words import (
     decibel,
@@ -23,24 +23,18 @@ from fp8scope.core.words import (
     percent,
     printable,
     site_name,
-    times,
 )
 from fp8scope.plan.prediction import over
 from fp8scope.report.document.blocks import Fact, Tone
 from fp8scope.report.groups import NAMES
-from fp8scope.report.plan import capital
+from fp8scope.report.plan import capital, speedup
 from fp8scope.report.snapshot import Snapshot
 
 
 def of_plan(snapshot: Snapshot, plan: Plan) -> list[Fact]:
     """What the plan costs and gives, and how far that may be trusted."""
     found = plan.predicted
-    facts = [_cost(plan), *_measured(plan), _plain(plan)]
-    if len(found.tags) > 1:
-        tag = max(found.tags, key=lambda name: found.tags[name].kl)
-        worst = found.tags[tag]
-        note = f"nats per token in {printable(tag)}, predicted"
-        facts.append(Fact("Worst use case", nats_within(worst.kl, worst.error), note))
+    facts = [_cost(plan), *_measured(plan), _plain(plan), *_worst_tag(plan)]
     facts += [
         _step(plan),
         Fact(
@@ -73,7 +67,7 @@ def of_scores(snapshot: Snapshot) -> list[Fact]:
 
 def of_tensors(snapshot: Snapshot, found: Verdict) -> list[Fact]:
     """Where nothing was scored: what happens to the tensors."""
-    tone: Tone = "bad" if found.damaged else "good"
+    tone: Tone = "bad" if found.damaged else "good" if found.sites else ""
     facts = [
         Fact(
             "Damaged tensors",
@@ -109,11 +103,32 @@ def _measured(plan: Plan) -> Iterator[Fact]:
     found = plan.measured
     if found is None:
         return
-    value = "not a number" if found.kl_nats is None else nats(found.kl_nats)
-    budget = "within the budget" if found.met else "over the budget"
     note = f"nats per token on {found.sequences} held-out sequences"
-    note += "" if found.budget_nats is None else f", {budget}"
-    yield Fact("Measured", value, note, "good" if found.met else "bad")
+    tone: Tone = "" if found.kl_nats is not None else "bad"
+    if found.budget_nats is not None:
+        note += ", within the budget" if found.met else ", over the budget"
+        tone = "good" if found.met else "bad"
+    yield Fact("Measured", _measured_nats(found), note, tone)
+
+
+def _worst_tag(plan: Plan) -> Iterator[Fact]:
+    """The use case that suffers most: as measured, where it was."""
+    if plan.measured is not None:
+        tags, how = plan.measured.tags, "measured"
+        cost = {tag: math.inf if of.kl_nats is None else of.kl_nats for tag, of in tags.items()}
+        words = {tag: _measured_nats(of) for tag, of in tags.items()}
+    else:
+        how, predicted = "predicted", plan.predicted.tags
+        cost = {tag: of.kl for tag, of in predicted.items()}
+        words = {tag: nats_within(of.kl, of.error) for tag, of in predicted.items()}
+    if len(cost) > 1:
+        worst = max(cost, key=lambda tag: cost[tag])
+        note = f"nats per token in {printable(worst)}, {how}"
+        yield Fact("Worst use case", words[worst], note)
+
+
+def _measured_nats(found: MeasuredTag) -> str:
+    return "not a number" if found.kl_nats is None else nats(found.kl_nats)
 
 
 def _plain(plan: Plan) -> Fact:
@@ -129,7 +144,7 @@ def _step(plan: Plan) -> Fact:
     found, cost = plan.predicted, plan.cost
     how = "a roofline bound, not measured" if cost.source == "roofline" else "measured"
     note = (
-        f"{times(found.bf16_step_time_us / found.step_time_us)}× as fast as BF16 "
+        f"{speedup(found)} as fast as BF16 "
         f"({number(found.bf16_step_time_us)}), plain FP8 {number(found.fp8_step_time_us)}; "
         f"{printable(cost.gpu)}, {how}"
     )
@@ -145,9 +160,10 @@ def _static(snapshot: Snapshot, plan: Plan | None = None) -> Iterator[Fact]:
     if plan is not None:
         plain = [group for group in plan.groups if group.precision == "fp8_tensor"]
         inputs = {
-            snapshot.profile.owner(Site(scale.members[0], Role.INPUT))
+            snapshot.profile.owner(Site(member, Role.INPUT))
             for group in plain
             for scale in group.scales
+            for member in scale.members[:1]
         }
         rows = tuple(row for row in rows if row.site in inputs)
         note = "inputs safe, of those that the plan leaves plain"

@@ -18,7 +18,7 @@ from fp8scope.report.document.blocks import (
 from fp8scope.report.figures.frontier import frontier
 from fp8scope.report.pages.names import Names
 from fp8scope.report.pages.tables import nats_cell, number_cell, prose
-from fp8scope.report.pages.verdict import cause_in_brief
+from fp8scope.report.pages.verdict import why_in_brief
 from fp8scope.report.plan import (
     asked_sentences,
     decided,
@@ -107,10 +107,7 @@ def _why(snapshot: Snapshot, group: Group) -> str:
     """Its outlier in brief; what is not decided has a reason of its own."""
     if not group.decided:
         return printable(group.reason)
-    finding = (snapshot.groups or {}).get(group.name)
-    brief = cause_in_brief(finding.cause) if finding else ""
-    asked = printable(f"asked for ({group.evidence.asked}); ") if group.evidence.asked else ""
-    return f"{asked}{brief}"
+    return why_in_brief(snapshot, group)
 
 
 def _sure(evidence: Evidence, names: Names) -> str:

@@ -110,8 +110,7 @@ def _actions(items: list[Words], count: int, rest: str) -> list[Block]:
 
 def _planned(snapshot: Snapshot, group: Group, names: Names) -> Words:
     """A group that the plan does not leave plain."""
-    finding = (snapshot.groups or {}).get(group.name)
-    why = cause_in_brief(finding.cause) if finding else ""
+    why = why_in_brief(snapshot, group)
     before = group.evidence.candidates.get(PLAIN)
     after = None if group.precision == "bf16" else group.evidence.kl
     return _action(names.link(group.name), to_do(group), (before, after), why)
@@ -146,6 +145,14 @@ def _found(group: GroupFinding, names: Names) -> Words:
         alpha, after = served[best].row.terms[0].alpha, served[best].kl
         what = NAMES[best] + ("" if alpha is None else f" at α {alpha:g}")
     return _action(names.link(group.group), what, (before, after), cause_in_brief(group.cause))
+
+
+def why_in_brief(snapshot: Snapshot, group: Group) -> str:
+    """Who asked for it, if anybody, and its outlier."""
+    finding = (snapshot.groups or {}).get(group.name)
+    asked = printable(f"asked for ({group.evidence.asked})") if group.evidence.asked else ""
+    brief = cause_in_brief(finding.cause) if finding else ""
+    return "; ".join(filter(None, (asked, brief)))
 
 
 def cause_in_brief(found: SiteCause) -> str:

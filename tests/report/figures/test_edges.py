@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fp8scope.artefacts.plan import Nats
 from fp8scope.core.choices import Term
 from fp8scope.core.sites import Role, Site
 from fp8scope.report.document.blocks import Figure
@@ -116,3 +118,41 @@ def test_a_budget_is_drawn_where_there_is_one_of_nats() -> None:
         assert figure
         assert len(figure.views[0].layout["shapes"]) == lines
         assert len(frontier(plan).views[0].layout["shapes"]) == lines - 1
+
+
+def test_a_budget_and_a_cost_beyond_everything() -> None:
+    plan = demo_with_plan().plan
+    assert plan is not None
+    budget = plan.objective.model_copy(update={"limit": "max_kl", "value": 1e308})
+    cost = plan.predicted.model_copy(update={"nats": Nats(kl=1e308, error=0), "step_time_us": 0})
+    beyond = plan.model_copy(update={"objective": budget, "predicted": cost})
+    drawn = worst_groups(replace(demo_with_plan(), plan=beyond))
+    assert drawn is not None
+    assert [note["text"][:7] for note in drawn.views[0].layout["annotations"]] == ["finding"]
+    is_json(frontier(beyond))
+    assert "runs ∞× as fast" in str(frontier(beyond).says)
+
+
+def test_too_few_sequences_foretell_nothing() -> None:
+    row = whole(llama(1)).convergence
+    assert row is not None
+    drawn = convergence(row)
+    assert drawn is not None
+    assert "not known, of a tag there are too few sequences" in str(drawn.says)
+    assert "twice" not in str(drawn.says)
+
+
+def test_numbers_are_shortened_and_names_are_not() -> None:
+    of = replace(llama(1), tags=("v1.1000000", "prose"))
+    said = {
+        text
+        for view in heatmap(whole(of)).views
+        for row in view.data[0]["hovertext"]
+        for text in row
+        if text
+    }
+    assert any("v1.1000000" in text for text in said)
+    assert not any("v1.1" in text.replace("v1.1000000", "") for text in said)
+    numbers = {number for text in said for number in re.findall(r"(?<!\S)\d+\.\d+(?!\S)", text)}
+    assert len(numbers) > 10
+    assert {number for number in numbers if f"{float(number):.4g}" != number} == set()
