@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 from fp8scope.analyze.analysis import tag_damage
 from fp8scope.analyze.convergence import State
+from fp8scope.analyze.coverage import expert_coverage
 from fp8scope.analyze.groups import PLAIN
 from fp8scope.analyze.kvcache import Safety
 from fp8scope.analyze.scaling import Need
 from fp8scope.analyze.sensitivity import Score
-from fp8scope.analyze.thresholds import DAMAGED_DB, HARM_NATS
+from fp8scope.analyze.thresholds import DAMAGED_DB, HARM_NATS, STARVED_TOKENS
 from fp8scope.analyze.verdict import Verdict
 from fp8scope.artefacts.plan import MeasuredTag, Plan
 from fp8scope.core.sites import Role, Site
@@ -43,7 +44,7 @@ def of_plan(snapshot: Snapshot, plan: Plan) -> list[Fact]:
             f"{percent(found.bf16_share) if found.bf16_share else 'none'} of the weights in BF16",
         ),
     ]
-    return [*facts, *_static(snapshot, plan), *_settled(snapshot), *_caches(snapshot, plan)]
+    return [*facts, *_static(snapshot, plan), *_text(snapshot), *_caches(snapshot, plan)]
 
 
 def of_scores(snapshot: Snapshot) -> list[Fact]:
@@ -62,7 +63,7 @@ def of_scores(snapshot: Snapshot) -> list[Fact]:
     if len(damage) > 1:
         note = f"nats per token in {printable(damage[0].tag)}, {NAMES[PLAIN]}"
         facts.append(Fact("Worst use case", nats(damage[0].whole), note))
-    return [*facts, *_static(snapshot), *_settled(snapshot), *_caches(snapshot)]
+    return [*facts, *_static(snapshot), *_text(snapshot), *_caches(snapshot)]
 
 
 def of_tensors(snapshot: Snapshot, found: Verdict) -> list[Fact]:
@@ -80,7 +81,7 @@ def of_tensors(snapshot: Snapshot, found: Verdict) -> list[Fact]:
         where = site_name(found.lowest.site, snapshot.prefix)
         low = decibel(found.lowest.error.body_sqnr_db)
         facts.append(Fact("Lowest body SQNR", low, where, tone))
-    return [*facts, *_static(snapshot), *_settled(snapshot), *_caches(snapshot)]
+    return [*facts, *_static(snapshot), *_text(snapshot), *_caches(snapshot)]
 
 
 def _candidate(name: str, score: Score) -> str:
@@ -172,6 +173,24 @@ def _static(snapshot: Snapshot, plan: Plan | None = None) -> Iterator[Fact]:
         unknown = sum(row.need is Need.UNKNOWN for row in rows)
         tone: Tone = "good" if safe == len(rows) else "warn"
         yield Fact("Static scales", f"{safe} of {len(rows)}", note + _unknown(unknown), tone)
+
+
+def _text(snapshot: Snapshot) -> Iterator[Fact]:
+    """Whether there was enough of it, for every amax and for every expert."""
+    yield from _settled(snapshot)
+    yield from _reached(snapshot)
+
+
+def _reached(snapshot: Snapshot) -> Iterator[Fact]:
+    """Nothing good can be said of experts that the text has not reached."""
+    found = expert_coverage(snapshot.profile)
+    if not found:
+        return
+    total = sum(len(coverage.whole.tokens) for coverage in found)
+    dead, starved = (-sum(coverage.severity[i] for coverage in found) for i in (0, 1))
+    tone: Tone = "warn" if dead or starved else "good"
+    note = f"by {STARVED_TOKENS} tokens or more; {dead:,} by none at all"
+    yield Fact("Experts reached", f"{total - dead - starved:,} of {total:,}", note, tone)
 
 
 def _settled(snapshot: Snapshot) -> Iterator[Fact]:

@@ -13,7 +13,7 @@ from fp8scope.report.pages.profile import profile_report
 from fp8scope.report.pages.verdict import verdict
 from tests.plan import invented
 from tests.report.figures.subjects import whole
-from tests.report.pages.subjects import snapshot, text
+from tests.report.pages.subjects import report, snapshot, text
 
 
 def planned(**changes: Any) -> Plan:
@@ -111,3 +111,14 @@ def test_of_nothing_seen_nothing_is_good() -> None:
     known = whole(of)
     found = [block for block in verdict(known, Names(known)).blocks if isinstance(block, Facts)]
     assert [(fact.value, fact.tone) for fact in found[0].facts] == [("0 of 0", "")]
+
+
+def test_experts_that_the_text_has_not_reached() -> None:
+    for name in ("mixture of experts", "mixture of experts, planned"):
+        (found,) = (block for block in report(name).verdict.blocks if isinstance(block, Facts))
+        fact = next(fact for fact in found.facts if fact.label == "Experts reached")
+        # two matmuls with one routing: four experts, three of which got a few tokens
+        assert (fact.value, fact.tone) == ("0 of 4", "warn")
+        assert fact.note == "by 100 tokens or more; 1 by none at all"
+    (found,) = (block for block in report("llama").verdict.blocks if isinstance(block, Facts))
+    assert "Experts reached" not in [fact.label for fact in found.facts]
