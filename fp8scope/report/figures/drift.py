@@ -20,9 +20,10 @@ KINDS = (
 )
 """Told apart by form as well as by colour."""
 LINES = (
-    (1 / NO_HEADROOM, "@dim", "dot", "from here on A's scale clips"),
-    (1 / LOW_HEADROOM, "@accent", "dash", "by more than 20%"),
+    (1 / NO_HEADROOM, "@dim", "dot", "from here on A's scale clips", "top"),
+    (1 / LOW_HEADROOM, "@accent", "dash", "by more than 20%", "bottom"),
 )
+"""The last says which end of the words is at the line: near each other, they point apart."""
 
 
 def drift(found: Comparison) -> Figure:
@@ -43,14 +44,15 @@ def drift(found: Comparison) -> Figure:
     if silent:
         says += f" {silent} silent in A or B are not drawn."
     ratios = [row.amax_ratio for row in drawn]
-    low, high = min([0.5, *ratios]), max([2.0, *ratios])
+    low, high = log10(min([0.5, *ratios])), log10(max([2.0, *ratios]))
+    room = 0.04 * (high - low)  # so that no mark is cut
     drawing = layout(
         xaxis=axis("amax in A", type="log", dtick=1),
         yaxis=axis(
-            "amax in B / amax in A", type="log", range=[log10(low) - 0.05, log10(high) + 0.05]
+            "amax in B / amax in A", type="log", minexponent=6, range=[low - room, high + room]
         ),
-        shapes=[_line(ratio, colour, dash) for ratio, colour, dash, _ in LINES],
-        annotations=[_named(ratio, colour, words) for ratio, colour, _, words in LINES],
+        shapes=[_line(ratio, colour, dash) for ratio, colour, dash, *_ in LINES],
+        annotations=[_named(at, colour, words, end) for at, colour, _, words, end in LINES],
         legend=legend(),
         showlegend=True,
         margin=margin(t=28),
@@ -102,6 +104,6 @@ def _line(ratio: float, colour: str, dash: str) -> Json:
     return {**place, "line": {"color": colour, "dash": dash, "width": 1}}
 
 
-def _named(ratio: float, colour: str, words: str) -> Json:
-    place = {"x": 1, "xref": "paper", "xanchor": "right", "y": log10(ratio), "yanchor": "bottom"}
+def _named(ratio: float, colour: str, words: str, end: str) -> Json:
+    place = {"x": 1, "xref": "paper", "xanchor": "right", "y": log10(ratio), "yanchor": end}
     return note(words, font={"size": SMALL, "color": colour}, **place)

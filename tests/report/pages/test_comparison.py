@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import log10
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +159,15 @@ def test_scales_that_hold_on_a_body_that_is_lost() -> None:
         "A's static scales hold on B, but the body is newly lost at 1 of 1 sites"
     )
     assert tones(document) == ["bad"]
+
+
+def test_a_tag_that_has_gone_leaves_all_marks_and_words_apart() -> None:
+    fell = of_amax(("prose",), *[0.001] * 20)
+    drawn = next(figures(report(CALIBRATION, fell)))
+    layout = drawn.views[0].layout
+    low, high = layout["yaxis"]["range"]
+    ((ratio,),) = (trace["y"] for trace in drawn.views[0].data)
+    assert (log10(ratio) - low) / (high - low) > 0.03
+    below, above = layout["annotations"]
+    assert below["y"] < above["y"]
+    assert (below["yanchor"], above["yanchor"]) == ("top", "bottom")
