@@ -25,6 +25,7 @@ from fp8scope.report.snapshot import Snapshot
 from fp8scope.report.words import headroom, role
 
 ROWS = 2000
+OTHERS = 5000  # modules of which nothing but the name is said: experts may be tens of thousands
 CAPTION = "E4M3 with one static scale each, by severity"
 BEFORE, AFTER = 24, 12  # characters around a token
 
@@ -92,5 +93,9 @@ def _where(row: SiteMeasures) -> Words:
 
 def _others(names: Names) -> Table:
     """What is linked to from elsewhere, and has nothing to say here."""
-    rows = [Row([Cell(names.short(name))], names.claim(name)) for name in names.left]
-    return Table([Column("module")], rows, "Without a row of their own above", shown=5)
+    left = names.left
+    caption = "Without a row of their own above"
+    if len(left) > OTHERS:
+        caption += f", the first {OTHERS:,} of {len(left):,}"
+    rows = [Row([Cell(names.short(name))], names.claim(name)) for name in left[:OTHERS]]
+    return Table([Column("module")], rows, caption, shown=5)

@@ -4,16 +4,19 @@ somewhere.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
 from fp8scope.report.document.anchors import anchors
-from fp8scope.report.document.blocks import Details, Figure, Link, Section
+from fp8scope.report.document.blocks import Details, Figure, Link, Section, Table
 from fp8scope.report.document.html import html
 from fp8scope.report.figures.anchors import anchor
+from fp8scope.report.pages import tensors
 from fp8scope.report.pages.profile import profile_report
 from fp8scope.report.snapshot import opened
 from tests.report.pages.subjects import NAMES, parts, report, section, snapshot, text
@@ -143,3 +146,21 @@ def test_sections_have_anchors_that_no_module_can_have() -> None:
     found = [one.anchor for one in parts(report("demo, planned")) if isinstance(one, Section)]
     assert found
     assert all(anchor(one) != one for one in found)
+
+
+def test_thousands_of_modules_without_a_row_are_cut_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tensors, "ROWS", 3)
+    monkeypatch.setattr(tensors, "OTHERS", 4)
+    found = profile_report(snapshot("llama"), layers=1)
+    others = [part for part in parts(found) if isinstance(part, Table)]
+    (cut,) = (table for table in others if table.caption.startswith("Without a row"))
+    assert len(cut.rows) == 4
+    count = re.fullmatch(r".*, the first 4 of (\d+)", cut.caption)
+    assert count is not None
+    assert int(count[1]) > 4
+    # what leads to the others is text
+    page = html(found)
+    links = set(re.findall(r'href="#([^"]*)"', page))
+    assert {unquote(link) for link in links} <= set(re.findall(r'\bid="([^"]*)"', page))
