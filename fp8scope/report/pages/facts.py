@@ -189,7 +189,7 @@ def _reached(snapshot: Snapshot) -> Iterator[Fact]:
     total = sum(len(coverage.whole.tokens) for coverage in found)
     dead, starved = (-sum(coverage.severity[i] for coverage in found) for i in (0, 1))
     tone: Tone = "warn" if dead or starved else "good"
-    note = f"by {STARVED_TOKENS} tokens or more; {dead:,} by none at all"
+    note = f"by {STARVED_TOKENS} tokens or more; {dead:,} got none"
     yield Fact("Experts reached", f"{total - dead - starved:,} of {total:,}", note, tone)
 
 

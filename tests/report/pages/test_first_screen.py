@@ -119,6 +119,6 @@ def test_experts_that_the_text_has_not_reached() -> None:
         fact = next(fact for fact in found.facts if fact.label == "Experts reached")
         # two matmuls with one routing: four experts, three of which got a few tokens
         assert (fact.value, fact.tone) == ("0 of 4", "warn")
-        assert fact.note == "by 100 tokens or more; 1 by none at all"
+        assert fact.note == "by 100 tokens or more; 1 got none"
     (found,) = (block for block in report("llama").verdict.blocks if isinstance(block, Facts))
     assert "Experts reached" not in [fact.label for fact in found.facts]
