@@ -48,8 +48,8 @@ def document_options(html: str) -> Callable[[Decorated], Decorated]:
         click.option(
             "--figure",
             metavar="NAME",
-            help="Which figure a PNG is of, and of its views which: NAME or NAME:2; the overview "
-            "if not said. A name that there is not is answered with those that there are.",
+            help="Which figure a PNG is of, and of its views which: NAME or NAME:2; the heatmap if "
+            "not said. A name that there is not is answered with those that there are.",
         ),
         click.option("--dark", is_flag=True, help="That figure in light on dark."),
         click.option("--force", is_flag=True, help="Overwrite what is there."),

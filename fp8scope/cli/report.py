@@ -54,7 +54,7 @@ def command(  # noqa: PLR0913  (one per option)
     \b
     fp8scope report profile.h5 --plan plan.json -o report.html
     fp8scope report profile.h5 --plan plan.json --format md | gh pr comment 7 --body-file -
-    fp8scope report profile.h5 --figure overview:3 -o overview.png
+    fp8scope report profile.h5 --figure heatmap:3 -o heatmap.png
     """
     from fp8scope.report.opening import open_snapshot
     from fp8scope.report.pages.profile import profile_report
