@@ -116,7 +116,7 @@ def _client() -> str:
 def _end(server: subprocess.Popen[bytes], folder: Path) -> None:
     server.kill()
     server.wait()
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # pytest may have cleared up already
 
 
 def _environment(tools: Path, folder: Path) -> dict[str, str]:
