@@ -30,7 +30,7 @@ def facts(plan: Plan) -> dict[str, Fact]:
 
 def measured(budget: float | None, *, met: bool = True, **kl: float | None) -> Plan:
     """Measured so in each tag; the whole as the first."""
-    tag = {
+    tag: dict[str, float | None] = {
         "kl_error_nats": None,
         "true_perplexity": None,
         "perplexity": None,
