@@ -82,7 +82,7 @@ def _parts(of: click.Command) -> Iterator[tuple[str, bool]]:
 def _options(context: click.Context) -> Iterator[str]:
     for option in context.command.get_params(context):
         record = option.get_help_record(context)
-        if record is None or not record[1] or option.name == "help":
+        if record is None or not record[1] or "--help" in option.opts:
             continue
         # In code, mkdocs shows the backslash of an escaped bar.
         names, text = (part.replace("|", "&#124;") for part in record)
