@@ -80,7 +80,8 @@ def command(  # noqa: PLR0913  (one per option)
     if asked is not None:
         from fp8scope.report.pages.comparison import comparison_report
 
-        write_document(comparison_report(found, *profiles, limit=fail_above), asked)
+        document = comparison_report(found, *profiles, limit=fail_above, names=(a.name, b.name))
+        write_document(document, asked)
     if as_json:
         from fp8scope.report.compare import comparison_row
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -138,11 +138,12 @@ def figure_view(document: Document, named: str) -> tuple[Figure, int]:
     if not found:
         raise BadInput("there is no figure in this report", "choose --format html or md")
     name, _, number = named.partition(":")
-    figure = found.get(name) if name else next(iter(found.values()))
+    figure = found.get(name) or _of_layer(found, name) if name else next(iter(found.values()))
     if figure is None:
-        more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-        known = ", ".join(list(found)[:NAMED])
-        raise BadInput(f"there is no figure {name!r}", f"one of {known}{more}")
+        # those of the whole model before those of a layer, whose names have dots
+        known = sorted(found, key=lambda each: "." in each)
+        more = f" and {len(known) - NAMED} more" if len(known) > NAMED else ""
+        raise BadInput(f"there is no figure {name!r}", f"one of {', '.join(known[:NAMED])}{more}")
     views = len(figure.views)
     if not number:
         return figure, 0
@@ -150,6 +151,13 @@ def figure_view(document: Document, named: str) -> tuple[Figure, int]:
         titles = ", ".join(f"{i} {view.title}" for i, view in enumerate(figure.views, start=1))
         raise BadInput(f"{name} has no view {number!r}", f"one of {titles}")
     return figure, int(number) - 1
+
+
+def _of_layer(found: Mapping[str, Figure], name: str) -> Figure | None:
+    """`costs-layers.0.mlp.down_proj` without its first `model.`, where just one ends so."""
+    kind, _, layer = name.partition("-")
+    alike = [each for each in found if each.startswith(f"{kind}-") and each.endswith(f".{layer}")]
+    return found[alike[0]] if layer and len(alike) == 1 else None
 
 
 def _drawing(document: Document, of: Wanted) -> bytes:

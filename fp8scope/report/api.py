@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from fp8scope.analyze.compare import compare_profiles
+from fp8scope.errors import BadInput
 from fp8scope.profile.reader import open_profile
 from fp8scope.report.document.blocks import Document
 from fp8scope.report.document.html import html
@@ -44,9 +45,13 @@ def make_comparison(
 
     Raises NotAProfile, DamagedProfile and CannotCompare.
     """
-    profiles = open_profile(Path(a)), open_profile(Path(b))
-    return _written(comparison_report(compare_profiles(*profiles), *profiles, limit=limit), form)
+    profiles, names = (open_profile(Path(a)), open_profile(Path(b))), (Path(a).name, Path(b).name)
+    found = compare_profiles(*profiles)
+    return _written(comparison_report(found, *profiles, limit=limit, names=names), form)
 
 
 def _written(document: Document, form: Literal["html", "md"]) -> str:
-    return html(document) if form == "html" else markdown(document)
+    writers = {"html": html, "md": markdown}
+    if form not in writers:
+        raise BadInput(f"there is no form {form!r}", f"one of {', '.join(writers)}")
+    return writers[form](document)

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from fp8scope.cli.documented import Wanted, write_document
-from fp8scope.errors import CannotWrite
+from fp8scope.cli.documented import Wanted, figure_view, write_document
+from fp8scope.errors import BadInput, CannotWrite
 from fp8scope.profile.writer import write_profile
 from fp8scope.report import snapshot as snapshots
+from fp8scope.report.document.blocks import Document, Figure, Section, View
 from tests.cli.conftest import Fp8scope, InterruptAt
 from tests.profiles import build
 from tests.report.document.sample import sample
@@ -204,3 +205,24 @@ def test_as_many_layers_as_the_report_says_there_are(fp8scope: Fp8scope, tmp_pat
     assert count == ["17"]
     assert fp8scope("report", RECORDED, "--layers", "1000", "-o", page, "--force").code == 0
     assert "or this report with" not in page.read_text()
+
+
+def test_a_layer_of_a_figure_may_be_named_in_short() -> None:
+    found = {
+        name: Figure(name, "", "", (View("", [], {}),))
+        for name in ("heatmap", "costs-model.layers.0.mlp", "costs-model.layers.1.mlp")
+    }
+    blocks = tuple(found.values())
+    document = Document("", "", Section("", "a", blocks), ())
+    assert figure_view(document, "costs-layers.1.mlp")[0].name == "costs-model.layers.1.mlp"
+    assert figure_view(document, "")[0].name == "heatmap"
+    for unclear in ("costs-mlp", "costs-", "layers.1.mlp", "costs-ayers.1.mlp"):
+        with pytest.raises(BadInput, match=f"there is no figure '{unclear}'"):
+            figure_view(document, unclear)
+
+
+def test_a_form_that_there_is_not(profile: Path) -> None:
+    import fp8scope as package
+
+    with pytest.raises(BadInput, match="there is no form 'pdf' → one of html, md"):
+        package.make_report(profile, form="pdf")

@@ -37,16 +37,20 @@ def png(
     drawing = resolved({"data": list(chosen.data), "layout": dict(chosen.layout)}, colours)
     # the template: what the drawing says itself comes first
     drawing["layout"]["template"] = {"layout": _manner(colours)}
-    _give_title(drawing["layout"], figure, chosen)
-    size = {"width": width, "height": height or figure.height + TITLE, "scale": scale}
-    return _drawn(drawing, {"format": "png", **size})
+    pixels = height or figure.height + TITLE
+    _give_title(drawing, figure, chosen, pixels)
+    return _drawn(drawing, {"format": "png", "width": width, "height": pixels, "scale": scale})
 
 
-def _give_title(layout: dict[str, Any], figure: Figure, view: View) -> None:
-    """What a page writes over a figure, in room of its own."""
+def _give_title(drawing: dict[str, Any], figure: Figure, view: View, pixels: int) -> None:
+    """What a page writes over a figure, in room of its own: what hangs from the top hangs lower."""
     words = [figure.title, *([view.title] if len(figure.views) > 1 else [])]
+    layout = drawing["layout"]
     margin = layout.get("margin", {})
     layout["margin"] = {**margin, "t": margin.get("t", MARGIN["t"]) + TITLE}
+    for part in (layout.get("legend"), *(trace.get("colorbar") for trace in drawing["data"])):
+        if part and part.get("yref") == "container":
+            part["y"] = part.get("y", 1) - TITLE / pixels
     layout["title"] = {
         "text": escape(printable(": ".join(words)), quote=False),
         "font": {"size": 15},

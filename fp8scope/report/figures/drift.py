@@ -15,7 +15,7 @@ from fp8scope.report.figures.text import inert
 
 KINDS = (
     ("clipped by more than 20%", "@accent", "diamond"),
-    ("clipped by less", "@second", "circle"),
+    ("clipped by 20% or less", "@second", "circle"),
     ("not clipped", "@main", "circle-open"),
 )
 """Told apart by form as well as by colour."""

@@ -9,7 +9,15 @@ from fp8scope.analyze.compare import Comparison, SiteChange
 from fp8scope.analyze.saturation import Saturation
 from fp8scope.analyze.weight_changes import WeightChange
 from fp8scope.core.sites import Role, Site
-from fp8scope.core.words import common_prefix, decibel, number, percent, site_name, times
+from fp8scope.core.words import (
+    common_prefix,
+    decibel,
+    number,
+    percent,
+    printable,
+    site_name,
+    times,
+)
 from fp8scope.profile.record import Profile
 from fp8scope.report.compare import comparison_sentences, gate_sentence
 from fp8scope.report.document.blocks import (
@@ -40,9 +48,17 @@ MOST_ROWS = 2000
 
 
 def comparison_report(
-    found: Comparison, a: Profile, b: Profile, *, limit: float | None = None, worst: int = 8
+    found: Comparison,
+    a: Profile,
+    b: Profile,
+    *,
+    limit: float | None = None,
+    names: tuple[str, str] = ("", ""),
+    worst: int = 8,
 ) -> Document:
-    """The whole report; `limit` is that of the gate, `worst` how many sites are shown by tag."""
+    """The whole report. `limit` is that of the gate, `names` those of the files, `worst` how many
+    sites are shown by tag.
+    """
     prefix = common_prefix(row.site.module for row in found.sites)
     sections = [
         Section("The amax, from A to B", "amax", (drift(found),)),
@@ -56,16 +72,17 @@ def comparison_report(
     sections.append(Section("Provenance", "provenance", (_provenance(a, b),)))
     return Document(
         title="What changed from A to B",
-        about=f"A is {_of(a)}; B is {_of(b)}",
+        about=f"A is {_of(a, names[0])}; B is {_of(b, names[1])}",
         verdict=_verdict(found, limit),
         sections=sections,
     )
 
 
-def _of(profile: Profile) -> str:
+def _of(profile: Profile, file: str) -> str:
     summary = profile_summary(profile)
     name = summary["model"].get("name") or summary["model"].get("architecture")
-    return f"{name} on {summary['sequences']:,} sequences of {', '.join(summary['tags'])}"
+    of = f"{name} on {summary['sequences']:,} sequences of {', '.join(summary['tags'])}"
+    return printable(f"{file} ({of})" if file else of)
 
 
 def _verdict(found: Comparison, limit: float | None) -> Section:
@@ -101,6 +118,7 @@ def _facts(found: Comparison, limit: float | None) -> tuple[Fact, ...]:
     clipped = sum(1 for row in found.sites if row.whole.saturated_sequences)
     damaged = _damaged(found)
     most = max(found.sites, key=lambda row: row.amax_ratio)
+    prefix = common_prefix(row.site.module for row in found.sites)
     return (
         Fact(
             "Drift",
@@ -114,7 +132,7 @@ def _facts(found: Comparison, limit: float | None) -> tuple[Fact, ...]:
             "by anything at all, which two halves of one text do as well",
         ),
         Fact("Newly damaged", str(damaged), "bodies lost in B", "bad" if damaged else "good"),
-        Fact("Largest growth of amax", f"{times(most.amax_ratio)}×", site_name(most.site)),
+        Fact("Largest growth of amax", f"{times(most.amax_ratio)}×", site_name(most.site, prefix)),
         Fact("Weights that differ", f"{len(found.weights)} of {found.weights_compared}"),
     )
 

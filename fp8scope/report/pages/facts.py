@@ -35,7 +35,7 @@ from fp8scope.report.snapshot import Snapshot
 def of_plan(snapshot: Snapshot, plan: Plan) -> list[Fact]:
     """What the plan costs and gives, and how far that may be trusted."""
     found = plan.predicted
-    facts = [_cost(plan), *_measured(plan), _plain(plan), *_worst_tag(plan)]
+    facts = [_cost(plan), *_measured(plan), _plain(snapshot, plan), *_worst_tag(plan)]
     facts += [
         _step(plan),
         Fact(
@@ -96,7 +96,8 @@ def _cost(plan: Plan) -> Fact:
     if asked.limit == "max_kl":
         preset = f" ({asked.preset})" if asked.preset else ""
         note += f"; budget {nats(asked.value)}{preset}"
-        tone = "bad" if over(found, asked) else "good"
+        allowed: Tone = "warn" if found.nats.kl >= HARM_NATS else "good"
+        tone = "bad" if over(found, asked) else allowed
     return Fact("This plan costs", nats_within(found.nats.kl, found.nats.error), note, tone)
 
 
@@ -132,12 +133,18 @@ def _measured_nats(found: MeasuredTag) -> str:
     return "not a number" if found.kl_nats is None else nats(found.kl_nats)
 
 
-def _plain(plan: Plan) -> Fact:
-    plain = plan.predicted.plain_fp8
+def _plain(snapshot: Snapshot, plan: Plan) -> Fact:
+    plain, score = plan.predicted.plain_fp8, snapshot.models.get(PLAIN)
     if plain is None:
         return Fact("Plain FP8 everywhere", "no numbers", "it is not finite", "bad")
     tone: Tone = "bad" if plain.kl >= HARM_NATS else ""
-    note = "nats per token, one static scale per tensor"
+    # the plan has it from the scan, which measures the whole model where it can
+    measured = score is not None and score.measured is not None and score.kl == plain.kl
+    note = f"nats per token, {'measured by the scan' if measured else 'predicted'}; "
+    if all(group.precision == PLAIN for group in plan.groups if group.decided):
+        note, tone = f"{note}this plan is just that", "warn" if tone else ""
+    else:
+        note += "one static scale per tensor"
     return Fact("Plain FP8 everywhere", nats_within(plain.kl, plain.error), note, tone)
 
 

@@ -8,7 +8,7 @@ from fp8scope.report.snapshot import Snapshot
 
 HOW = (
     "A cell is a linear, or the KV cache of an attention module; the deeper the orange, the worse. "
-    "Choose above what colours it, and click on a cell for its layer."
+    "A click on one leads to its layer."
 )
 
 

@@ -22,8 +22,9 @@ from fp8scope.report.document.blocks import (
     Strong,
     Words,
 )
-from fp8scope.report.groups import NAMES
+from fp8scope.report.groups import NAMES, spread_sentences
 from fp8scope.report.headline import verdict_line
+from fp8scope.report.kvcache import cache_sentences
 from fp8scope.report.pages import facts
 from fp8scope.report.pages.names import Names
 from fp8scope.report.pages.tables import prose
@@ -42,6 +43,10 @@ _REMEDIES = {
     Remedy.BF16: "keep it in BF16",
     Remedy.NONE: "keep it in BF16",
 }
+A_NAT = (
+    "Nats per token: KL divergence of the next token's distribution from that of the model as it "
+    "is. 0.01 is about what a perplexity 1% higher costs, and twice what is commonly allowed."
+)
 NOT_SCORED = (
     "What that costs in nats per token was not scored, and a plan needs it: scan again with "
     "--sensitivity fisher or kl."
@@ -67,9 +72,10 @@ def _of_plan(snapshot: Snapshot, plan: Plan, names: Names) -> list[Block]:
     build = command("build", snapshot.plan_path or "plan.json", "-o", "CHECKPOINT")
     return [
         Paragraph((Strong(f"{printable(capital(plan.summary))}."),)),
-        *_actions(actions, len(told), "~plan"),
+        *_actions(actions, len(told), "~plan", "Plan"),
         Facts(facts.of_plan(snapshot, plan)),
         *prose(said, names),
+        Paragraph(A_NAT),
         Listing("Next: the FP8 checkpoint", build, "sh"),
     ]
 
@@ -78,7 +84,9 @@ def _of_scores(snapshot: Snapshot, names: Names) -> list[Block]:
     plan = command("plan", snapshot.path)
     return [
         *_found_at(snapshot, names),
+        *prose(_together(snapshot), names),
         Facts(facts.of_scores(snapshot)),
+        Paragraph(A_NAT),
         Listing("Next: what every layer should run in, within a budget", plan, "sh"),
     ]
 
@@ -98,13 +106,21 @@ def _found_at(snapshot: Snapshot, names: Names) -> list[Block]:
     harmful = [group for group in (snapshot.groups or {}).values() if group.harmful]
     actions = [_found(group, names) for group in harmful[:ACTIONS]]
     said = Paragraph((Strong(_stopped(verdict_line(snapshot))),))
-    return [said, *_actions(actions, len(harmful), "~hurts")]
+    return [said, *_actions(actions, len(harmful), "~hurts", "Where it hurts")]
 
 
-def _actions(items: list[Words], count: int, rest: str) -> list[Block]:
-    """What to do where, the worst first; where the `rest` is."""
+def _together(snapshot: Snapshot) -> list[str]:
+    """What no single group shows: what all of them cost together, and the caches."""
+    groups = list((snapshot.groups or {}).values())
+    return [*spread_sentences(snapshot.models, groups), *cache_sentences(snapshot.kv_cache or ())]
+
+
+def _actions(items: list[Words], count: int, rest: str, where: str) -> list[Block]:
+    """What to do where, the worst first; the `rest` is in the section called `where`."""
     left = count - len(items)
-    more: list[Block] = [Paragraph((f"and {left} more: ", Link("all of them", rest, code=False)))]
+    more: list[Block] = [
+        Paragraph((f"and {left} more, under ", Link(where, rest, code=False), "."))
+    ]
     return [*([Items(items, numbered=True)] if items else []), *(more if left else [])]
 
 
