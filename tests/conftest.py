@@ -9,6 +9,7 @@ import gc
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,27 @@ from tests.report.browser import WITHOUT
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 gc.disable()
+
+LONG = {
+    "analyze/test_cause_planted.py",
+    "build/test_demo.py",
+    "build/test_round_trip.py",
+    "cli/test_killed.py",
+    "demo/test_demo.py",
+    "docs/test_commands_page.py",
+    "docs/test_howto_pages.py",
+    "docs/test_reference_pages.py",
+    "docs/test_top_pages.py",
+    "plan/test_demo_plan.py",
+    "report/pages/test_size.py",
+}
+"""Files that take half a minute and more; a file is one process's."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that no process is left alone with one at the end."""
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: item.path.relative_to(tests).as_posix() not in LONG)
 
 
 def pytest_collection_finish() -> None:

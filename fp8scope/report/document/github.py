@@ -15,7 +15,7 @@ from fp8scope.core.words import printable
 _LIVELY = re.compile(
     r"(@(?=\w)"  # a mention, or the middle of an address
     r"|#(?=\w)"  # an issue
-    r"|\bGH(?=-\d)"
+    r"|GH(?=-\d)"
     r"|(?:https?|ftp|mailto|xmpp)(?=:)"
     r"|www(?=\.)"
     r"|:(?=[\w+-]+:))",  # an emoji
