@@ -13,7 +13,7 @@ from fp8scope.report.document.html import html
 from fp8scope.report.document.markdown import markdown
 from fp8scope.report.opening import open_snapshot
 from fp8scope.report.pages.comparison import comparison_report
-from fp8scope.report.pages.profile import profile_report
+from fp8scope.report.pages.profile import LAYERS, profile_report
 from fp8scope.report.snapshot import filled
 
 
@@ -21,7 +21,7 @@ def make_report(
     profile: Path | str,
     plan: Path | str | None = None,
     *,
-    layers: int = 12,
+    layers: int = LAYERS,
     form: Literal["html", "md"] = "html",
 ) -> str:
     """A profile, and a plan of it, as one file that needs no network, or as Markdown.

@@ -12,9 +12,7 @@ import hashlib
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from importlib.util import find_spec
 from math import isnan
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -26,6 +24,7 @@ from fp8scope.errors import Missing
 from fp8scope.report.document.anchors import anchors, figure_anchor
 from fp8scope.report.document.blocks import Document, Figure, Table
 from fp8scope.report.document.drawing import figure_json, inert_json
+from fp8scope.report.document.plotlyjs import plotly_js
 from fp8scope.report.document.words import parts, plain
 from fp8scope.report.palette import palette
 
@@ -138,11 +137,8 @@ _NAMES = ("@text", "@dim", "@grid", "@paper", "@main", "@accent")
 
 @cache
 def _plotly() -> str:
-    """plotly.js as its Python package brings it; importing the package would take a second."""
-    found = find_spec("plotly")
-    if found is None or found.origin is None:
-        raise Missing("plotly is not installed", "pip install plotly")
-    source = Path(found.origin).parent / "package_data" / "plotly.min.js"
+    """plotly.js as it may stand inside a page."""
+    source = plotly_js()
     try:
         script = source.read_text(encoding="utf-8")  # also makes \r\n one line's end, as HTML does
     except OSError as error:

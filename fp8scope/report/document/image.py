@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from html import escape
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from fp8scope.core.words import printable
 from fp8scope.errors import Missing, one_line
 from fp8scope.report.document.blocks import Figure, View
+from fp8scope.report.document.plotlyjs import plotly_js
 from fp8scope.report.palette import Palette, resolved
 
 CANNOT = "a figure cannot be drawn as PNG"
@@ -79,7 +78,7 @@ def _drawn(drawing: dict[str, Any], options: dict[str, Any]) -> bytes:
     except ImportError as error:
         raise Missing(f"{CANNOT}: {one_line(error)}", "pip install 'fp8scope[png]'") from None
     # what is drawn needs neither the network nor MathJax
-    how = {"plotlyjs": _plotly_js(), "mathjax": False}
+    how = {"plotlyjs": str(plotly_js()), "mathjax": False}
     logging.getLogger("choreographer").setLevel(logging.ERROR)  # of a browser slow to end
     try:
         return bytes(kaleido.calc_fig_sync(drawing, opts=options, kopts=how))
@@ -87,14 +86,6 @@ def _drawn(drawing: dict[str, Any], options: dict[str, Any]) -> bytes:
         raise Missing(f"{CANNOT}: no Chromium or Chrome is found", REMEDY) from None
     except (BrowserClosedError, BrowserFailedError):
         raise Missing(f"{CANNOT}: the browser that is found does not run", REMEDY) from None
-
-
-def _plotly_js() -> str:
-    """That of the plotly package, which is not imported: it takes long."""
-    found = find_spec("plotly")
-    if found is None or found.origin is None:
-        raise Missing(f"{CANNOT}: there is no plotly", "pip install plotly")
-    return str(Path(found.origin).parent / "package_data" / "plotly.min.js")
 
 
 def _manner(colours: Palette) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def comparison_report(
     return Document(
         title="What changed from A to B",
         about=f"A is {_of(a, names[0])}; B is {_of(b, names[1])}",
-        verdict=_verdict(found, limit),
+        verdict=_verdict(found, limit, prefix),
         sections=sections,
     )
 
@@ -85,14 +85,14 @@ def _of(profile: Profile, file: str) -> str:
     return printable(f"{file} ({of})" if file else of)
 
 
-def _verdict(found: Comparison, limit: float | None) -> Section:
+def _verdict(found: Comparison, limit: float | None, prefix: str) -> Section:
     gate = None if limit is None else gate_sentence(found, limit)
     blocks: list[Block] = []
     if limit is not None:
         kept = f"The gate holds: the drift is {percent(found.drift)}, the limit {percent(limit)}."
         remedy = "Calibrate with text like B, or use dynamic scales."
         blocks.append(Paragraph(f"The gate fails. {gate}. {remedy}" if gate else kept))
-    blocks += [Facts(_facts(found, limit)), Items(comparison_sentences(found))]
+    blocks += [Facts(_facts(found, limit, prefix)), Items(comparison_sentences(found))]
     return Section(_title(found, limit), "verdict", blocks)
 
 
@@ -114,11 +114,10 @@ def _damaged(found: Comparison) -> int:
     return sum(row.newly_damaged for row in found.sites)
 
 
-def _facts(found: Comparison, limit: float | None) -> tuple[Fact, ...]:
+def _facts(found: Comparison, limit: float | None, prefix: str) -> tuple[Fact, ...]:
     clipped = sum(1 for row in found.sites if row.whole.saturated_sequences)
     damaged = _damaged(found)
     most = max(found.sites, key=lambda row: row.amax_ratio)
-    prefix = common_prefix(row.site.module for row in found.sites)
     return (
         Fact(
             "Drift",
