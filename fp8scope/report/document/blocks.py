@@ -129,7 +129,7 @@ class View:
 
     A string under a key that ends in "color" or "colorscale" may be a name of `report.palette`
     (`@accent`), which is looked up when the drawing is shown, in light or dark. Text that comes
-    from a model or a prompt goes through `figures.text.inert`, because plotly reads some HTML.
+    from a model or a prompt goes through `document.inert.inert`, because plotly reads some HTML.
     `customdata` that begins with "#" is where a click leads.
     """
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from html import escape
 from typing import Any
 
-from fp8scope.core.words import printable
 from fp8scope.errors import Missing, one_line
 from fp8scope.report.document.blocks import Figure, View
+from fp8scope.report.document.inert import inert
 from fp8scope.report.document.plotlyjs import plotly_js
 from fp8scope.report.palette import Palette, resolved
 
@@ -51,7 +50,7 @@ def _give_title(drawing: dict[str, Any], figure: Figure, view: View, pixels: int
         if part and part.get("yref") == "container":
             part["y"] = part.get("y", 1) - TITLE / pixels
     layout["title"] = {
-        "text": escape(printable(": ".join(words)), quote=False),
+        "text": inert(": ".join(words)),
         "font": {"size": 15},
         "x": 0,
         "xanchor": "left",

@@ -8,10 +8,10 @@ from math import ceil
 from fp8scope.analyze.convergence import Convergence, Curve, State
 from fp8scope.core.words import common_prefix, percent, printable, site_name
 from fp8scope.report.document.blocks import Figure, View
+from fp8scope.report.document.inert import inert
 from fp8scope.report.figures.anchors import anchor
 from fp8scope.report.figures.drawing import Json, axis, layout, legend, margin, rounded
 from fp8scope.report.figures.places import cut
-from fp8scope.report.figures.text import inert
 from fp8scope.report.snapshot import Snapshot
 
 LONGEST_TAG = 18

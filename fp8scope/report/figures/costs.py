@@ -9,6 +9,7 @@ from fp8scope.analyze.sensitivity import Score
 from fp8scope.analyze.thresholds import HARM_NATS
 from fp8scope.core.words import nats, short_name
 from fp8scope.report.document.blocks import Figure, View
+from fp8scope.report.document.inert import inert
 from fp8scope.report.figures.anchors import anchor
 from fp8scope.report.figures.drawing import (
     SMALL,
@@ -23,7 +24,6 @@ from fp8scope.report.figures.drawing import (
     rounded,
 )
 from fp8scope.report.figures.places import Places
-from fp8scope.report.figures.text import inert
 from fp8scope.report.findings import FEWEST_NATS, term_words, with_error
 from fp8scope.report.measures import PLAIN
 from fp8scope.report.snapshot import Snapshot

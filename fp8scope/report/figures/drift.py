@@ -9,9 +9,9 @@ from fp8scope.analyze.compare import Comparison, SiteChange
 from fp8scope.analyze.thresholds import LOW_HEADROOM, NO_HEADROOM
 from fp8scope.core.words import common_prefix, number, percent, site_name, times
 from fp8scope.report.document.blocks import Figure, View
+from fp8scope.report.document.inert import inert
 from fp8scope.report.figures.anchors import anchor
 from fp8scope.report.figures.drawing import SMALL, Json, axis, layout, legend, margin, note, rounded
-from fp8scope.report.figures.text import inert
 
 KINDS = (
     ("clipped by more than 20%", "@accent", "diamond"),

@@ -9,8 +9,8 @@ from math import ceil, floor, log10
 from fp8scope.artefacts.plan import Plan
 from fp8scope.core.words import nats
 from fp8scope.report.document.blocks import Figure, View
+from fp8scope.report.document.inert import inert
 from fp8scope.report.figures.drawing import SMALL, Json, axis, layout, margin, note, powers, rounded
-from fp8scope.report.figures.text import inert
 from fp8scope.report.plan import speedup
 
 MOST = 9

@@ -10,10 +10,10 @@ from fp8scope.analyze.saturation import Saturation
 from fp8scope.core.sites import Site
 from fp8scope.core.words import percent, printable, site_name, times
 from fp8scope.report.document.blocks import Figure, View
+from fp8scope.report.document.inert import inert
 from fp8scope.report.figures.anchors import anchor
 from fp8scope.report.figures.drawing import SMALL, Json, axis, layout, margin
 from fp8scope.report.figures.places import cut
-from fp8scope.report.figures.text import inert
 from fp8scope.report.measures import CLIP, Scale
 from fp8scope.report.snapshot import Snapshot
 

@@ -12,9 +12,9 @@ from typing import Any
 from fp8scope.core.words import short_name
 from fp8scope.report.colours import PRECISIONS
 from fp8scope.report.document.blocks import Figure, View
+from fp8scope.report.document.inert import inert
 from fp8scope.report.figures.anchors import anchor
 from fp8scope.report.figures.drawing import SMALL, Json, axis, layout, margin
-from fp8scope.report.figures.text import inert
 from fp8scope.report.measures import (
     BODY_SQNR,
     CHEAPEST_KL,

@@ -14,9 +14,9 @@ from fp8scope.core.sites import Role, Site
 from fp8scope.core.words import common_prefix, decibel, number, percent, site_name
 from fp8scope.profile.record import Profile
 from fp8scope.report.document.blocks import Figure, View
+from fp8scope.report.document.inert import inert
 from fp8scope.report.figures.anchors import anchor
 from fp8scope.report.figures.drawing import SMALL, Json, axis, layout, margin, note, rounded
-from fp8scope.report.figures.text import inert
 from fp8scope.report.zones import Bars, Limits, Zone
 
 BARS = 150

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fp8scope.report.figures.text import inert
+from fp8scope.report.document.inert import inert
 from fp8scope.report.snapshot import Snapshot
 from fp8scope.report.words import shorten
 

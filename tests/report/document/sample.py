@@ -25,7 +25,7 @@ from fp8scope.report.document.blocks import (
     Table,
     View,
 )
-from fp8scope.report.figures.text import inert
+from fp8scope.report.document.inert import inert
 
 HOSTILE = (
     "</script><img src=x onerror=alert(1)>",

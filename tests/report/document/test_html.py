@@ -76,7 +76,7 @@ def test_any_text_comes_out_as_it_is_and_adds_nothing(text: str) -> None:
         wanted, got = expected().texts[place], found.texts[place]
         if "pre" in found.where[place]:  # lines and tabs are part of what is copied
             assert got == re.sub(r"[^\n\t]+", lambda run: printable(run[0]), text)
-        elif wanted.startswith('{"same"'):  # a drawing's own text is figures.text's to make inert
+        elif wanted.startswith('{"same"'):  # a drawing's own text is made inert by whoever draws it
             assert json.loads(got) == json.loads(wanted.replace(MARKER, json.dumps(text)[1:-1]))
         else:
             assert got == wanted.replace(MARKER, shown)
