@@ -10,7 +10,7 @@ from fp8scope.artefacts.identity import check_same_model
 from fp8scope.artefacts.plan import CostSource, Plan
 from fp8scope.artefacts.times import Times, read_times
 from fp8scope.core.choices import Kind
-from fp8scope.core.gemms import MOST_EXPERTS_PER_TOKEN, experts_per_token, routers, units
+from fp8scope.core.gemms import USUAL_EXPERTS_PER_TOKEN, experts_per_token, routers, units
 from fp8scope.core.gpus import gpu
 from fp8scope.core.roofline import Roofline, Workload
 from fp8scope.core.schemes import DEFAULT_CANDIDATES
@@ -111,7 +111,7 @@ class PlanSettings:
 
     def cost(self, profile: Profile) -> tuple[Cost, CostSource]:
         """Raises BadInput (no such GPU, no verdict) and Stale (a verdict on another model)."""
-        chosen = experts_per_token(profile.config) or MOST_EXPERTS_PER_TOKEN
+        chosen = experts_per_token(profile.config) or USUAL_EXPERTS_PER_TOKEN
         roofline = Roofline(gpu(self.gpu), self.workload, chosen)
         measured = _measured(self.times, profile) if self.times else None
         source = CostSource(
