@@ -6,7 +6,7 @@ from these classes. Rates are fractions in [0, 1].
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -248,8 +248,9 @@ class Verdict(Part):
             raise ValueError("expected, judged and in_fp8 are not the counts of its groups")
         if self.fp8_share != (in_fp8 / len(judged) if judged else None):
             raise ValueError("fp8_share is not in_fp8 over judged")
-        if repeated := _repeated(part.name for part in (*self.groups, *self.kv_cache)):
-            raise ValueError(f"{repeated} is there twice")
+        names = Counter(part.name for part in self._timed())
+        if repeated := [name for name, count in names.items() if count > 1]:
+            raise ValueError(f"{repeated[0]} is there twice")
         if self.ran.device == "cpu" and self.times_us():
             raise ValueError("it has times of a step, and ran on a CPU")
         return self
@@ -261,10 +262,7 @@ class Verdict(Part):
 
     def times_us(self) -> dict[str, dict[str, float]]:
         """µs of a step by group or KV cache, and precision: of those that have any."""
-        parts = (*self.groups, *self.kv_cache)
-        return {part.name: dict(part.time_us) for part in parts if part.time_us}
+        return {part.name: dict(part.time_us) for part in self._timed() if part.time_us}
 
-
-def _repeated(names: Iterable[str]) -> str | None:
-    seen: set[str] = set()
-    return next((name for name in names if name in seen or seen.add(name)), None)
+    def _timed(self) -> tuple[Group | Cache, ...]:
+        return (*self.groups, *self.kv_cache)
