@@ -262,7 +262,7 @@ class Verdict(Part):
 
     def times_us(self) -> dict[str, dict[str, float]]:
         """µs of a step by group or KV cache, and precision: of those that have any."""
-        return {part.name: dict(part.time_us) for part in self._timed() if part.time_us}
+        return {part.name: {**part.time_us} for part in self._timed() if part.time_us}
 
     def _timed(self) -> tuple[Group | Cache, ...]:
         return (*self.groups, *self.kv_cache)

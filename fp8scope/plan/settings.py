@@ -11,7 +11,7 @@ from fp8scope.artefacts.plan import CostSource, Plan
 from fp8scope.artefacts.verdict import Verdict
 from fp8scope.artefacts.verdict_file import read_verdict
 from fp8scope.core.choices import Kind
-from fp8scope.core.gemms import routers, units
+from fp8scope.core.gemms import MOST_EXPERTS_PER_TOKEN, experts_per_token, routers, units
 from fp8scope.core.gpus import gpu
 from fp8scope.core.roofline import Roofline, Workload
 from fp8scope.core.schemes import DEFAULT_CANDIDATES
@@ -22,7 +22,6 @@ from fp8scope.plan.objective import DEFAULT_PRESET, PRESETS
 from fp8scope.plan.planner import Asked
 from fp8scope.profile.record import Profile
 
-EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "experts_per_token")
 CACHES: dict[str, bool | None] = {"bf16": False, "fp8": True, "auto": None}
 
 
@@ -118,7 +117,8 @@ class PlanSettings:
         measured = _measured(self.times, profile) if self.times else None
         workload = _load(measured) or self.workload if measured else self.workload
         known_as = measured.ran.gpu_known_as if measured else None
-        roofline = Roofline(gpu(known_as or self.gpu), workload, _experts_per_token(profile))
+        chosen = experts_per_token(profile.config) or MOST_EXPERTS_PER_TOKEN
+        roofline = Roofline(gpu(known_as or self.gpu), workload, chosen)
         source = CostSource(
             source="measured" if measured else "roofline",
             gpu=(measured.ran.gpu if measured else "") or roofline.gpu.name,
@@ -160,12 +160,3 @@ def _scored(profile: Profile) -> set[str]:
     """The candidates that groups were scored in."""
     rows = profile.sensitivity.rows if profile.sensitivity else ()
     return {row.terms[0].candidate for row in rows if row.kind is Kind.GROUP}
-
-
-def _experts_per_token(profile: Profile) -> int:
-    """Of the model's config, or its part for text; 8, which most have, where neither says."""
-    for config in (profile.config, profile.config.get("text_config") or {}):
-        for key in EXPERTS_PER_TOKEN:
-            if config.get(key):
-                return int(config[key])
-    return 8
