@@ -38,7 +38,7 @@ class _Arguments:
     min_sm_active: float
     min_speedup: float | None
     require_gpu: bool
-    timeout: float | None
+    timeout: float
     whole: bool
     output: Path
     force: bool
@@ -115,6 +115,8 @@ class _Arguments:
     "--timeout",
     metavar="SECONDS",
     type=Number(min=0, min_open=True),
+    default=3600.0,
+    show_default=True,
     help="Of each pass; then it is ended with all that it started.",
 )
 @click.option("--all", "whole", is_flag=True, help="Show every group.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ from fp8scope.errors import Fp8scopeError
 from fp8scope.judge.evidence import Evidence
 from fp8scope.traces.reading import read_trace
 from fp8scope.traces.record import RunRecord
-from fp8scope.traces.trace import Sampled, Trace
+from fp8scope.traces.trace import Trace
 from fp8scope.verify import failures
 from fp8scope.verify.devices import Used
 from fp8scope.verify.engines.engine import Engine, Task
@@ -41,7 +41,7 @@ class Session:
         Raises what the children and the profilers refuse. Counters that cannot be had are no
         reason to: where a timeline is there, the evidence says why they are missing.
         """
-        samples, notes = Samples(), list(self.used.notes)
+        notes = list(self.used.notes)
         with self._sampled() as samples:
             record = self._timed(task, folder / "timing")
         traces: list[Trace] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -40,7 +40,7 @@ class Wanted:
     repeats: int = 5
     timeout_s: float | None = None
     require_gpu: bool = False
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
     def load(self, *, cuda: bool) -> Load:
         """Raises BadInput for a number that is not above 0."""
