@@ -110,4 +110,7 @@ def _exported(path: Path) -> Trace:
                 f"nsys could not export {path}: {last[:160]}",
                 "an older nsys cannot open a newer report: export it with the one that made it",
             )
-        return replace(read_nsys(exported), path=str(path))
+        try:
+            return replace(read_nsys(exported), path=str(path))
+        except BadInput as error:  # the file that the user knows is the report
+            raise BadInput(error.what.replace(str(exported), str(path)), error.remedy) from error

@@ -151,7 +151,8 @@ def test_a_report_without_gpu_metrics_says_why(tmp_path: Path) -> None:
         for table in ("GPU_METRICS", "TARGET_INFO_GPU_METRICS", "TARGET_INFO_GPU"):
             file.sql(f"DROP TABLE {table}")
     trace = read_nsys(file.path)
-    assert trace.samples == trace.devices == ()
+    assert trace.samples == ()
+    assert trace.devices == ()
     assert any("--gpu-metrics-devices" in note for note in trace.notes)
 
 

@@ -121,6 +121,15 @@ def test_a_report_of_nsys_is_exported_by_nsys(
     assert not any(child.name == "report.sqlite" for child in tmp_path.iterdir())
 
 
+def test_a_report_of_nsys_without_kernels_is_named_as_the_user_knows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = stand_in(tmp_path, f'cp {REAL / "tagged.sqlite"} "$7"', monkeypatch)
+    with pytest.raises(BadInput) as caught:
+        read_trace(report)
+    assert str(caught.value).startswith(f"{report} holds no kernels")
+
+
 @pytest.mark.parametrize(
     ("script", "said"),
     [
