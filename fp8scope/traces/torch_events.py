@@ -107,9 +107,9 @@ def dtypes(event: Event) -> tuple[str, ...]:
 
 _NO_TENSOR = ("", "Scalar", "ScalarList", "TensorList", "GenericList")
 _C_TYPES = {
-    "float": "float32", "double": "float64", "half": "float16", "long int": "int64", "long": "int64",
-    "int": "int32", "short int": "int16", "short": "int16", "signed char": "int8", "char": "int8",
-    "unsigned char": "uint8",
+    "float": "float32", "double": "float64", "half": "float16", "long int": "int64",
+    "long": "int64", "int": "int32", "short int": "int16", "short": "int16", "signed char": "int8",
+    "char": "int8", "unsigned char": "uint8",
 }  # fmt: skip
 
 
