@@ -5,6 +5,7 @@ arguments are checked against it.
 """
 
 import inspect
+import sys
 import time
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 import pynvml
 import pytest
 
-from fp8scope.verify import nvml
 from fp8scope.verify.nvml import Samples, sampling
 
 UUID = "GPU-5f2c3a1e"
@@ -21,13 +21,11 @@ UUID = "GPU-5f2c3a1e"
 class Gpu:
     """What the driver would say. Percentages by metric id; each sample is a number of its own."""
 
-    percent = {2: 82.0, 3: 31.5, 5: 64.0, 10: 55.0}  # SM, occupancy, any tensor, DRAM
-    name = "NVIDIA H200"
-    divided = False
-    supported = True
-    fails: dict[str, int] = {}  # noqa: RUF012
-
     def __init__(self) -> None:
+        self.percent = {2: 82.0, 3: 31.5, 5: 64.0, 10: 55.0}  # SM, occupancy, any tensor, DRAM
+        self.name = "NVIDIA H200"
+        self.divided, self.supported = False, True
+        self.fails: dict[str, int] = {}
         self.taken = 0
         self.freed = 0
 
@@ -84,7 +82,7 @@ def watched(gpu: Gpu, monkeypatch: pytest.MonkeyPatch, until: int = 6) -> Sample
     module = ModuleType("pynvml")
     vars(module).update(vars(pynvml))
     vars(module).update({name: getattr(gpu, name) for name in FUNCTIONS})
-    monkeypatch.setattr(nvml.importlib, "import_module", lambda name: module)
+    monkeypatch.setitem(sys.modules, "pynvml", module)
     with sampling(UUID, interval_s=0.002) as samples:
         end = time.monotonic() + 2
         while gpu.taken < until and not samples.notes and time.monotonic() < end:
@@ -172,10 +170,7 @@ def test_what_was_read_before_a_failure_is_kept(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise ModuleNotFoundError(name)
-
-    monkeypatch.setattr(nvml.importlib, "import_module", missing)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
     with sampling(UUID) as samples:
         pass
     assert "pip install 'fp8scope[nsight]'" in samples.notes[0]

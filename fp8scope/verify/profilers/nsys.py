@@ -40,6 +40,7 @@ _FOLDERS = (
 _NEEDED = ("--capture-range-end", "--cuda-graph-trace")
 _METRICS = ("--gpu-metrics-devices", "--gpu-metrics-device")
 _REFUSED_OPTION = ("unrecognised option", "unrecognized option", "illegal --")
+_NSIGHT_COMPUTE = re.compile(r"(nvidia-)?nsight[-_]compute", re.IGNORECASE)
 _LISTED = re.compile(r"^\s*(\d+): ", re.MULTILINE)
 
 
@@ -151,9 +152,7 @@ def find_nsys(
 
 
 def _of_nsight_compute(path: Path) -> bool:
-    return any(
-        "nsight-compute" in part or "nsight_compute" in part for part in path.resolve().parts
-    )
+    return any(_NSIGHT_COMPUTE.match(part) for part in path.resolve().parts)
 
 
 def _metrics(
