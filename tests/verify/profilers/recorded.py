@@ -82,6 +82,11 @@ None of the installed GPUs are supported. See the user guide: https://docs.nvidi
 usage: nsys profile [<args>] [application] [<application args>]
 Try 'nsys profile --help' for more information.
 """
+NSYS_UNKNOWN = """unrecognised option '--gpu-metrics-devices=all'
+
+usage: nsys profile [<args>] [application] [<application args>]
+Try 'nsys profile --help' for more information.
+"""
 NSYS_TRUNCATED = "Exportation error: Cannot read from stream.\n"
 
 NCU_VERSION = """NVIDIA (R) Nsight Compute Command Line Profiler

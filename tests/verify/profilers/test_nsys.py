@@ -46,13 +46,13 @@ def test_the_command_is_captured_where_it_marks_itself(tmp_path: Path) -> None:
     assert marked.words == (
         *(str(tmp_path / "bin/nsys"), "profile", "--trace=cuda,nvtx", "--sample=none"),
         *("--cpuctxsw=none", "--cuda-graph-trace=node", "--trace-fork-before-exec=true"),
-        *("--capture-range=cudaProfilerApi", "--capture-range-end=stop", "--stats=false"),
+        *("--capture-range=cudaProfilerApi", "--capture-range-end=stop"),
         *("--gpu-metrics-device=1", "--force-overwrite=true", f"--output={tmp_path / 'nsys'}"),
         *("python", "-m", "x"),
     )
     assert marked.environment == {"A": "1"}
     whole = tool.around(Launch(("python",), tmp_path))
-    assert "--capture-range=none" in whole.words
+    assert not [word for word in whole.words if "capture" in word]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_one_that_does_not_run(tmp_path: Path) -> None:
             r"wrote nsys.qdstrm and no report: the imp",
         ),
         (recorded.NSYS_ILLEGAL, "", Missing, "Illegal --gpu-metrics-device arguments"),
-        ("unrecognised option '--gpu-metrics-devices=all'\n", "", Missing, "unrecognised option"),
+        (recorded.NSYS_UNKNOWN, "", Missing, "unrecognised option"),
         ("Insufficient privilege, see https://…/ERR_NVGPUCTRPERM", "", Missing, "may not read"),
     ],
 )
