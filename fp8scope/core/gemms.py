@@ -7,8 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Final
 
 from fp8scope.core.structure import Fold, Structure
+
+USUAL_EXPERTS_PER_TOKEN: Final = 8
+"""What most mixtures of experts have, where nobody says."""
+_EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "experts_per_token")
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,15 @@ def routers(structure: Structure) -> set[str]:
         and linear.out_features in (1, beside)
         and not linear.experts
     }
+
+
+def experts_per_token(config: Mapping[str, Any]) -> int | None:
+    """Of a model's config.json, or its part for text; None where neither says."""
+    for part in (config, config.get("text_config") or {}):
+        for key in _EXPERTS_PER_TOKEN:
+            if part.get(key):
+                return int(part[key])
+    return None
 
 
 def _parent(name: str) -> str:

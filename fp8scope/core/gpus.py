@@ -18,11 +18,14 @@ class Gpu:
 
     memory_gb: 1e9 bytes. bandwidth_gb_s: of its memory, 1e9 bytes/s. tflops: dense rate of the
     Tensor Cores, 1e12 operations/s, by "bf16", "fp8" (absent without FP8 Tensor Cores) and
-    "int8". source: where the figures are from, a URL or the title of a document.
+    "int8". compute_capability: major and minor. devices: what CUDA and NVML call it. source: where
+    the figures are from, a URL or the title of a document.
     """
 
     name: str
     title: str
+    compute_capability: tuple[int, int]
+    devices: tuple[str, ...]
     memory_gb: float
     bandwidth_gb_s: float
     tflops: Mapping[str, float]
@@ -37,10 +40,19 @@ class Gpu:
 _ROWS: list[dict[str, Any]] = json.loads(
     Path(__file__).with_name("gpus.json").read_text(encoding="utf-8")
 )["gpus"]
-GPUS: Mapping[str, Gpu] = {
-    row["name"]: Gpu(**{field: row[field] for field in Gpu.__dataclass_fields__}) for row in _ROWS
-}
+
+
+def _gpu(row: Mapping[str, Any]) -> Gpu:
+    major, minor = row["compute_capability"]
+    own = {field: row[field] for field in Gpu.__dataclass_fields__}
+    return Gpu(**own | {"compute_capability": (major, minor), "devices": tuple(row["devices"])})
+
+
+GPUS: Mapping[str, Gpu] = {row["name"]: _gpu(row) for row in _ROWS}
 _ALIASES = {alias: row["name"] for row in _ROWS for alias in row["aliases"]}
+_DEVICES = {device.lower(): gpu for gpu in GPUS.values() for device in gpu.devices}
+_SAME_MEMORY = (0.9, 1.1)
+"""What a device reports over what is sold: 85e9 bytes for 80 GB (H100), 48e9 for 48 (L40S)."""
 
 
 def gpu(name: str) -> Gpu:
@@ -53,3 +65,16 @@ def gpu(name: str) -> Gpu:
     near = get_close_matches(key, [*GPUS, *_ALIASES], n=1)
     nearest = f"did you mean {near[0]}? " if near else ""
     raise BadInput(f"there is no GPU {name} in the table", f"{nearest}known: {', '.join(GPUS)}")
+
+
+def gpu_of_device(name: str, memory_bytes: int | None = None) -> Gpu | None:
+    """The GPU that CUDA or NVML call `name` (`NVIDIA H200`); None where that is not known.
+
+    Only a whole GPU is known: a MIG slice has a name of its own (`… MIG 1g.10gb`), and whatever has
+    another memory than what was sold, as a virtual one may, is another device.
+    """
+    found = _DEVICES.get(" ".join(name.lower().split()))
+    if found is None or memory_bytes is None:
+        return found
+    least, most = _SAME_MEMORY
+    return found if least <= memory_bytes / (found.memory_gb * 1e9) <= most else None

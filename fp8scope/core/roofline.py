@@ -34,6 +34,21 @@ _TIMED = {BF16: Candidate(BF16, None, None)} | {
 }
 
 
+class Kernel(NamedTuple):
+    """Time of a kernel at the peak rate of its arithmetic, and at the peak bandwidth for its bytes,
+    µs; `before`: of one that quantizes its input.
+    """
+
+    compute_us: float
+    memory_us: float
+    before_us: float = 0.0
+
+    @property
+    def time_us(self) -> float:
+        """The longer of both, after the kernel before."""
+        return max(self.compute_us, self.memory_us) + self.before_us
+
+
 class Pass(NamedTuple):
     """A forward pass over `tokens` tokens, `times` per step on average."""
 
@@ -135,7 +150,11 @@ class Roofline:
         return self._move_us(tokens * vectors * layer.kv_heads * layer.head_dim * each)
 
     def gemm_time_us(self, shape: GemmShape, candidate: str, tokens: float) -> float:
-        """Time of one GEMM over m = `tokens` tokens, µs:
+        """Time of one GEMM over m = `tokens` tokens, µs, see `gemm`."""
+        return self.gemm(shape, candidate, tokens).time_us
+
+    def gemm(self, shape: GemmShape, candidate: str, tokens: float) -> Kernel:
+        """One GEMM over m = `tokens` tokens, which takes
         max(2·m·in·out / peak rate, bytes / bandwidth).
 
         Bytes: the weight and its scales, the input, the output in 2 bytes each. A static scale
@@ -152,15 +171,20 @@ class Roofline:
         schemes = _candidate(candidate)
         rate, scheme = self._rate(schemes)
         elements = rows * shape.in_features
-        weight = weights * _weight_bytes(shape, schemes.weight)
+        weight = weights * _one_weight(shape, schemes.weight)
         output = BF16_BYTES * rows * shape.out_features
         read = _quantized(rows, shape.in_features, scheme) if scheme else BF16_BYTES * elements
         operations = 2 * elements * shape.out_features
         compute = operations / self.gpu.tflops[rate] / 1e6
-        gemm = max(compute, self._move_us(weight + read + output))
+        memory = self._move_us(weight + read + output)
         if scheme is None or scheme.static:
-            return gemm
-        return gemm + self._move_us(BF16_BYTES * elements + read)
+            return Kernel(compute, memory)
+        return Kernel(compute, memory, self._move_us(BF16_BYTES * elements + read))
+
+    def weights_read(self, shape: GemmShape, candidate: str, tokens: float) -> float:
+        """Bytes of the weights that a pass over `tokens` tokens reads: of experts, see `gemm`."""
+        _, weights = self._rows(shape, tokens)
+        return weights * _one_weight(shape, _candidate(candidate).weight)
 
     def _rows(self, shape: GemmShape, tokens: float) -> tuple[float, float]:
         """Rows that are multiplied, and how many weights they read."""
@@ -186,7 +210,12 @@ def _candidate(name: str) -> Candidate:
     return _TIMED[name]
 
 
-def _weight_bytes(shape: GemmShape, scheme: Scheme | None) -> float:
+def weight_bytes(shape: GemmShape, candidate: str) -> float:
+    """Bytes of the weights, of experts of all, with their scales. Raises as `Roofline.gemm`."""
+    return max(shape.experts, 1) * _one_weight(shape, _candidate(candidate).weight)
+
+
+def _one_weight(shape: GemmShape, scheme: Scheme | None) -> float:
     if scheme is None:
         return BF16_BYTES * shape.in_features * shape.out_features
     return _quantized(shape.out_features, shape.in_features, scheme, ceil)

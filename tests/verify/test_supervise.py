@@ -141,7 +141,9 @@ def test_the_refusal_that_a_child_left_is_raised_as_it_is(tmp_path: Path) -> Non
 
 def test_half_a_refusal_is_none(tmp_path: Path) -> None:
     (tmp_path / "error.json").write_text('{"what": "CUDA')
-    assert failures.left_error(tmp_path) is None
+    ended = supervise.run(sh("exit 3", tmp_path), tmp_path)
+    with pytest.raises(ChildFailed, match="failed with exit code 3"):
+        failures.check(ended, "the run")
 
 
 def test_a_command_that_is_not_there(tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ import pytest
 
 from fp8scope.errors import BadInput, Missing
 from fp8scope.verify import supervise
+from fp8scope.verify.devices import Present
 from fp8scope.verify.launch import Launch
 from fp8scope.verify.profilers.choose import Asked, Finders, choose
 from fp8scope.verify.profilers.ncu import Ncu
 from fp8scope.verify.profilers.nsys import Nsys
 from fp8scope.verify.profilers.torch import Torch, find_torch
+from tests.verify.profilers.fake import put_ncu, put_nsys
 
 NSYS = Nsys(Path("nsys"), "2025.1", frozenset(), None, ("SM activity was not sampled",))
 NCU = Ncu(Path("ncu"), "2025.3", ("sm__x",))
@@ -78,3 +80,18 @@ def test_torch_is_found_and_its_trace(tmp_path: Path) -> None:
 def test_a_run_that_left_no_trace(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"left no trace of torch\.profiler"):
         TORCH.report(supervise.run(("true",), tmp_path))
+
+
+def test_profilers_are_found_for_the_gpu_that_is_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    put_nsys(tmp_path)
+    put_ncu(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    gpu = Present(1, "GPU-7", "NVIDIA H200", None, (9, 0), False, "580")
+    choice = choose("auto", cuda=True, finders=Finders.of(gpu))
+    nsys, ncu = choice.profilers["nsys"], choice.profilers["ncu"]
+    assert isinstance(nsys, Nsys)
+    assert nsys.metrics == "--gpu-metrics-device=1"
+    assert isinstance(ncu, Ncu)
+    assert "sm__ops_path_tensor_src_fp8.sum" in ncu.metrics  # GH100's spelling
