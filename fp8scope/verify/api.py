@@ -52,7 +52,7 @@ def verify_checkpoint(
     load = wanted.load(cuda=cuda)
     engine = _engine(wanted, cuda=cuda)
     engine.version()
-    choice = choose(wanted.profiler, cuda=cuda, finders=finders)
+    choice = choose(wanted.profiler, cuda=cuda, finders=finders or Finders.of(used.gpu))
     session = Session(
         engine,
         choice,
