@@ -25,6 +25,7 @@ VERBS = (
     "browse",
     "report",
     "plan",
+    "estimate",
     "export",
     "check",
     "build",

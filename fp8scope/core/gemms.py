@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from fp8scope.core.structure import Fold, Structure
 
-MOST_EXPERTS_PER_TOKEN: Final = 8
+USUAL_EXPERTS_PER_TOKEN: Final = 8
 """What most mixtures of experts have, where nobody says."""
 _EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "experts_per_token")
 

@@ -52,8 +52,7 @@ GPUS: Mapping[str, Gpu] = {row["name"]: _gpu(row) for row in _ROWS}
 _ALIASES = {alias: row["name"] for row in _ROWS for alias in row["aliases"]}
 _DEVICES = {device.lower(): gpu for gpu in GPUS.values() for device in gpu.devices}
 _SAME_MEMORY = (0.9, 1.1)
-"""What a device reports over what is sold: 80 "GB" of an H100 are 85.5e9 bytes, 48 of an L40S 47.7e9.
-"""
+"""What a device reports over what is sold: 85e9 bytes for 80 GB (H100), 48e9 for 48 (L40S)."""
 
 
 def gpu(name: str) -> Gpu:
@@ -69,7 +68,7 @@ def gpu(name: str) -> Gpu:
 
 
 def gpu_of_device(name: str, memory_bytes: int | None = None) -> Gpu | None:
-    """The GPU that CUDA or NVML call `name` (`NVIDIA H100 80GB HBM3`); None where that is not known.
+    """The GPU that CUDA or NVML call `name` (`NVIDIA H200`); None where that is not known.
 
     Only a whole GPU is known: a MIG slice has a name of its own (`… MIG 1g.10gb`), and whatever has
     another memory than what was sold, as a virtual one may, is another device.

@@ -22,8 +22,8 @@ HIGH, HALF = 0.6, 0.5
 
 @dataclass(frozen=True)
 class Signs:
-    """Rates; None was not measured. `compute`: busiest of SMs, tensor cores, and what is achieved of
-    the peak; `memory`: of DRAM, and what is achieved. `intensity`: FLOP per byte over the ridge.
+    """Rates; None was not measured. `compute`: busiest of SMs, tensor cores, and what is achieved
+    of the peak; `memory`: of DRAM, and what is achieved. `intensity`: FLOP per byte over the ridge.
     `filled`: time of kernels over that of the pass.
     """
 

@@ -16,6 +16,7 @@ from fp8scope.core.gpus import Gpu
 from fp8scope.core.modules import WORDS, Treatment
 from fp8scope.judge.expected import SIDE, ExpectedGroup
 from fp8scope.judge.placing import Launch, Placed
+from fp8scope.judge.realized import missing
 
 FP8_FROM = (8, 9)
 _CONSUMERS = {"vllm": "vllm", "trtllm": "trtllm"}
@@ -169,6 +170,9 @@ def _quantized(case: Case) -> Found:
 
 
 def _unknown(case: Case) -> Found:
+    if left := missing(case.group, case.launches):
+        cause = f"no GEMM of {left[0]} is in the report, and an engine may run each by itself"
+        return cause, "record a whole pass, without filters that leave kernels out"
     cause = f"nothing tells what {case.shown} multiplies: neither its name nor a counter"
     return cause, "count its operations: --profiler ncu, or torch, which sees operands"
 

@@ -23,7 +23,7 @@ from fp8scope.checkpoint.identity import config_hash, weights_hash
 from fp8scope.checkpoint.inventory import Inventory, read_inventory
 from fp8scope.checkpoint.linears import linears
 from fp8scope.checkpoint.planned import planned_model
-from fp8scope.core.gemms import MOST_EXPERTS_PER_TOKEN, experts_per_token
+from fp8scope.core.gemms import USUAL_EXPERTS_PER_TOKEN, experts_per_token
 from fp8scope.core.modules import Kind, Module
 from fp8scope.core.roofline import GemmShape
 from fp8scope.errors import BadModel, Stale
@@ -86,7 +86,7 @@ class Expected:
     has_plan: bool
     groups: tuple[ExpectedGroup, ...]
     caches: tuple[ExpectedCache, ...]
-    experts_per_token: int = MOST_EXPERTS_PER_TOKEN
+    experts_per_token: int = USUAL_EXPERTS_PER_TOKEN
 
     @cached_property
     def group_of(self) -> Mapping[str, str]:
@@ -115,7 +115,7 @@ def read_expected(folder: Path) -> Expected:
     config = _config(folder)
     stored = linears(inventory, config)
     said = _declaration(folder, config)
-    chosen = experts_per_token(config) or MOST_EXPERTS_PER_TOKEN
+    chosen = experts_per_token(config) or USUAL_EXPERTS_PER_TOKEN
     tensors = {tensor.name: tensor for tensor in inventory.tensors}
     if (folder / PLAN).is_file():
         plan = read_plan(folder / PLAN)

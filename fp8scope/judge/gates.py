@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from fp8scope.artefacts.verdict import Compared, Gate, Group, Hardware, Outcome, Total
 from fp8scope.judge.expected import Expected
@@ -46,8 +47,7 @@ def precision_gate(groups: Sequence[Group]) -> Gate:
     else:
         words = f"{'All' if len(right) > 1 else 'The'} {count.partition(' of ')[2]}."
     outcome: Outcome = "failed" if wrong else "not_measured" if unseen else "passed"
-    first = (wrong or unseen or [None])[0]
-    remedy = first.remedy if first else None
+    remedy = next((group.remedy for group in (*wrong, *unseen)), None)
     return Gate(
         name="precision", outcome=outcome, value=value, limit=1.0, words=words, remedy=remedy
     )
@@ -85,7 +85,7 @@ def launches_gate(expected: Expected, gemms: Mapping[str, Total]) -> Gate:
     An engine that fuses q/k/v and gate/up launches one GEMM per group, another one per linear; the
     lower share of both is what the checkpoint leads to, of which `SLACK` must be there.
     """
-    name = "gemm_precision"
+    name: Literal["gemm_precision"] = "gemm_precision"
     fp8 = gemms["fp8"].calls if "fp8" in gemms else 0.0
     known = fp8 + sum(
         total.calls for kind, total in gemms.items() if kind in (*_PLAIN, "weight_only")
@@ -119,8 +119,8 @@ def launches_gate(expected: Expected, gemms: Mapping[str, Total]) -> Gate:
 
 
 def sm_gate(prefill: Hardware | None, limit: float, *, loosely: bool) -> Gate:
-    """SMs have work in the GEMMs of prefill. That they do says nothing of FP8: a BF16 fallback keeps
-    them as busy.
+    """SMs have work in the GEMMs of prefill. That they do says nothing of FP8: a BF16 fallback
+    keeps them as busy.
     """
     value = prefill.sm_active if prefill is not None else None
     if value is None:
@@ -171,12 +171,13 @@ def _busier(prefill: Hardware | None) -> str:
 
 
 def _least_share(expected: Expected) -> float:
-    shares = []
-    for count in (lambda group: len(group.gemms), lambda group: max(len(group.members), 1)):
-        wanted = sum(count(group) for group in expected.groups if group.expected)
-        every = sum(count(group) for group in expected.groups)
-        shares.append(wanted / every if every else 0.0)
-    return min(shares)
+    """Of the launches in FP8, fused and not."""
+    counts = [
+        (group.expected, len(group.gemms), max(len(group.members), 1)) for group in expected.groups
+    ]
+    fused = sum(one for is_fp8, one, _ in counts if is_fp8), sum(one for _, one, _ in counts)
+    apart = sum(each for is_fp8, _, each in counts if is_fp8), sum(each for *_, each in counts)
+    return min((fp8 / every if every else 0.0) for fp8, every in (fused, apart))
 
 
 def _named(groups: Sequence[Group]) -> str:

@@ -17,11 +17,15 @@ from fp8scope.artefacts.verdict import PhaseName
 from fp8scope.judge.expected import Expected
 from fp8scope.traces.kernel_names import kind_of
 from fp8scope.traces.precision import precision_of
-from fp8scope.traces.trace import DECODE, PREFILL, Counter as Metric, Kernel, Range, Trace
+from fp8scope.traces.trace import DECODE, PREFILL, Kernel, Range, Trace
+from fp8scope.traces.trace import Counter as Metric
 
 Evidence = Literal["counters", "kernel names", "operand dtypes", "none"]
 EVIDENCE: tuple[Evidence, ...] = ("counters", "kernel names", "operand dtypes", "none")
 """The best first."""
+_SAID: Mapping[str, Evidence] = {
+    "counters": "counters", "name": "kernel names", "operands": "operand dtypes",
+}  # fmt: skip
 UNKNOWN = "unknown"
 _OPS: tuple[Metric, ...] = ("fp8_ops", "bf16_ops", "fp16_ops", "other_tensor_ops")
 
@@ -136,7 +140,9 @@ def _placed(expected: Expected, trace: Trace) -> Iterator[Launch]:
 
 
 def _evidence(precision: str, said: str) -> Evidence:
-    return next((each for each in EVIDENCE if each == said and precision != UNKNOWN), "none")
+    """Of what `precision_of` says in words, that which it begins with."""
+    begins = said.partition(":")[0]
+    return _SAID.get(begins, "none") if precision != UNKNOWN else "none"
 
 
 def _phase(ranges: Sequence[str]) -> PhaseName:

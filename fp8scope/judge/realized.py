@@ -23,21 +23,30 @@ def realized(group: ExpectedGroup, launches: Sequence[Launch]) -> tuple[Realized
         return "not_seen", "none"
     gemms = [launch for launch in launches if launch.is_gemm]
     gemms = gemms or [launch for launch in launches if launch.may_be_gemm]
-    if not gemms:
+    known = [launch for launch in gemms if _class(launch) != "unknown"]
+    kinds = {_class(launch) for launch in known}
+    if len(kinds) > 1:
+        return "mixed", _weakest(known)
+    if not known or len(known) < len(gemms) or missing(group, launches):
         return "unknown", "none"
-    kinds = {_class(launch) for launch in gemms}
-    known = kinds - {"unknown"}
-    if len(known) > 1:
-        return "mixed", _weakest(launch for launch in gemms if _class(launch) != "unknown")
-    if "unknown" in kinds:
-        return "unknown", "none"
-    evidence = _weakest(gemms)
-    if known == {"fp8"}:
-        return "fp8", evidence
-    if known == {"other"}:
-        return "other", evidence
+    return _one(group, kinds.pop(), known), _weakest(known)
+
+
+def missing(group: ExpectedGroup, launches: Iterable[Launch]) -> tuple[str, ...]:
+    """Members that have no GEMM, where an engine runs them one by one."""
+    seen = {launch.module for launch in launches if launch.may_be_gemm}
+    if not seen or not seen <= set(group.members):
+        return ()  # the fused module itself
+    return tuple(name for name in group.members if name not in seen)
+
+
+def _one(group: ExpectedGroup, kind: str, gemms: Sequence[Launch]) -> Realized:
+    if kind == "fp8":
+        return "fp8"
+    if kind == "other":
+        return "other"
     weights_fp8 = group.stored_fp8 or any(launch.weight_only for launch in gemms)
-    return "weight_only" if weights_fp8 else "bf16", evidence
+    return "weight_only" if weights_fp8 else "bf16"
 
 
 def judged(group: ExpectedGroup, found: Realized) -> Judged:

@@ -15,8 +15,8 @@ _TIMED = {"fp8_tensor", "fp8_token", "fp8_block", "bf16"}
 
 @dataclass(frozen=True)
 class Work:
-    """`flops` = Σ 2·m·k·n. At the peak rates of the GPU, in what it ran in: µs of the arithmetic, of
-    all bytes, and of those of the weights alone; None where the GPU is not known.
+    """`flops` = Σ 2·m·k·n. At the peak rates of the GPU, in what it ran in: µs of the arithmetic,
+    of all bytes, and of those of the weights alone; None where the GPU is not known.
     """
 
     flops: float

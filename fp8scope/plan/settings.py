@@ -11,7 +11,7 @@ from fp8scope.artefacts.plan import CostSource, Plan
 from fp8scope.artefacts.verdict import Verdict
 from fp8scope.artefacts.verdict_file import read_verdict
 from fp8scope.core.choices import Kind
-from fp8scope.core.gemms import MOST_EXPERTS_PER_TOKEN, experts_per_token, routers, units
+from fp8scope.core.gemms import USUAL_EXPERTS_PER_TOKEN, experts_per_token, routers, units
 from fp8scope.core.gpus import gpu
 from fp8scope.core.roofline import Roofline, Workload
 from fp8scope.core.schemes import DEFAULT_CANDIDATES
@@ -117,7 +117,7 @@ class PlanSettings:
         measured = _measured(self.times, profile) if self.times else None
         workload = _load(measured) or self.workload if measured else self.workload
         known_as = measured.ran.gpu_known_as if measured else None
-        chosen = experts_per_token(profile.config) or MOST_EXPERTS_PER_TOKEN
+        chosen = experts_per_token(profile.config) or USUAL_EXPERTS_PER_TOKEN
         roofline = Roofline(gpu(known_as or self.gpu), workload, chosen)
         source = CostSource(
             source="measured" if measured else "roofline",
