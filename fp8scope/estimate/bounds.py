@@ -8,8 +8,9 @@ sampler, launches, and what GPUs tell each other. So real engines are slower, ne
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 from fp8scope.core.gpus import Gpu
@@ -100,13 +101,22 @@ class Machine:
         cached = sum(self._cached(layer, load) for layer in self.served.attention)
         return Reads(weights, load.batch * cached)
 
-    @property
+    @cached_property
+    def _alike(self) -> Mapping[tuple[GemmShape, str], int]:
+        """Matmuls of one shape that run alike, and how many there are: most layers are the same."""
+        return Counter((gemm.shape, self.variant.candidate(gemm)) for gemm in self.served.gemms)
+
+    @cached_property
+    def _layers(self) -> Mapping[Attention, int]:
+        """The same of attention."""
+        return Counter(replace(layer, name="") for layer in self.served.attention)
+
+    @cached_property
     def _roofline(self) -> Roofline:
         return Roofline(self.gpu, Workload(), self.served.experts_per_token)
 
     def _matmuls(self, name: PhaseName, load: Workload) -> Iterator[tuple[Kernel, int]]:
-        alike = Counter((gemm.shape, self.variant.candidate(gemm)) for gemm in self.served.gemms)
-        for (shape, candidate), count in alike.items():
+        for (shape, candidate), count in self._alike.items():
             yield self._gemm(shape, candidate, name, load), count
 
     def _gemm(self, shape: GemmShape, candidate: str, name: PhaseName, load: Workload) -> Kernel:
@@ -115,8 +125,7 @@ class Machine:
         return self._roofline.gemm(shape, candidate, tokens)
 
     def _attention(self, name: PhaseName, load: Workload) -> Iterator[tuple[Kernel, int]]:
-        alike = Counter(replace(layer, name="") for layer in self.served.attention)
-        for layer, count in alike.items():
+        for layer, count in self._layers.items():
             yield (
                 (self._prefill(layer, load) if name == "prefill" else self._decode(layer, load)),
                 count,

@@ -107,8 +107,8 @@ def _reasons(of: Estimate) -> Iterator[str]:
     )
     whole = fp8.tokens_per_s / bf16.tokens_per_s
     yield (
-        f"A whole batch, prompts and answers: at most {three_digits(bf16.tokens_per_s)} tokens/s in "
-        f"BF16, {three_digits(fp8.tokens_per_s)} in FP8 ({times(whole)}×)"
+        f"A whole batch, prompts and answers: at most {three_digits(bf16.tokens_per_s)} tokens/s "
+        f"in BF16, {three_digits(fp8.tokens_per_s)} in FP8 ({times(whole)}×)"
     )
     yield _turn(fp8)
     yield _cache(of)
@@ -123,7 +123,7 @@ def _why_prefill(of: Estimate) -> str:
     if not of.gpu.has_fp8:
         return "for it is multiplied in BF16"
     if of.bounds["fp8"].prefill.bound == "memory":
-        return "for reading the weights of so few tokens takes longer than multiplying them"
+        return "for moving the bytes takes longer than multiplying them"
     return "twice less what stays in BF16: attention and lm_head"
 
 

@@ -72,7 +72,8 @@ def blank_table(title: str, *columns: str) -> Table:
     """Numbers to the right, names to the left."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column, justify="left" if column in {"", "GPU"} else "right")
+        is_name = column in {"", "GPU"}
+        table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
     return table
 
 
