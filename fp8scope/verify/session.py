@@ -79,6 +79,10 @@ class Session:
             launch.folder,
             environment=launch.environment,
             timeout_s=self.timeout_s,
-            on_line=self.tell,
+            on_line=self._pass_on,
             cleanup=self.cleanup,
         )
+
+    def _pass_on(self, line: str) -> None:
+        if told := self.engine.telling(line):
+            self.tell(told)
