@@ -61,7 +61,7 @@ class Filled:
         )
 
     def string(self, text: str) -> int:
-        known = dict(self.sql("SELECT value, id FROM StringIds"))
+        known: dict[str, int] = dict(self.sql("SELECT value, id FROM StringIds"))
         if text not in known:
             known[text] = max(known.values()) + 1
             self.add("StringIds", id=known[text], value=text)
