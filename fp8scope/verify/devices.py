@@ -103,8 +103,9 @@ def use_one(gpus: tuple[Present, ...], environment: Mapping[str, str] | None = N
         gpu = next((each for each in gpus if each.mig), None)
         return Used(gpu, {VISIBLE: sliced}, (note,))
     if not seen:
-        hidden = f"{VISIBLE}={asked} hides all {len(gpus)} GPUs" if gpus and asked else ""
-        return Used(None, {}, (hidden,) if hidden else ())
+        hides = gpus and asked is not None
+        hidden = (f"{VISIBLE}={asked} hides all {len(gpus)} GPUs",) if hides else ()
+        return Used(None, {}, hidden)
     gpu = seen[0]
     notes = []
     if len(seen) > 1:

@@ -10,7 +10,7 @@ import importlib
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -41,19 +41,11 @@ def sampling(uuid: str, *, interval_s: float = 0.05) -> Iterator[Samples]:
     """Sample the GPU of this UUID (nvidia-smi -L) until the end of the block."""
     samples = Samples()
     nvml = _module(samples)
-    if nvml is None:
-        yield samples
-        return
-    stop = threading.Event()
-    sampler: _Sampler | None = None
-    try:
-        nvml.nvmlInit()
-        sampler = _sampler(nvml, uuid, samples)
-    except nvml.NVMLError as error:
-        samples.notes.append(_why(nvml, error))
+    sampler = _sampler(nvml, uuid, samples) if nvml is not None else None
     if sampler is None:
         yield samples
         return
+    stop = threading.Event()
     thread = threading.Thread(target=sampler.run, args=(stop, interval_s), daemon=True)
     thread.start()
     try:
@@ -62,8 +54,37 @@ def sampling(uuid: str, *, interval_s: float = 0.05) -> Iterator[Samples]:
         stop.set()
         thread.join(10)
         samples.sampled = sampler.sampled()
-        with suppress(nvml.NVMLError):
-            nvml.nvmlShutdown()
+
+
+def busiest(sampled: Sequence[Sampled]) -> tuple[str, ...]:
+    """One sentence: each metric where it was highest over a second; none without samples. The
+    loading and the compiling around what is timed are left out by that.
+    """
+    words = {
+        "sm_active": "SMs active",
+        "tensor_active": "tensor cores active",
+        "dram_throughput": "DRAM bandwidth",
+    }
+    found = [
+        f"{words[each.counter]} {_best_second(each):.0%}"
+        for each in sampled
+        if each.counter in words
+    ]
+    if not found:
+        return ()
+    return (f"NVML, in the busiest second of the timed run: {', '.join(found)}",)
+
+
+def _best_second(series: Sampled) -> float:
+    """The highest mean over the samples of a second."""
+    times, values = series.times_us, series.values
+    means, start = [], 0
+    for end in range(len(times)):
+        while times[end] - times[start] > 1e6:
+            start += 1
+        means.append(sum(values[start : end + 1]) / (end + 1 - start))
+    whole = [mean for mean, time in zip(means, times, strict=True) if time - times[0] >= 1e6]
+    return max(whole or means[-1:])
 
 
 def _module(samples: Samples) -> ModuleType | None:
@@ -78,18 +99,27 @@ def _module(samples: Samples) -> ModuleType | None:
 
 def _sampler(nvml: Any, uuid: str, samples: Samples) -> _Sampler | None:
     """None, with a note, where this GPU has no GPM metrics, or is divided."""
-    device = nvml.nvmlDeviceGetHandleByUUID(uuid)
-    name = nvml.nvmlDeviceGetName(device)
-    with suppress(nvml.NVMLError_NotSupported):  # GPUs that cannot be divided
-        if nvml.nvmlDeviceGetMigMode(device)[0] == nvml.NVML_DEVICE_MIG_ENABLE:
-            samples.notes.append(
-                f"NVML was not sampled: {name} is divided (MIG), and its metrics are of the whole"
-            )
-            return None
-    if not nvml.nvmlGpmQueryDeviceSupport(device).isSupportedDevice:
-        samples.notes.append(f"NVML has no GPM metrics of {name}: they come with Hopper")
-        return None
-    return _Sampler(nvml, device, nvml.nvmlDeviceGetIndex(device), samples)
+    try:
+        nvml.nvmlInit()  # for as long as the process lives: others may use it as well
+        device = nvml.nvmlDeviceGetHandleByUUID(uuid)
+        name = nvml.nvmlDeviceGetName(device)
+        if _is_divided(nvml, device):
+            words = f"NVML was not sampled: {name} is divided (MIG), and its metrics are of it all"
+        elif not nvml.nvmlGpmQueryDeviceSupport(device).isSupportedDevice:
+            words = f"NVML has no GPM metrics of {name}: they come with Hopper"
+        else:
+            return _Sampler(nvml, device, nvml.nvmlDeviceGetIndex(device), samples)
+    except nvml.NVMLError as error:
+        words = _why(nvml, error)
+    samples.notes.append(words)
+    return None
+
+
+def _is_divided(nvml: Any, device: Any) -> bool:
+    try:
+        return bool(nvml.nvmlDeviceGetMigMode(device)[0] == nvml.NVML_DEVICE_MIG_ENABLE)
+    except nvml.NVMLError_NotSupported:  # GPUs that cannot be divided
+        return False
 
 
 def _why(nvml: Any, error: Exception) -> str:

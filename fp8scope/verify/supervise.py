@@ -21,7 +21,7 @@ OUTPUT, ERRORS = "stdout.txt", "stderr.txt"
 """What a child printed, in its folder."""
 TAIL = 200
 """Lines of stderr that are kept at hand."""
-_TERMINATE_S, _KILL_S = 5.0, 5.0
+_TERMINATE_S, _KILL_S, _FOREVER_S = 5.0, 5.0, 1e9
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,8 @@ class _Child:
     def wait(self, timeout_s: float | None) -> bool:
         """False where it did not end in time."""
         try:
-            self._process.wait(timeout_s)
+            # without a time-out it would hold a lock that a handler of signals needs
+            self._process.wait(_FOREVER_S if timeout_s is None else timeout_s)
         except subprocess.TimeoutExpired:
             return False
         finally:

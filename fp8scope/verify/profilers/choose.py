@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from fp8scope.errors import Missing
+from fp8scope.verify.devices import Present
 from fp8scope.verify.launch import Launch
 from fp8scope.verify.order import Pass, Watcher
 from fp8scope.verify.profilers.ncu import find_ncu
@@ -61,6 +62,17 @@ class Finders:
     nsys: Callable[[], Profiler] = find_nsys
     ncu: Callable[[], Profiler] = find_ncu
     torch: Callable[[], Profiler] = find_torch
+
+    @classmethod
+    def of(cls, gpu: Present | None) -> Finders:
+        """For this GPU: nsys samples it alone, and ncu is asked for its chip's counters."""
+        if gpu is None:
+            return cls()
+        capability = gpu.compute_capability or (0, 0)  # one that is not known is asked for all
+        return cls(
+            lambda: find_nsys(device=gpu.index),
+            lambda: find_ncu(compute_capability=capability),
+        )
 
 
 ON_CPU = (

@@ -15,6 +15,7 @@ from fp8scope.artefacts.atomic import write_atomically
 from fp8scope.errors import BadInput, Missing
 from fp8scope.verify import failures
 from fp8scope.verify.launch import Launch
+from fp8scope.verify.order import read_refusal
 from fp8scope.verify.profilers.tool import (
     PERMISSION,
     ask,
@@ -39,6 +40,8 @@ _FOLDERS = (
 )
 _NEEDED = ("--nvtx-include", "--kernel-name-base", "--target-processes", "--log-file")
 _LOG = "ncu.log"
+FP8_OPERANDS = "fp8"
+"""In the names of metrics that count operations of FP8 operands."""
 _NOT_COUNTED = ("launch__", "device__", "profiler__", "breakdown:", "group:", "regex:")
 """Kinds of names that ncu takes, and `--query-metrics` does not list."""
 
@@ -80,7 +83,7 @@ class Ncu:
         said = _log(ended)
         report = _base(ended.folder).with_suffix(".ncu-rep")
         written = report.exists() and report.stat().st_size > 0
-        if not written and failures.left_error(ended.folder) is None:
+        if not written and read_refusal(ended.folder) is None:
             _refuse_tool(f"ncu {self.version}", said)
         failures.check(ended, "the profiled run")
         if not written or "No kernels were profiled" in said:
@@ -124,15 +127,14 @@ def find_ncu(
         from fp8scope.traces.ncu_metrics import metrics_for
 
         wanted = metrics_for(compute_capability)
-    known, unknown = _known(path, version, tuple(wanted))
-    notes = (f"ncu {version} does not know {', '.join(unknown)} on this GPU",) if unknown else ()
-    return Ncu(path, version, known, notes)
+    known = _known(path, version, tuple(wanted))
+    counts = any(FP8_OPERANDS in name for name in known)
+    note = f"ncu {version} does not count FP8 operations on this GPU: its kernels are told by name"
+    return Ncu(path, version, known, () if counts else (note,))
 
 
-def _known(
-    path: Path, version: str, wanted: tuple[str, ...]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Which of `wanted` this ncu knows on the GPUs here, and which it does not."""
+def _known(path: Path, version: str, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of `wanted` that this ncu knows on the GPUs here; some are other chips' spellings."""
     said = ask([path, "--query-metrics"])
     _refuse_tool(f"ncu {version}", said)
     listed = {line.split(maxsplit=1)[0] for line in said.splitlines() if "__" in line[:80]}
@@ -141,7 +143,7 @@ def _known(
     )
     if not known:
         raise Missing(f"ncu {version} at {path} knows none of the metrics on this GPU", INSTALL)
-    return known, tuple(name for name in wanted if name not in known)
+    return known
 
 
 def _refuse_tool(tool: str, said: str) -> None:

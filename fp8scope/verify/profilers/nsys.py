@@ -15,6 +15,7 @@ from pathlib import Path
 from fp8scope.errors import BadInput, Missing
 from fp8scope.verify import failures
 from fp8scope.verify.launch import Launch
+from fp8scope.verify.order import read_refusal
 from fp8scope.verify.profilers.tool import (
     PERMISSION,
     ask,
@@ -39,7 +40,8 @@ _FOLDERS = (
 )
 _NEEDED = ("--capture-range-end", "--cuda-graph-trace")
 _METRICS = ("--gpu-metrics-devices", "--gpu-metrics-device")
-_REFUSED_OPTION = ("unrecognised option", "unrecognized option", "illegal --")
+_REFUSED_OPTION = "Try 'nsys profile --help'"
+_NSIGHT_COMPUTE = re.compile(r"(nvidia-)?nsight[-_]compute", re.IGNORECASE)
 _LISTED = re.compile(r"^\s*(\d+): ", re.MULTILINE)
 
 
@@ -60,12 +62,8 @@ class Nsys:
         """The launch under nsys: kernels also inside of CUDA graphs, between cudaProfilerStart and
         Stop where the command marks them.
         """
-        optional = (
-            ("--trace-fork-before-exec", "true"),
-            ("--capture-range", "cudaProfilerApi" if launch.marks else "none"),
-            ("--capture-range-end", "stop" if launch.marks else "none"),
-            ("--stats", "false"),
-        )
+        marked = ("--capture-range=cudaProfilerApi", "--capture-range-end=stop")
+        forks = "--trace-fork-before-exec"
         words = (
             str(self.path),
             "profile",
@@ -73,7 +71,8 @@ class Nsys:
             "--sample=none",
             "--cpuctxsw=none",
             "--cuda-graph-trace=node",
-            *(f"{option}={value}" for option, value in optional if option in self.options),
+            *((f"{forks}=true",) if forks in self.options else ()),
+            *(marked if launch.marks else ()),
             *((self.metrics,) if self.metrics else ()),
             "--force-overwrite=true",
             f"--output={_base(launch.folder)}",
@@ -89,7 +88,7 @@ class Nsys:
         report = _base(ended.folder).with_suffix(".nsys-rep")
         written = report.exists() and report.stat().st_size > 0
         said = ended.output()
-        if not written and failures.left_error(ended.folder) is None:
+        if not written and read_refusal(ended.folder) is None:
             self._refuse(ended, said)
         failures.check(ended, "the profiled run")
         if not written:
@@ -100,9 +99,9 @@ class Nsys:
     def _refuse(self, ended: Ended, said: str) -> None:
         if "ERR_NVGPUCTRPERM" in said:
             raise Missing("nsys may not read the GPU's counters", PERMISSION)
-        illegal = first_line_with(said, _REFUSED_OPTION)
-        if illegal is not None:
-            raise Missing(f"nsys {self.version} at {self.path}: {illegal}", INSTALL)
+        if _REFUSED_OPTION in said:  # the command was not even started
+            why = next(line for line in said.splitlines() if line.strip())
+            raise Missing(f"nsys {self.version} at {self.path}: {why.strip()}", INSTALL)
         raw = _base(ended.folder).with_suffix(".qdstrm")
         if raw.exists() or "skipping importation" in said:
             raise Missing(
@@ -151,9 +150,7 @@ def find_nsys(
 
 
 def _of_nsight_compute(path: Path) -> bool:
-    return any(
-        "nsight-compute" in part or "nsight_compute" in part for part in path.resolve().parts
-    )
+    return any(_NSIGHT_COMPUTE.match(part) for part in path.resolve().parts)
 
 
 def _metrics(
