@@ -9,9 +9,11 @@ import torch
 
 from fp8scope.artefacts.plan_file import read_plan
 from fp8scope.checkpoint.doctor.examine import examine
+from fp8scope.traces.record import Load
 from fp8scope.verify.native.engine import open_engine
 from fp8scope.verify.native.prompts import prompts
 from tests.bench.gpu_models import TINY, write_bf16, write_fp8
+from tests.bench.gpu_verify import BY_WEIGHT, LEFT, by_weight_alone, catches, verdict_of
 from tests.runtime.fp8.reference import db
 from tests.verify.native import engines
 
@@ -48,3 +50,26 @@ def test_one_layer_was_left_behind(bf16: Path) -> None:
     assert BROKEN not in engine.held
     plan = read_plan(broken / "plan.json")
     assert plan.ignore == ("lm_head",)
+
+
+LOAD = Load(batch=2, prompt_len=16, gen_len=3)
+
+
+@pytest.mark.slow
+def test_a_layer_left_behind_is_found(bf16: Path, tmp_path: Path) -> None:
+    broken = write_fp8(bf16, tmp_path / "broken", left=(LEFT,))
+    verdict = verdict_of(broken, None, LOAD, tmp_path / "reports", "cpu")
+    assert catches(verdict, LEFT)
+    (group,) = (group for group in verdict.groups if group.name == LEFT)
+    assert (group.planned, group.stored, group.realized) == ("fp8_tensor", "bf16", "bf16")
+
+
+@pytest.mark.slow
+def test_a_layer_by_its_weight_alone_is_found(bf16: Path, tmp_path: Path) -> None:
+    """Stored in FP8 as planned; what ran says otherwise."""
+    good = write_fp8(bf16, tmp_path / "good")
+    verdict = by_weight_alone(good, LOAD, tmp_path / "reports", "cpu")
+    assert catches(verdict, BY_WEIGHT)
+    (group,) = (group for group in verdict.groups if group.name == BY_WEIGHT)
+    assert group.stored == "fp8_tensor"
+    assert group.realized in {"weight_only", "bf16"}
