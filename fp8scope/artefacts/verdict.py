@@ -164,13 +164,16 @@ class Total(Part):
 
 
 class Gate(Part):
-    """What must hold. `words`: one sentence for a person."""
+    """What must hold. `words`: one sentence for a person; `remedy`: what to do where it failed, or
+    was not measured.
+    """
 
-    name: str
+    name: Literal["precision", "kept_in_bf16", "gemm_precision", "sm_active", "speedup"]
     outcome: Outcome
     value: float | None
     limit: float | None
     words: str
+    remedy: str | None = None
 
 
 class Percentiles(Part):
@@ -262,7 +265,11 @@ class Verdict(Part):
 
     def times_us(self) -> dict[str, dict[str, float]]:
         """µs of a step by group or KV cache, and precision: of those that have any."""
-        return {part.name: {**part.time_us} for part in self._timed() if part.time_us}
+        return {
+            part.name: {str(precision): us for precision, us in part.time_us.items()}
+            for part in self._timed()
+            if part.time_us
+        }
 
     def _timed(self) -> tuple[Group | Cache, ...]:
         return (*self.groups, *self.kv_cache)

@@ -25,10 +25,12 @@ VERBS = (
     "browse",
     "report",
     "plan",
+    "estimate",
     "export",
     "check",
     "build",
     "doctor",
+    "verify",
     "compare",
     "merge",
 )

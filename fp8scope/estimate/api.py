@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 from fp8scope.core.gpus import Gpu
 from fp8scope.core.roofline import Kernel, Workload
-from fp8scope.estimate.bounds import Machine, Phase, PhaseName
+from fp8scope.estimate.bounds import Machine, Phase, PhaseName, Reads
 from fp8scope.estimate.memory import Memory, largest_batch, memory
 from fp8scope.estimate.parallel import choices, share
 from fp8scope.estimate.reading import read_served
 from fp8scope.estimate.served import CachePrecision, Served
 from fp8scope.estimate.variants import FP8, Variant, variants
 
-__all__ = ["Bounds", "Estimate", "Workload", "estimate", "read_served"]
+__all__ = ["Bounds", "Estimate", "Workload", "estimate", "estimate_model", "read_served"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Bounds:
     prefill: Phase
     decode: Phase
     ttft_us: float
-    decode_reads: float
+    decode_reads: Reads
     decode_turns_at: int | None
     matmuls_turn_at: int | None
     matmuls: Mapping[str, Mapping[PhaseName, Kernel]]
@@ -125,6 +125,10 @@ def estimate(
     other: CachePrecision = "bf16" if ways[FP8].cache == "fp8" else "fp8"
     turned = _bounds(served, Machine(part, gpu, replace(ways[FP8], cache=other)), load)
     return Estimate(served, gpu, tp, load, found, turned)
+
+
+estimate_model = estimate
+"""The same in `import fp8scope`, where `estimate` is this package."""
 
 
 def _bounds(served: Served, machine: Machine, load: Workload) -> Bounds:

@@ -8,9 +8,10 @@ sampler, launches, and what GPUs tell each other. So real engines are slower, ne
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 from fp8scope.core.gpus import Gpu
 from fp8scope.core.roofline import BF16_BYTES, GemmShape, Kernel, Roofline, Workload
@@ -37,6 +38,20 @@ class Phase:
     def bound(self) -> Literal["compute", "memory"]:
         """Which takes longer."""
         return "compute" if self.compute_us > self.memory_us else "memory"
+
+
+class Reads(NamedTuple):
+    """Bytes that a decode step must read on one GPU: weights, of experts those that are gone
+    through, and the KV cache in the middle of the answers.
+    """
+
+    weights: float
+    cache: float
+
+    @property
+    def all(self) -> float:
+        """Both."""
+        return self.weights + self.cache
 
 
 @dataclass(frozen=True)
@@ -76,28 +91,32 @@ class Machine:
         found = last(reads, MOST_BATCH) + 1
         return found if found <= MOST_BATCH else None
 
-    def decode_reads(self, load: Workload) -> float:
-        """Bytes that a decode step must read: weights, of experts those that are gone through, and
-        the KV cache in the middle of the answers.
-        """
+    def decode_reads(self, load: Workload) -> Reads:
+        """Of the whole batch."""
         roofline = self._roofline
         weights = sum(
             roofline.weights_read(gemm.shape, self.variant.candidate(gemm), load.batch)
             for gemm in self.served.gemms
         )
-        return weights + sum(load.batch * self._cached(layer, load) for layer in self._layers)
+        cached = sum(self._cached(layer, load) for layer in self.served.attention)
+        return Reads(weights, load.batch * cached)
 
-    @property
+    @cached_property
+    def _alike(self) -> Mapping[tuple[GemmShape, str], int]:
+        """Matmuls of one shape that run alike, and how many there are: most layers are the same."""
+        return Counter((gemm.shape, self.variant.candidate(gemm)) for gemm in self.served.gemms)
+
+    @cached_property
+    def _layers(self) -> Mapping[Attention, int]:
+        """The same of attention."""
+        return Counter(replace(layer, name="") for layer in self.served.attention)
+
+    @cached_property
     def _roofline(self) -> Roofline:
         return Roofline(self.gpu, Workload(), self.served.experts_per_token)
 
-    @property
-    def _layers(self) -> tuple[Attention, ...]:
-        return self.served.attention
-
     def _matmuls(self, name: PhaseName, load: Workload) -> Iterator[tuple[Kernel, int]]:
-        alike = Counter((gemm.shape, self.variant.candidate(gemm)) for gemm in self.served.gemms)
-        for (shape, candidate), count in alike.items():
+        for (shape, candidate), count in self._alike.items():
             yield self._gemm(shape, candidate, name, load), count
 
     def _gemm(self, shape: GemmShape, candidate: str, name: PhaseName, load: Workload) -> Kernel:
@@ -106,8 +125,7 @@ class Machine:
         return self._roofline.gemm(shape, candidate, tokens)
 
     def _attention(self, name: PhaseName, load: Workload) -> Iterator[tuple[Kernel, int]]:
-        alike = Counter(replace(layer, name="") for layer in self._layers)
-        for layer, count in alike.items():
+        for layer, count in self._layers.items():
             yield (
                 (self._prefill(layer, load) if name == "prefill" else self._decode(layer, load)),
                 count,

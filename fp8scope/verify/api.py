@@ -12,11 +12,12 @@ from pydantic import ValidationError
 
 from fp8scope.artefacts.json_file import first_fault
 from fp8scope.artefacts.verdict import Verdict
+from fp8scope.core.gpus import gpu_of_device
+from fp8scope.core.roofline import Workload
 from fp8scope.errors import BadInput, Missing
-from fp8scope.judge.evidence import Evidence
-from fp8scope.judge.expected import read_expected
-from fp8scope.judge.gates import Limits
-from fp8scope.judge.verdict import judge
+from fp8scope.estimate.api import Estimate, estimate, read_served
+from fp8scope.judge.expected import Expected, read_expected
+from fp8scope.judge.verdict import Limits, Run, judge
 from fp8scope.traces.reading import read_trace
 from fp8scope.traces.record import RunRecord
 from fp8scope.verify.devices import Used, present, use_one
@@ -75,14 +76,7 @@ def verify_checkpoint(
         tell(f"running the baseline {wanted.baseline}")
         of = Task(wanted.baseline, load, True, used.environment, wanted.options, wanted.repeats)
         before = session.gather(of, folder / "baseline")
-    return judge(
-        expected,
-        found,
-        baseline=before,
-        baseline_name=wanted.baseline,
-        limits=wanted.limits,
-        unseen=choice.unseen,
-    )
+    return _judged(expected, found, before, wanted.limits)
 
 
 def judge_reports(
@@ -98,17 +92,32 @@ def judge_reports(
     for reports that cannot be read here.
     """
     expected = read_expected(checkpoint)
+    before = _run_of(baseline_reports) if baseline_reports else None
+    return _judged(expected, _run_of(reports), before, limits)
+
+
+def _judged(expected: Expected, run: Run, baseline: Run | None, limits: Limits | None) -> Verdict:
     return judge(
-        expected,
-        _evidence(reports),
-        baseline=_evidence(baseline_reports) if baseline_reports else None,
-        baseline_name=None,
-        limits=limits or Limits(),
-        unseen=(),
+        expected, run, baseline, estimate=_estimate(expected, run), limits=limits or Limits()
     )
 
 
-def _evidence(reports: Sequence[Path]) -> Evidence:
+def _estimate(expected: Expected, run: Run) -> Estimate | None:
+    """The roofline of what ran; None where the GPU or the load is not known."""
+    if run.record is None or run.record.device.kind == "cpu" or run.record.device.mig:
+        return None
+    device, load = run.record.device, run.record.load
+    gpu = gpu_of_device(device.name, device.memory_bytes)
+    if gpu is None:
+        return None
+    workload = Workload(load.batch, load.prompt_len, load.gen_len)
+    try:
+        return estimate(read_served(expected.folder), gpu, tp=device.count, workload=workload)
+    except BadInput:  # a model of which nothing can be estimated is verified all the same
+        return None
+
+
+def _run_of(reports: Sequence[Path]) -> Run:
     records = {path: found for path in reports if (found := _record(path)) is not None}
     traces = tuple(read_trace(path) for path in reports if path not in records)
     if not traces:
@@ -119,7 +128,7 @@ def _evidence(reports: Sequence[Path]) -> Evidence:
         first, second = list(records)[:2]
         raise BadInput(f"{first} and {second} are two runs", "give the run.json of one")
     record = next(iter(records.values()), None)
-    return Evidence(traces, record, reports=tuple(map(str, reports)))
+    return Run(traces, record)
 
 
 def _record(path: Path) -> RunRecord | None:

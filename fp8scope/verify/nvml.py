@@ -10,7 +10,7 @@ import importlib
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -54,6 +54,37 @@ def sampling(uuid: str, *, interval_s: float = 0.05) -> Iterator[Samples]:
         stop.set()
         thread.join(10)
         samples.sampled = sampler.sampled()
+
+
+def busiest(sampled: Sequence[Sampled]) -> tuple[str, ...]:
+    """One sentence: each metric where it was highest over a second; none without samples. The
+    loading and the compiling around what is timed are left out by that.
+    """
+    words = {
+        "sm_active": "SMs active",
+        "tensor_active": "tensor cores active",
+        "dram_throughput": "DRAM bandwidth",
+    }
+    found = [
+        f"{words[each.counter]} {_best_second(each):.0%}"
+        for each in sampled
+        if each.counter in words
+    ]
+    if not found:
+        return ()
+    return (f"NVML, in the busiest second of the timed run: {', '.join(found)}",)
+
+
+def _best_second(series: Sampled) -> float:
+    """The highest mean over the samples of a second."""
+    times, values = series.times_us, series.values
+    means, start = [], 0
+    for end in range(len(times)):
+        while times[end] - times[start] > 1e6:
+            start += 1
+        means.append(sum(values[start : end + 1]) / (end + 1 - start))
+    whole = [mean for mean, time in zip(means, times, strict=True) if time - times[0] >= 1e6]
+    return max(whole or means[-1:])
 
 
 def _module(samples: Samples) -> ModuleType | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fp8scope.errors import Fp8scopeError
-from fp8scope.judge.evidence import Evidence
+from fp8scope.judge.sight import Run
 from fp8scope.traces.reading import read_trace
 from fp8scope.traces.record import RunRecord
 from fp8scope.traces.trace import Trace
@@ -16,7 +16,7 @@ from fp8scope.verify import failures
 from fp8scope.verify.devices import Used
 from fp8scope.verify.engines.engine import Engine, Task
 from fp8scope.verify.launch import Launch
-from fp8scope.verify.nvml import Samples, sampling
+from fp8scope.verify.nvml import Samples, busiest, sampling
 from fp8scope.verify.order import Watcher
 from fp8scope.verify.profilers.choose import Choice
 from fp8scope.verify.supervise import Ended, run
@@ -35,35 +35,25 @@ class Session:
     tell: Callable[[str], None] = lambda line: None
     cleanup: ExitStack = field(default_factory=ExitStack)
 
-    def gather(self, task: Task, folder: Path) -> Evidence:
+    def gather(self, task: Task, folder: Path) -> Run:
         """All passes over one checkpoint, their reports in folders below `folder`.
 
-        Raises what the children and the profilers refuse. Counters that cannot be had are no
-        reason to: where a timeline is there, the evidence says why they are missing.
+        Raises what the children and the profilers refuse. Counters that cannot be had beside a
+        timeline are no reason to: the record's notes say why they are missing.
         """
-        notes = list(self.used.notes)
         with self._sampled() as samples:
             record = self._timed(task, folder / "timing")
         traces: list[Trace] = []
-        reports: list[Path] = []
-        for what, watcher in self.choice.passes:
-            if what != "tagged":
-                continue
+        notes = [*self.used.notes, *self.choice.unseen, *samples.notes, *busiest(samples.sampled)]
+        for watcher in [watcher for what, watcher in self.choice.passes if what == "tagged"]:
             try:
-                report = self._tagged(task, watcher, folder / watcher)
-                traces.append(read_trace(report))
-                reports.append(report)
+                traces.append(read_trace(self._tagged(task, watcher, folder / watcher)))
             except Fp8scopeError as error:
                 if not traces:
                     raise
                 notes.append(f"{watcher} gave nothing: {error.what}")
-        return Evidence(
-            tuple(traces),
-            record,
-            samples.sampled,
-            tuple(map(str, reports)),
-            (*notes, *samples.notes),
-        )
+        noted = tuple(dict.fromkeys((*record.notes, *notes)))
+        return Run(tuple(traces), record.model_copy(update={"notes": noted}))
 
     @contextmanager
     def _sampled(self) -> Iterator[Samples]:
@@ -89,6 +79,10 @@ class Session:
             launch.folder,
             environment=launch.environment,
             timeout_s=self.timeout_s,
-            on_line=self.tell,
+            on_line=self._pass_on,
             cleanup=self.cleanup,
         )
+
+    def _pass_on(self, line: str) -> None:
+        if told := self.engine.telling(line):
+            self.tell(told)

@@ -42,6 +42,9 @@ class Engine(Protocol):
     def tagged(self, task: Task, watcher: Watcher, folder: Path) -> Launch:
         """One prefill and a few decode steps, to be seen by `watcher`."""
 
+    def telling(self, line: str) -> str:
+        """What of a line on its stderr is for people; empty for what is not."""
+
     def record(self, task: Task, folder: Path, device: Device) -> RunRecord:
         """What it said of the timing launches in `folder`. Raises BadInput where that is missing
         or not what it writes.

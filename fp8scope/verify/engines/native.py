@@ -18,6 +18,8 @@ from fp8scope.verify.launch import Launch
 from fp8scope.verify.order import RUN, Order, Pass, Watcher
 
 ORDER = "order.json"
+OURS = "fp8scope: "
+"""How our children begin what they tell people."""
 
 
 class Native:
@@ -58,6 +60,10 @@ class Native:
         order.write(folder / ORDER)
         words = (sys.executable, "-m", "fp8scope.verify.child", str(folder / ORDER))
         return Launch(words, folder, task.environment, marks=what == "tagged", domain=DOMAIN)
+
+    def telling(self, line: str) -> str:
+        """Our own lines; what libraries warn of stays in the folder."""
+        return line.removeprefix(OURS) if line.startswith(OURS) else ""
 
     def record(self, task: Task, folder: Path, device: Device) -> RunRecord:
         """run.json, as the child wrote it: it knows its device itself."""

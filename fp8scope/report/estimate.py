@@ -1,0 +1,152 @@
+"""What a GPU can give a model, for a person: has it FP8 units, does it fit, what bounds it, why.
+
+One GPU is told in sentences, several in one table; `estimate_json` has the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Group as Renderables
+from rich.table import Table
+from rich.text import Text
+
+from fp8scope.core.words import times
+from fp8scope.estimate.api import Bounds, Estimate
+from fp8scope.report.estimate_gpus import comparison_page
+from fp8scope.report.estimate_words import (
+    ONLY_BOUNDS,
+    blank_table,
+    in_bytes,
+    in_time,
+    left_out,
+    load_words,
+    model_words,
+    three_digits,
+    too_small,
+    way_words,
+)
+from fp8scope.report.words import literal
+
+_BY = {"compute": "arithmetic", "memory": "memory"}
+
+
+def estimate_page(found: Sequence[Estimate]) -> Renderables:
+    """Everything that `fp8scope estimate` shows, of one GPU or of several."""
+    return comparison_page(found) if len(found) > 1 else _one(found[0])
+
+
+def _one(of: Estimate) -> Renderables:
+    many = f"{of.tp}× " if of.tp > 1 else ""
+    head = literal(f"{model_words(of)} on {many}{of.gpu.title}")
+    head.stylize("bold")
+    parts: list[Text | Table] = [head]
+    parts += [literal(f"  {line}.") for line in (_units(of), load_words(of), *too_small(of))]
+    parts += [Text(), _memory_table(of), Text(), _speed_table(of), Text()]
+    parts += [literal(f"  {line}.") for line in (*_reasons(of), ONLY_BOUNDS, *left_out(of))]
+    return Renderables(*parts)
+
+
+def _units(of: Estimate) -> str:
+    gpu = of.gpu
+    major, minor = gpu.compute_capability
+    here = f"compute capability {major}.{minor}"
+    rates = f"{gpu.tflops['bf16']:,g} TFLOP/s in BF16, {gpu.bandwidth_gb_s:,g} GB/s"
+    if gpu.has_fp8:
+        return f"FP8 Tensor Cores ({here}): {gpu.tflops['fp8']:,g} TFLOP/s in FP8, {rates}"
+    return (
+        f"No FP8 Tensor Cores ({here}; FP8 needs 8.9): FP8 is weight-only here, half of the bytes "
+        f"and the arithmetic of BF16 ({rates})"
+    )
+
+
+def _memory_table(of: Estimate) -> Table:
+    usable = of.bounds["bf16"].memory.usable
+    title = f"Memory on each GPU, of {in_bytes(usable)} (90% of {of.gpu.memory_gb:g} GB)"
+    columns = ("weights", "KV cache", "activations", "in all", "fits", "largest batch")
+    table = blank_table(title, "", *columns)
+    for name, bounds in of.bounds.items():
+        memory = bounds.memory
+        sizes = (memory.weights, memory.cache, memory.activations, memory.needed)
+        fits = "yes" if bounds.fits else "no"
+        table.add_row(way_words(of, name), *map(in_bytes, sizes), fits, f"{bounds.largest_batch:,}")
+    return table
+
+
+def _speed_table(of: Estimate) -> Table:
+    title = "The least that the prefill of all prompts and a decode step take, × BF16"
+    prefill, decode = ("prefill", "bound by", "×"), ("step", "bound by", "×")
+    table = blank_table(title, "", *prefill, *decode, "tokens/s each", "in all")
+    for name, bounds in of.bounds.items():
+        table.add_row(
+            way_words(of, name),
+            in_time(bounds.prefill_us),
+            _BY[bounds.prefill.bound],
+            times(of.speedup(name, "prefill")),
+            in_time(bounds.decode_us),
+            _BY[bounds.decode.bound],
+            times(of.speedup(name, "decode")),
+            three_digits(bounds.sequence_tokens_per_s),
+            three_digits(bounds.decode_tokens_per_s),
+        )
+    return table
+
+
+def _reasons(of: Estimate) -> Iterator[str]:
+    fp8, bf16, reads = of.bounds["fp8"], of.bounds["bf16"], of.bounds["fp8"].decode_reads
+    yield (
+        f"Prefill: FP8 gives at most {times(of.speedup('fp8', 'prefill'))}×, {_why_prefill(of)}. "
+        f"INT8 weights give {times(of.speedup('int8_weight', 'prefill'))}×, for they are "
+        "multiplied in 16 bits. The first token of one prompt alone takes at least "
+        f"{in_time(bf16.ttft_us)} in BF16, {in_time(fp8.ttft_us)} in FP8"
+    )
+    yield (
+        f"Decode at batch {of.load.batch:,}: FP8 gives at most "
+        f"{times(of.speedup('fp8', 'decode'))}×. A step reads {in_bytes(reads.all)} on each GPU, "
+        f"{in_bytes(reads.cache)} of it KV cache; in BF16 {in_bytes(bf16.decode_reads.all)}"
+    )
+    whole = fp8.tokens_per_s / bf16.tokens_per_s
+    yield (
+        f"A whole batch, prompts and answers: at most {three_digits(bf16.tokens_per_s)} tokens/s "
+        f"in BF16, {three_digits(fp8.tokens_per_s)} in FP8 ({times(whole)}×)"
+    )
+    yield _turn(fp8)
+    yield _cache(of)
+    read_us = reads.all / of.gpu.bandwidth_gb_s / 1e3
+    yield (
+        f"MBU of a measured decode step (TPOT) in FP8: {in_time(read_us)} / TPOT, the bytes of a "
+        "step over the bandwidth"
+    )
+
+
+def _why_prefill(of: Estimate) -> str:
+    if not of.gpu.has_fp8:
+        return "for it is multiplied in BF16"
+    if of.bounds["fp8"].prefill.bound == "memory":
+        return "for moving the bytes takes longer than multiplying them"
+    return "twice less what stays in BF16: attention and lm_head"
+
+
+def _turn(fp8: Bounds) -> str:
+    """From which batch arithmetic bounds a decode step."""
+    matmuls, whole = fp8.matmuls_turn_at, fp8.decode_turns_at
+    now = "arithmetic" if fp8.decode.bound == "compute" else "memory"
+    start = f"FP8's decode step is bound by {now}"
+    if matmuls is None:
+        return f"{start}, and not even its matmuls turn at any batch"
+    turn = f"{start}. Its matmuls alone turn to arithmetic at batch {matmuls:,}"
+    if whole is None:
+        return f"{turn}; with the KV cache a step never does, for that grows with the batch"
+    fits = f", and {fp8.largest_batch:,} fit" if whole > fp8.largest_batch else ""
+    return f"{turn}; with the KV cache a step does at {whole:,}{fits}"
+
+
+def _cache(of: Estimate) -> str:
+    ways = (of.bounds["fp8"], of.other_cache)
+    bf16, fp8 = ways if of.other_cache.cache == "fp8" else ways[::-1]
+    return (
+        f"KV cache in FP8 beside FP8 weights: {fp8.kv_bytes_per_token:,} in place of "
+        f"{bf16.kv_bytes_per_token:,} bytes per token on each GPU, a step "
+        f"{times(bf16.decode_us / fp8.decode_us)}× as fast, batch {fp8.largest_batch:,} in place "
+        f"of {bf16.largest_batch:,} at most"
+    )

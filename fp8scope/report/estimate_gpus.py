@@ -1,0 +1,70 @@
+"""Several GPUs beside each other, for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich.console import Group as Renderables
+from rich.text import Text
+
+from fp8scope.core.words import times
+from fp8scope.estimate.api import Estimate
+from fp8scope.report.estimate_words import (
+    ONLY_BOUNDS,
+    blank_table,
+    left_out,
+    load_words,
+    model_words,
+    three_digits,
+    too_small,
+)
+from fp8scope.report.words import literal
+
+_COLUMNS = (
+    "GPU", "FP8", "weights, GB", "fits", "largest batch", "first token, ms", "step, ms",
+    "tokens/s in all", "×",
+)  # fmt: skip
+
+
+def comparison_page(found: Sequence[Estimate]) -> Renderables:
+    """A row for each GPU: BF16 → FP8. Tokens/s are of a whole batch, its prefill included."""
+    first = found[0]
+    each = f"{first.tp}× each of " if first.tp > 1 else ""
+    head = literal(f"{model_words(first)} on {each}{len(found)} GPUs: BF16 → FP8")
+    head.stylize("bold")
+    table = blank_table("", *_COLUMNS)
+    for one in found:
+        table.add_row(*_row(one))
+    return Renderables(
+        head,
+        *(literal(f"  {line}.") for line in (load_words(first), *_warnings(found))),
+        Text(),
+        table,
+        Text(),
+        *(literal(f"  {line}.") for line in (ONLY_BOUNDS, *left_out(first))),
+    )
+
+
+def _row(of: Estimate) -> Iterator[str]:
+    ways = of.bounds["bf16"], of.bounds["fp8"]
+    yield of.gpu.name
+    yield "yes" if of.gpu.has_fp8 else "no"
+    yield _both(each.weight_bytes / 1e9 for each in ways)
+    yield " → ".join("yes" if each.fits else "no" for each in ways)
+    yield " → ".join(f"{each.largest_batch:,}" for each in ways)
+    yield _both(each.ttft_us / 1e3 for each in ways)
+    yield _both(each.decode_us / 1e3 for each in ways)
+    yield _both(each.tokens_per_s for each in ways)
+    yield times(ways[1].tokens_per_s / ways[0].tokens_per_s)
+
+
+def _both(values: Iterable[float]) -> str:
+    return " → ".join(map(three_digits, values))
+
+
+def _warnings(found: Sequence[Estimate]) -> Iterator[str]:
+    if without := [each.gpu.name for each in found if not each.gpu.has_fp8]:
+        yield f"No FP8 Tensor Cores: {', '.join(without)}; FP8 is weight-only there"
+    for each in found:
+        for sentence in too_small(each):
+            yield f"{each.gpu.name}: {sentence[0].lower()}{sentence[1:]}"
