@@ -88,8 +88,24 @@ class DamagedPlan(BadInput):
     """The plan is ours, but truncated or changed, or its factors are not those (exit 2)."""
 
 
+class NotAVerdict(BadInput):
+    """The file is no verdict.json of fp8scope (exit 2)."""
+
+
+class VerdictVersion(BadInput):
+    """The verdict is ours, but of a version this release does not read (exit 2)."""
+
+
+class DamagedVerdict(BadInput):
+    """The verdict is ours, but truncated or changed (exit 2)."""
+
+
 class Stale(BadInput):
     """Two files that do not belong together: another model, fine-tune or profile (exit 2)."""
+
+
+class ChildFailed(BadInput):
+    """A process that was started for a measurement hung, crashed or failed (exit 2)."""
 
 
 class GateFailed(Fp8scopeError):

@@ -6,28 +6,40 @@ from these classes. Rates are fractions in [0, 1].
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections import Counter
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 FORMAT: Literal["fp8scope-verdict"] = "fp8scope-verdict"
 VERSION: Literal[1] = 1
 
 Rate = Annotated[float, Field(ge=0)]  # samples and fast memory may pass 1 by a little
+Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
 Realized = Literal[
     "fp8",  # the GEMM multiplied FP8 operands
-    "weight_only",  # FP8 in memory, multiplied in 16 bits
-    "bf16",  # BF16 or FP16 in memory and in the GEMM
+    "weight_only",  # FP8 in memory, multiplied in 16 or 32 bits
+    "bf16",  # BF16, FP16 or FP32 in memory and in the GEMM
     "mixed",  # some launches in FP8, some not
-    "other",  # INT8, FP4, FP32
+    "other",  # INT8, FP4
     "unknown",  # it ran, and nothing tells in what
     "not_seen",  # no kernel of it is in the report
 ]
 Judged = Literal["as_planned", "not_as_planned", "not_judged"]
-Bound = Literal["compute", "memory", "launch", "unknown"]
+Kind = Literal["linear", "expert", "router", "lm_head"]
+Timed = Literal["fp8_tensor", "fp8_token", "fp8_block", "bf16"]
+"""Precisions that a plan can choose; a smoothed GEMM is a plain one."""
+PhaseName = Literal["prefill", "decode", "all"]
+"""`all`: a report without phases, of which nothing can be averaged."""
+Bound = Literal[
+    "compute",  # tensor cores
+    "memory",  # DRAM bandwidth
+    "launch",  # neither: latencies, too little work for the SMs, or gaps between kernels
+    "unknown",
+]
 Outcome = Literal["passed", "failed", "not_measured"]
 
 
@@ -46,7 +58,9 @@ class ModelId(Part):
 
 
 class Ran(Part):
-    """On what and how. `engine` is empty for a report made elsewhere; `profilers` with versions."""
+    """On what and how. `engine` is empty for a report made elsewhere; `profilers` with versions.
+    `gpu`: as its driver calls it; `gpu_known_as`: in the table of GPUs.
+    """
 
     engine: str
     engine_version: str
@@ -66,7 +80,9 @@ class Ran(Part):
 
 
 class KernelUse(Part):
-    """A kernel by its name: launches and time of one pass. `precision` of its operands."""
+    """A kernel by its name: launches and time of one pass. `precision`: of the operands that it
+    multiplies, "unknown" where nothing tells it.
+    """
 
     name: str
     role: str
@@ -76,10 +92,11 @@ class KernelUse(Part):
 
 
 class Hardware(Part):
-    """What the GPU did while kernels ran, weighted by their time; None was not measured.
+    """What the GPU did while GEMMs ran, weighted by their time; None was not measured.
 
-    `tflops` = 2·m·k·n / time, `of_peak` its share of the GPU's dense rate in the format that it ran
-    in; `mbu` the bytes that must be read over time × bandwidth.
+    `fp8_ops`, `bf16_ops`: multiplies and adds of tensor cores in one pass, beside `flops`, the
+    2·m·k·n that must be done. `tflops` = flops / time, `of_peak` its share of the GPU's dense rate
+    in the format that it ran in; `mbu` the weights' bytes over time × bandwidth.
     """
 
     sm_active: Rate | None = None
@@ -87,6 +104,7 @@ class Hardware(Part):
     dram_throughput: Rate | None = None
     fp8_ops: NotNegative | None = None
     bf16_ops: NotNegative | None = None
+    flops: NotNegative | None = None
     tflops: NotNegative | None = None
     of_peak: Rate | None = None
     mbu: Rate | None = None
@@ -97,18 +115,20 @@ class Phase(Part):
     """A group in one pass: a prefill of the whole batch, or one decode step."""
 
     time_us: NotNegative
-    baseline_time_us: NotNegative | None
+    baseline_time_us: NotNegative | None = None
     kernels: tuple[KernelUse, ...]
-    hardware: Hardware
+    hardware: Hardware = Hardware()
 
 
 class Group(Part):
     """A fused group, as it was planned and as it ran. `planned` and `stored` are treatments
-    (`core.modules.Treatment`); `evidence`: what tells `realized`. `time_us`: of a step of the load
-    by precision, as `plan --cost` takes it; only of GPUs.
+    (`core.modules.Treatment`, or "mixed"); `expected`: it must run in FP8. `evidence`: what tells
+    `realized`. `time_us`: of a step of the load by precision, as `plan --cost` takes it; only of
+    GPUs.
     """
 
     name: str
+    kind: Kind
     members: tuple[str, ...]
     planned: str
     stored: str
@@ -116,20 +136,44 @@ class Group(Part):
     realized: Realized
     evidence: Literal["counters", "kernel names", "operand dtypes", "none"]
     judged: Judged
-    phases: dict[Literal["prefill", "decode", "all"], Phase]
-    time_us: dict[str, Positive]
+    phases: dict[PhaseName, Phase]
+    time_us: dict[Timed, Positive]
     cause: str | None = None
     remedy: str | None = None
 
 
-class Gate(Part):
-    """What must hold. `words`: one sentence for a person."""
+class Cache(Part):
+    """The KV cache of a layer, by the name that plans have for it. `ran`: as the engine says it.
+    Times are those of attention without its linears.
+    """
 
     name: str
+    attention: str
+    planned: Literal["fp8", "bf16"]
+    ran: Literal["fp8", "bf16", "unknown"]
+    judged: Judged
+    phases: dict[PhaseName, Phase]
+    time_us: dict[Timed, Positive]
+
+
+class Total(Part):
+    """GEMMs in one precision: launches and time of the whole report."""
+
+    calls: NotNegative
+    time_us: NotNegative
+
+
+class Gate(Part):
+    """What must hold. `words`: one sentence for a person; `remedy`: what to do where it failed, or
+    was not measured.
+    """
+
+    name: Literal["precision", "kept_in_bf16", "gemm_precision", "sm_active", "speedup"]
     outcome: Outcome
     value: float | None
     limit: float | None
     words: str
+    remedy: str | None = None
 
 
 class Percentiles(Part):
@@ -168,8 +212,9 @@ class Compared(Part):
 
 
 class Verdict(Part):
-    """The whole. `fp8_share`: expected groups that ran in FP8 over those expected and judged.
-    `unseen`: what could not be measured, in sentences.
+    """The whole. `fp8_share`: expected groups that ran in FP8 over those expected and `judged`.
+    `gemms`: by the precision of their operands, "weight_only" beside them. `others`: kernels that
+    lie in no linear's range. `unseen`: what could not be measured, in sentences.
     """
 
     format: Literal["fp8scope-verdict"] = FORMAT
@@ -178,18 +223,53 @@ class Verdict(Part):
     checkpoint: str
     baseline: str | None
     model: ModelId
-    gpu: str
     ran: Ran
     summary: str
     gates: tuple[Gate, ...]
-    fp8_share: Rate | None
+    fp8_share: Share | None
     expected: int
+    judged: int
     in_fp8: int
-    hardware: dict[Literal["prefill", "decode", "all"], Hardware]
+    hardware: dict[PhaseName, Hardware]
     speed: Speed
     baseline_speed: Speed | None
     speedup: dict[Literal["prefill", "decode", "whole"], Compared]
+    gemms: dict[str, Total]
     groups: tuple[Group, ...]
+    kv_cache: tuple[Cache, ...]
     others: tuple[KernelUse, ...]
     unseen: tuple[str, ...]
     notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_sums(self) -> Self:
+        """The totals are those of the groups, and a CPU's times are nobody's cost."""
+        expected = [group for group in self.groups if group.expected]
+        judged = [group for group in expected if group.judged != "not_judged"]
+        in_fp8 = sum(group.realized == "fp8" for group in judged)
+        if (self.expected, self.judged, self.in_fp8) != (len(expected), len(judged), in_fp8):
+            raise ValueError("expected, judged and in_fp8 are not the counts of its groups")
+        if self.fp8_share != (in_fp8 / len(judged) if judged else None):
+            raise ValueError("fp8_share is not in_fp8 over judged")
+        names = Counter(part.name for part in self._timed())
+        if repeated := [name for name, count in names.items() if count > 1]:
+            raise ValueError(f"{repeated[0]} is there twice")
+        if self.ran.device == "cpu" and self.times_us():
+            raise ValueError("it has times of a step, and ran on a CPU")
+        return self
+
+    @property
+    def passed(self) -> bool:
+        """Whether no gate failed; what was not measured does not fail."""
+        return all(gate.outcome != "failed" for gate in self.gates)
+
+    def times_us(self) -> dict[str, dict[str, float]]:
+        """µs of a step by group or KV cache, and precision: of those that have any."""
+        return {
+            part.name: {str(precision): us for precision, us in part.time_us.items()}
+            for part in self._timed()
+            if part.time_us
+        }
+
+    def _timed(self) -> tuple[Group | Cache, ...]:
+        return (*self.groups, *self.kv_cache)

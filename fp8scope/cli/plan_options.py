@@ -120,7 +120,8 @@ _OPTIONS = (
         "--cost",
         type=click.Path(path_type=Path),
         metavar="VERDICT",
-        help="A verdict.json with µs measured per group, in place of the roofline.",
+        help="A verdict.json with µs measured per group, in place of the roofline; its GPU and "
+        "load go before --gpu, --batch, --context and --generate.",
     ),
     click.option(
         "--keep",

@@ -8,7 +8,8 @@ from typing import Literal
 
 from fp8scope.artefacts.identity import check_same_model
 from fp8scope.artefacts.plan import CostSource, Plan
-from fp8scope.artefacts.times import Times, read_times
+from fp8scope.artefacts.verdict import Verdict
+from fp8scope.artefacts.verdict_file import read_verdict
 from fp8scope.core.choices import Kind
 from fp8scope.core.gemms import USUAL_EXPERTS_PER_TOKEN, experts_per_token, routers, units
 from fp8scope.core.gpus import gpu
@@ -30,7 +31,7 @@ class PlanSettings:
 
     `max_kl` in nats per token, `effective_bits` per weight, `max_bf16_share` of the weights.
     `kept` and `excluded` are patterns (`core.selection`) of groups or their members. `times` is a
-    verdict.json with measured µs, in place of the roofline of `gpu`.
+    verdict.json with measured µs, in place of the roofline of `gpu`; then its load is the workload.
     """
 
     max_kl: float | None = None
@@ -110,30 +111,47 @@ class PlanSettings:
         return Asked(self.candidates, excluded_groups, kept_groups, cache, notes)
 
     def cost(self, profile: Profile) -> tuple[Cost, CostSource]:
-        """Raises BadInput (no such GPU, no verdict) and Stale (a verdict on another model)."""
-        chosen = experts_per_token(profile.config) or USUAL_EXPERTS_PER_TOKEN
-        roofline = Roofline(gpu(self.gpu), self.workload, chosen)
+        """Raises BadInput (no such GPU, no verdict, one without times) and Stale (a verdict on
+        another model).
+        """
         measured = _measured(self.times, profile) if self.times else None
+        workload = _load(measured) or self.workload if measured else self.workload
+        known_as = measured.ran.gpu_known_as if measured else None
+        chosen = experts_per_token(profile.config) or USUAL_EXPERTS_PER_TOKEN
+        roofline = Roofline(gpu(known_as or self.gpu), workload, chosen)
         source = CostSource(
             source="measured" if measured else "roofline",
-            gpu=(measured.gpu if measured else "") or roofline.gpu.name,
-            batch=self.workload.batch,
-            context=self.workload.context,
-            generate=self.workload.generate,
+            gpu=(measured.ran.gpu if measured else "") or roofline.gpu.name,
+            batch=workload.batch,
+            context=workload.context,
+            generate=workload.generate,
             measured_from=str(self.times) if self.times else None,
         )
-        by_group = {group.name: group.time_us for group in measured.groups} if measured else {}
-        return Cost(roofline, profile.structure, by_group), source
+        return Cost(roofline, profile.structure, measured.times_us() if measured else {}), source
 
 
-def _measured(path: Path, profile: Profile) -> Times:
-    found = read_times(path)
+def _load(measured: Verdict) -> Workload | None:
+    """What was run, where the verdict says it: times of one load are not those of another."""
+    ran = measured.ran
+    if ran.batch is None or ran.prompt_len is None or ran.gen_len is None:
+        return None
+    return Workload(ran.batch, ran.prompt_len, ran.gen_len)
+
+
+def _measured(path: Path, profile: Profile) -> Verdict:
+    found = read_verdict(path)
     remedy = "give the verdict on this model, or plan without --cost"
     model = found.model.model_dump()
     check_same_model(model, str(path), profile.model, "the profile", remedy)
+    on_a_gpu = "verify on a GPU with a profiler that times kernels, or plan without --cost"
+    if found.ran.device == "cpu":
+        raise BadInput(f"{path} was measured on a CPU, which tells no times of a GPU", on_a_gpu)
+    times = found.times_us()
+    if not times:
+        raise BadInput(f"{path} holds no times", on_a_gpu)
     known = {group.name for group in profile.structure.groups}
     known |= {layer.group for layer in profile.structure.kv_layers}
-    if not any(group.name in known for group in found.groups):
+    if not times.keys() & known:
         raise BadInput(f"{path} holds no time of any group of this model", remedy)
     return found
 

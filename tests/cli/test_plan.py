@@ -12,9 +12,11 @@ import pytest
 
 from fp8scope.artefacts import plan_file
 from fp8scope.artefacts.plan_file import factors_path, read_factors, read_plan
+from fp8scope.artefacts.verdict_file import write_verdict
 from fp8scope.plan import make
 from fp8scope.profile import layout
 from fp8scope.profile.writer import write_profile
+from tests.artefacts import verdicts
 from tests.cli.conftest import Fp8scope, InterruptAt, Ran
 from tests.plan import invented
 from tests.plan.test_plan import small
@@ -114,12 +116,14 @@ def test_a_member_stands_for_its_group_and_says_so(plan: Plan, out: Path) -> Non
 
 
 MODEL = {key: invented.MODEL[key] for key in ("config_hash", "weights_hash")}
+DOWN_US = {invented.group(0, "down"): {"bf16": 5.0, "fp8_tensor": 9.0}}
 
 
-def verdict(path: Path, **changes: Any) -> Path:
-    groups = [{"name": invented.group(0, "down"), "time_us": {"bf16": 5.0, "fp8_tensor": 9.0}}]
-    data = {"format": "fp8scope-verdict", "version": 1, "model": MODEL, "gpu": "H100"}
-    path.write_text(json.dumps(data | {"groups": groups} | changes))
+def verdict(path: Path, times: Any = None, **changes: Any) -> Path:
+    model = MODEL | {"name": "invented"} | changes.pop("model", {})
+    write_verdict(
+        verdicts.verdict(DOWN_US if times is None else times, model=model, **changes), path
+    )
     return path
 
 
@@ -128,7 +132,8 @@ def test_measured_times(plan: Plan, out: Path, tmp_path: Path) -> None:
     ran = plan("--cost", verdict(tmp_path / "verdict.json"), "--max-kl", 10)
     assert ran.code == 0
     found = read_plan(out)
-    assert (found.cost.source, found.cost.gpu) == ("measured", "H100")
+    assert (found.cost.source, found.cost.gpu) == ("measured", "NVIDIA H200")
+    assert (found.cost.batch, found.cost.context, found.cost.generate) == (8, 2048, 128)
     assert invented.member(0, "down") in found.ignore
     evidence = next(g for g in found.groups if g.name == invented.group(0, "down")).evidence
     assert (evidence.bf16_time_us, evidence.fp8_time_us) == (5.0, 9.0)
@@ -137,12 +142,11 @@ def test_measured_times(plan: Plan, out: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model": MODEL | {"weights_hash": "e" * 64}}, "another fine-tune: the weights differ"),
+        ({"model": {"weights_hash": "e" * 64}}, "another fine-tune: the weights differ"),
         ({"model": dict.fromkeys(MODEL, "e" * 64)}, "another model: config.json and the weights"),
-        ({"groups": []}, "holds no time of any group of this model"),
-        ({"groups": [{"name": "x", "time_us": {"bf16": -1}}]}, "groups.0.time_us.bf16"),
-        ({"format": "verdict"}, "is no verdict of fp8scope"),
-        ({"version": 2}, "version: Input should be 1"),
+        ({"times": {"x": {"bf16": 1.0}}}, "holds no time of any group of this model"),
+        ({"times": {}}, "holds no times → verify on a GPU with a profiler"),
+        ({"times": {}, "ran": verdicts.ran(device="cpu", gpu="")}, "was measured on a CPU, which"),
     ],
 )
 def test_a_verdict_that_does_not_belong(

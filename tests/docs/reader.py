@@ -40,6 +40,14 @@ def _plan(to: Path) -> None:
     write_plan(*make_plan(read_profile(PROFILES / "demo.h5")), to)
 
 
+def _verdict(to: Path) -> None:
+    """Invented: no GPU is at hand where the pages are run."""
+    from fp8scope.artefacts.verdict_file import write_verdict
+    from tests.artefacts.verdicts import verdict
+
+    write_verdict(verdict(), to)
+
+
 def _experts(to: Path) -> None:
     """A small random mixture of experts with its tokenizer, and no text."""
     from tests.cli.folders import make
@@ -71,6 +79,7 @@ THINGS: Mapping[str, Callable[[Path], None]] = {
     **dict.fromkeys(("profile.h5", "calibration.h5", "production.h5", "today.h5"), RECORDED),
     "profiles": _copy(PROFILES),
     "plan.json": _plan,
+    "verdict.json": _verdict,
     "hf_quant_config.json": _a_list,
     # its texts, a tag each; whole, and the beginnings of some
     "prose.txt": _copy(DEMO_TEXT / "prose.txt"),

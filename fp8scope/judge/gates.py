@@ -1,0 +1,204 @@
+"""What must hold. A gate that could not be measured neither passes nor fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from fp8scope.artefacts.verdict import Compared, Gate, Group, Hardware, Outcome, Total
+from fp8scope.judge.expected import Expected
+
+NAMED = 3
+"""Groups that a gate names at most."""
+SLACK = 0.9
+"""Of the FP8 launches that a checkpoint leads to: others' matmuls (attention's) count as BF16."""
+_PLAIN = ("bf16", "fp16", "fp32")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`sm_active`: least share of cycles in which an SM has a warp, in the GEMMs of prefill.
+    `speedup`: least times as fast as the baseline; None asks nothing.
+    """
+
+    sm_active: float = 0.75
+    speedup: float | None = None
+
+
+def precision_gate(groups: Sequence[Group]) -> Gate:
+    """Every group that is to run in FP8 does. A group that could not be judged keeps the gate from
+    passing, and does not fail it.
+    """
+    expected = [group for group in groups if group.expected]
+    judged = [group for group in expected if group.judged != "not_judged"]
+    right = [group for group in judged if group.judged == "as_planned"]
+    wrong = [group for group in judged if group.judged != "as_planned"]
+    unseen = [group for group in expected if group.judged == "not_judged"]
+    count = f"{len(right)} of {len(expected)} fused groups that are to run in FP8 do"
+    value = len(right) / len(judged) if judged else None
+    if not expected:
+        words = "Nothing is to run in FP8: the checkpoint and its plan hold none."
+        return Gate(name="precision", outcome="not_measured", value=None, limit=1.0, words=words)
+    if wrong:
+        words = f"{count}; not {_named(wrong)}."
+    elif unseen:
+        words = f"{count}; of {len(unseen)} nothing is known: {_named(unseen)}."
+    else:
+        words = f"{'All' if len(right) > 1 else 'The'} {count.partition(' of ')[2]}."
+    outcome: Outcome = "failed" if wrong else "not_measured" if unseen else "passed"
+    remedy = next((group.remedy for group in (*wrong, *unseen)), None)
+    return Gate(
+        name="precision", outcome=outcome, value=value, limit=1.0, words=words, remedy=remedy
+    )
+
+
+def kept_gate(groups: Sequence[Group]) -> Gate | None:
+    """What the plan keeps in BF16 is not quantized. None where it keeps nothing."""
+    kept = [group for group in groups if group.planned == "bf16"]
+    if not kept:
+        return None
+    judged = [group for group in kept if group.judged != "not_judged"]
+    wrong = [group for group in judged if group.judged != "as_planned"]
+    value = 1 - len(wrong) / len(judged) if judged else None
+    unseen = len(kept) - len(judged)
+    if wrong:
+        words = f"{len(wrong)} of {len(kept)} groups that stay in BF16 do not: {_named(wrong)}."
+    elif unseen:
+        words = f"Of {unseen} of the {len(kept)} groups that stay in BF16 nothing is known."
+    else:
+        words = (
+            f"All {len(kept)} groups that stay in BF16 do."
+            if len(kept) > 1
+            else (f"{kept[0].name} stays in BF16.")
+        )
+    outcome: Outcome = "failed" if wrong else "not_measured" if unseen else "passed"
+    remedy = wrong[0].remedy if wrong else None
+    return Gate(
+        name="kept_in_bf16", outcome=outcome, value=value, limit=1.0, words=words, remedy=remedy
+    )
+
+
+def launches_gate(expected: Expected, gemms: Mapping[str, Total]) -> Gate:
+    """In place of both, where nothing says which kernel is whose: launches by precision.
+
+    An engine that fuses q/k/v and gate/up launches one GEMM per group, another one per linear; the
+    lower share of both is what the checkpoint leads to, of which `SLACK` must be there.
+    """
+    name: Literal["gemm_precision"] = "gemm_precision"
+    fp8 = gemms["fp8"].calls if "fp8" in gemms else 0.0
+    known = fp8 + sum(
+        total.calls for kind, total in gemms.items() if kind in (*_PLAIN, "weight_only")
+    )
+    limit = _least_share(expected) * SLACK
+    caveat = "which layer a launch belongs to, the report does not say"
+    unknown = gemms["unknown"].calls if "unknown" in gemms else 0.0
+    if not known or not limit:
+        words = f"No GEMM whose precision can be told is in the report; {caveat}."
+        return Gate(name=name, outcome="not_measured", value=None, limit=limit, words=words)
+    share = fp8 / known
+    counted = f"{fp8:,.0f} of {known:,.0f} GEMM launches multiply FP8 ({share:.0%})"
+    remedy = "verify with the native engine, or a report with ranges of modules, to see which"
+    if "weight_only" in gemms:
+        words = (
+            f"{gemms['weight_only'].calls:,.0f} GEMM launches are weight-only; {counted}; {caveat}."
+        )
+        return Gate(
+            name=name, outcome="failed", value=share, limit=limit, words=words, remedy=remedy
+        )
+    words = f"{counted}, where the checkpoint leads to {limit / SLACK:.0%} or more; {caveat}."
+    # what is unknown may be FP8, or not
+    low, high = fp8 / (known + unknown), (fp8 + unknown) / (known + unknown)
+    outcome: Outcome = "passed" if low >= limit else "failed" if high < limit else "not_measured"
+    if unknown:
+        words += f" Of {unknown:,.0f} more nothing tells in what."
+    return Gate(
+        name=name, outcome=outcome, value=share, limit=limit, words=words,
+        remedy=None if outcome == "passed" else remedy,
+    )  # fmt: skip
+
+
+def sm_gate(prefill: Hardware | None, limit: float, *, loosely: bool) -> Gate:
+    """SMs have work in the GEMMs of prefill. That they do says nothing of FP8: a BF16 fallback
+    keeps them as busy.
+    """
+    value = prefill.sm_active if prefill is not None else None
+    if value is None:
+        words = "How busy the SMs are in the GEMMs of prefill was not measured."
+        remedy = "record it on a GPU with --profiler ncu, or nsys with GPU metrics"
+        return Gate(
+            name="sm_active", outcome="not_measured", value=None, limit=limit, words=words,
+            remedy=remedy,
+        )  # fmt: skip
+    where = "prefill, gaps and other kernels included" if loosely else "the GEMMs of prefill"
+    words = f"SMs have work in {value:.0%} of the cycles in {where}; at least {limit:.0%} is asked."
+    if value >= limit:
+        return Gate(name="sm_active", outcome="passed", value=value, limit=limit, words=words)
+    if loosely:
+        words += " In the GEMMs alone it may be more."
+        outcome: Outcome = "not_measured"
+        remedy = "count it per kernel: --profiler ncu"
+    else:
+        outcome, remedy = "failed", _busier(prefill)
+    return Gate(
+        name="sm_active", outcome=outcome, value=value, limit=limit, words=words, remedy=remedy
+    )
+
+
+def speed_gate(whole: Compared | None, limit: float | None) -> Gate | None:
+    """Times as fast as the baseline; None where nobody asked."""
+    if limit is None:
+        return None
+    value = whole.measured if whole is not None else None
+    if value is None:
+        words = f"{limit:g} times as fast as the baseline is asked, and no baseline was timed."
+        remedy = "give the BF16 model with --baseline"
+        outcome: Outcome = "not_measured"
+    else:
+        words = f"{value:.2f} times as fast as the baseline; {limit:g} is asked."
+        outcome = "passed" if value >= limit else "failed"
+        remedy = "a larger batch, or fewer dynamic scales: fp8scope estimate says what can be had"
+    return Gate(
+        name="speedup", outcome=outcome, value=value, limit=limit, words=words,
+        remedy=None if outcome == "passed" else remedy,
+    )  # fmt: skip
+
+
+def _busier(prefill: Hardware | None) -> str:
+    if prefill is not None and prefill.bound == "launch":
+        return "too little work at a time: raise --batch or --prompt-len, or use CUDA graphs"
+    return "raise --batch or --prompt-len: GEMMs with few rows leave SMs idle"
+
+
+def _least_share(expected: Expected) -> float:
+    """Of the launches in FP8, fused and not."""
+    counts = [
+        (group.expected, len(group.gemms), max(len(group.members), 1)) for group in expected.groups
+    ]
+    fused = sum(one for is_fp8, one, _ in counts if is_fp8), sum(one for _, one, _ in counts)
+    apart = sum(each for is_fp8, _, each in counts if is_fp8), sum(each for *_, each in counts)
+    return min((fp8 / every if every else 0.0) for fp8, every in (fused, apart))
+
+
+def _named(groups: Sequence[Group]) -> str:
+    """The first with what they ran in, and their longest kernel."""
+    parts = [f"{group.name} ({_ran(group)})" for group in groups[:NAMED]]
+    left = len(groups) - len(parts)
+    return ", ".join(parts) + (f" and {left} more" if left else "")
+
+
+def _ran(group: Group) -> str:
+    words = {"weight_only": "weight-only", "not_seen": "not seen"}.get(
+        group.realized, group.realized
+    )
+    kernels = [
+        use
+        for phase in group.phases.values()
+        for use in phase.kernels
+        if use.role in {"gemm", "other"}
+    ]
+    wrong = [use for use in kernels if use.precision != "fp8"] or kernels
+    if not wrong:
+        return words
+    longest = max(wrong, key=lambda use: use.time_us).name
+    return f"{words}, {longest if len(longest) <= 60 else longest[:58] + ' …'}"
