@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 from fp8scope.traces.kernel_patterns import PATTERNS, TYPES, Pattern, Precision, Role
 
@@ -24,7 +24,7 @@ OTHER = KernelKind("other", "unknown")
 _COMPILED = tuple((re.compile(pattern.regex, re.IGNORECASE), pattern) for pattern in PATTERNS)
 
 
-@cache
+@lru_cache(maxsize=4096)
 def kind_of(name: str) -> KernelKind:
     """The kind that the first fitting pattern gives; what no pattern fits is other, unknown."""
     for compiled, pattern in _COMPILED:

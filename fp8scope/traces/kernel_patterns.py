@@ -92,7 +92,7 @@ PATTERNS: tuple[Pattern, ...] = (
         "fmha_v2_flash_attention_fp16_64_32_S_qkv_128_causal_sm86_kernel_nl", _TABLES,
     ),
     Pattern(
-        rf"flash(?!infer).*?fwd.*?{_ELEMENT}", "attention",
+        rf"^.*?flash(?!infer).*?fwd.*?{_ELEMENT}", "attention",
         "void flash::flash_fwd_splitkv_kernel<Flash_fwd_kernel_traits<128, 64, 128, 4, false, "
         "false, cutlass::bfloat16_t, Flash_kernel_traits<128, 64, 128, 4, cutlass::bfloat16_t> >, "
         "true, false, false>(flash::Flash_fwd_params)", _TABLES,
@@ -105,7 +105,8 @@ PATTERNS: tuple[Pattern, ...] = (
     Pattern(
         r"flash(?!infer)|fmha|attention|attn|sdpa|mha|mqa|mla_|BatchPrefillWith|BatchDecodeWith|xqa",
         "attention",
-        "cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7_64x128x128", _TABLES, "unknown",
+        "cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7_64x128x128",
+        _TABLES, "unknown",
     ),
     # activations and weights into a format
     Pattern(
@@ -153,12 +154,12 @@ PATTERNS: tuple[Pattern, ...] = (
     ),
     # cuBLAS: nvjet names A, B, the output and the accumulator, or one letter for A and B
     Pattern(
-        r"nvjet_(?:sm\d+_)?(?P<a>[a-z])(?P<b>[a-z])[a-z]{3}_", "gemm",
+        r"nvjet_(?:sm\d+_)?(?P<a>[a-z])(?P<b>[a-z])[a-z]{3}(?![a-z])", "gemm",
         "nvjet_qqtst_128x256_128x6_2x1_2cta_v_bz_TNT",
         f"an nsys table of a cuBLAS FP8 sample, in a public repository; types in {_DCGM_251}",
     ),
     Pattern(
-        r"nvjet_(?:sm\d+_)?(?P<a>[a-z])[a-z]{2}_", "gemm",
+        r"nvjet_(?:sm\d+_)?(?P<a>[a-z])[a-z]{2}(?![a-z])", "gemm",
         "nvjet_sm90_tst_192x192_64x3_2x1_v_bz_coopB_NTN", _TABLES,
     ),
     Pattern(
@@ -217,7 +218,7 @@ PATTERNS: tuple[Pattern, ...] = (
         "void cutlass::device_kernel<flashinfer::gemm::DeviceGemmFp4GemmSm100<>>", _TABLES, "fp4",
     ),
     Pattern(
-        rf"cutlass.*?(?:gemm|Gemm).*?{_ELEMENT}", "gemm",
+        rf"^(?=.*cutlass).*?gemm.*?{_ELEMENT}", "gemm",
         "_ZN7cutlass13device_kernelIN4vllm19enable_sm90_or_laterINS_4gemm6kernel13GemmUniversalIN4"
         "cute5tupleIJiiiiEEENS5_10collective13CollectiveMmaINS_12float_e4m3_tE", _SOURCE,
     ),
