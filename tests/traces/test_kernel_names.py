@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,13 @@ def test_vllms_numbers_of_types(number: int, precision: str) -> None:
 def test_nobody_knows_what_nobody_named() -> None:
     assert kind_of("some_kernel_nobody_has_seen") == kind_of("") == OTHER
     assert kind_of("nvjet_sm90_xyzzy_64x8") == KernelKind("gemm", "unknown")
+
+
+@pytest.mark.parametrize("part", ["flash fwd ", "cutlass gemm flash fwd ", "quant<", "xmma_gemm_"])
+def test_a_name_made_to_be_slow_is_read_in_seconds(part: str) -> None:
+    began = time.monotonic()
+    kind_of(part * (1_000_000 // len(part)))
+    assert time.monotonic() - began < 10  # without atomic groups: minutes
 
 
 @given(st.text(max_size=300))
