@@ -104,6 +104,10 @@ class Stale(BadInput):
     """Two files that do not belong together: another model, fine-tune or profile (exit 2)."""
 
 
+class ChildFailed(BadInput):
+    """A process that was started for a measurement hung, crashed or failed (exit 2)."""
+
+
 class GateFailed(Fp8scopeError):
     """What was asked for does not hold; the work itself is done (exit 1)."""
 

@@ -30,6 +30,7 @@ VERBS = (
     "check",
     "build",
     "doctor",
+    "verify",
     "compare",
     "merge",
 )

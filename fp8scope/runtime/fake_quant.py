@@ -53,7 +53,8 @@ def rounding_error(x: Tensor, scheme: Scheme, amax: float | None = None) -> Tens
 def _takes_kernel(x: Tensor, scheme: Scheme) -> bool:
     plain = scheme.scale_format is None and x.dtype in (torch.float32, torch.bfloat16)
     alike = x.ndim == 2 or (x.ndim > 2 and scheme.tile.rows == 1) or scheme.static
-    return x.device.type == "cpu" and plain and alike and x.numel() > 0
+    here = x.device.type == "cpu" and not torch.compiler.is_compiling()
+    return here and plain and alike and x.numel() > 0
 
 
 def _by_kernel(x: Tensor, scheme: Scheme, amax: float | None, *, error: bool = False) -> Tensor:
@@ -94,9 +95,9 @@ def _round_scales(scales: Tensor, fmt: Format, held_in: Format, amax: float | No
 
 def _number(value: float, like: Tensor) -> Tensor:
     """A float32 scalar on the same device: CUDA divides by a Python number through its inverse,
-    which is another last bit.
+    which is another last bit. Filled there: while a CUDA graph is recorded nothing can be copied.
     """
-    return torch.tensor(value, dtype=torch.float32, device=like.device)
+    return torch.full((), value, dtype=torch.float32, device=like.device)
 
 
 def _tiles(values: Tensor, scheme: Scheme) -> Tensor:

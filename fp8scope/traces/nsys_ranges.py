@@ -6,22 +6,22 @@ the one that started last. nsys itself projects so (its report nvtx_gpu_proj_tra
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from fp8scope.traces.module_ranges import module_of
 from fp8scope.traces.nsys_tables import NS_PER_US, THREAD_BITS, Export
 from fp8scope.traces.trace import DOMAIN, Range
 
-PUSH_POP, START_END, DOMAIN_CREATE = 59, 60, 75
+DOMAIN_CREATE = 75
+EVENTS_OF_RANGES = "WHERE eventType IN (59, 60, 75) AND globalTid IS NOT NULL"
+"""Push and pop, start and end, and the domains that they are in."""
 EVENT = ["start", "end", "eventType", "text", "textId", "domainId", "globalTid", "endGlobalTid"]
-MODULE = re.compile(r"\{'Module': (['\"])(?P<name>.*?)\1")
-"""What the hooks of vLLM, SGLang and TensorRT-LLM push: the text of a dict, shapes after it."""
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """One time through a range, in ns, on one thread."""
 
     start: int
@@ -85,55 +85,44 @@ def read_ranges(export: Export) -> Ranges:
     """Our ranges; where there is none, the module ranges of another engine's hooks."""
     export.require("NVTX_EVENTS", ["start", "eventType", "globalTid"])
     strings = export.strings()
-    ours: list[tuple[int, Span]] = []
-    theirs: list[tuple[int, Span]] = []
+    events = list(export.rows("NVTX_EVENTS", EVENT, EVENTS_OF_RANGES))
+    last = max((event[1] or event[0] for event in events), default=0)
+    our_domains = {  # numbered by each process for itself
+        (_process(thread), domain)
+        for _, _, kind, text, text_id, domain, thread, _ in events
+        if kind == DOMAIN_CREATE and (text or strings.get(text_id)) == DOMAIN
+    }
+    ours: dict[int, list[Span]] = defaultdict(list)
+    theirs: dict[int, list[Span]] = defaultdict(list)
+    modules: dict[str, str] = {}
     elsewhere = unclosed = 0
-    domains: dict[tuple[int, int], str] = {}
-    events = list(export.rows("NVTX_EVENTS", EVENT))
-    last = max((max(event[0], event[1] or 0) for event in events), default=0)
-    for _, _, kind, text, text_id, domain, thread, _ in events:
-        if kind == DOMAIN_CREATE:  # numbered by each process for itself
-            domains[_process(thread), domain] = text or strings.get(text_id, "")
     for start, end, kind, text, text_id, domain, thread, end_thread in events:
-        if kind not in {PUSH_POP, START_END} or thread is None:
+        if kind == DOMAIN_CREATE:
             continue
         name = text if text is not None else strings.get(text_id, "")
-        is_ours = domains.get((_process(thread), domain)) == DOMAIN
-        module = name if is_ours else _module(name)
-        if not module:
+        is_ours = (_process(thread), domain) in our_domains
+        if not is_ours and name not in modules:
+            modules[name] = module_of(name)
+        if not (module := name if is_ours else modules[name]):
             continue
         if end_thread is not None and end_thread != thread:
-            elsewhere += is_ours
+            elsewhere += 1
             continue
-        unclosed += is_ours and end is None
+        unclosed += end is None
         span = Span(start, last if end is None else end, module)
-        (ours if is_ours else theirs).append((thread, span))
-    by_thread: dict[int, list[Span]] = defaultdict(list)
-    for thread, span in ours or theirs:
-        by_thread[thread].append(span)
-    spans = {thread: sorted_spans(group) for thread, group in by_thread.items()}
-    notes = _notes(bool(ours), bool(theirs), DOMAIN in domains.values())
+        (ours if is_ours else theirs)[thread].append(span)
+    notes = _notes(bool(ours), bool(theirs), bool(our_domains))
     if elsewhere:
         notes.append(f"{elsewhere} ranges ended on another thread than they began on: left out")
     if unclosed:
         notes.append(f"{unclosed} ranges were never closed: taken to last until the end")
-    return Ranges(spans, notes)
+    return Ranges(
+        {thread: sorted_spans(found) for thread, found in (ours or theirs).items()}, notes
+    )
 
 
 def _process(thread: int) -> int:
     return thread >> THREAD_BITS
-
-
-def _module(text: str) -> str:
-    """The module that another engine's hook names; empty where it is none, or only its outputs.
-
-    The first part is the hook's own prefix: `top.model.layers.0.mlp` → `model.layers.0.mlp`.
-    """
-    match = MODULE.match(text)
-    if match is None or ("'Outputs': " in text and "'Inputs': " not in text):
-        return ""
-    prefix, _, name = match["name"].partition(".")
-    return name if " " not in prefix else ""
 
 
 def _notes(ours: bool, theirs: bool, registered: bool) -> list[str]:

@@ -16,7 +16,7 @@ from fp8scope.traces.trace import Trace
 SQLITE, GZIP, NCU_REPORT = b"SQLite format 3\0", b"\x1f\x8b", b"NVR\0"
 NSYS_REPORT, NSYS_STREAM = b"Profiler Report", b"Nsight Systems Stream"
 """In the first bytes of .nsys-rep and .qdstrm (seen in those of 2023.4)."""
-NCU_COLUMNS = re.compile(rb'^"ID","Process ID"', re.MULTILINE)
+NCU_COLUMNS = re.compile(rb'^(\xef\xbb\xbf)?"ID","Process ID"', re.MULTILINE)
 HEAD_BYTES = 1 << 16
 """ncu prints lines of its own, and those of the program, before its CSV."""
 EXPORT_SECONDS = 1800
@@ -110,4 +110,7 @@ def _exported(path: Path) -> Trace:
                 f"nsys could not export {path}: {last[:160]}",
                 "an older nsys cannot open a newer report: export it with the one that made it",
             )
-        return replace(read_nsys(exported), path=str(path))
+        try:
+            return replace(read_nsys(exported), path=str(path))
+        except BadInput as error:  # the file that the user knows is the report
+            raise BadInput(error.what.replace(str(exported), str(path)), error.remedy) from error

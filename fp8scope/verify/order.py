@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
+
+from fp8scope.errors import BadInput
 
 Pass = Literal["timing", "tagged"]
 """timing: as fast as it goes, without tags (compiled, CUDA graphs). tagged: one prefill and a few
 decode steps, eagerly, every module in a range of its own, between cudaProfilerStart and Stop."""
 Watcher = Literal["none", "nsys", "ncu", "torch"]
 RUN, TORCH_TRACE = "run.json", "trace.json"
-"""What a child leaves in its folder."""
+"""What a child leaves in its folder, run.json last; where it refuses, see `failures`."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,10 @@ class Order:
     """One run of the native engine. `watcher`: the profiler around it; for torch the child itself
     profiles, and writes trace.json. `folder`: where run.json goes. `baseline`: the checkpoint is a
     BF16 model. `dtype` of what is not FP8; None as the checkpoint.
+
+    `gen_len` tokens are made of each prompt: the first by the prefill, each other one by a decode
+    step. `compile`: None on CUDA alone. `weight_only`: linears, by runtime name, whose FP8 weights
+    are multiplied in the dtype of the rest: a fault that a verdict must find.
     """
 
     checkpoint: str
@@ -32,10 +38,11 @@ class Order:
     gen_len: int
     baseline: bool = False
     dtype: str | None = None
-    compile: bool = True
+    compile: bool | None = None
     repeats: int = 5
     decode_steps: int = 4
     seed: int = 0
+    weight_only: tuple[str, ...] = ()
 
     def write(self, path: Path) -> None:
         """As JSON."""
@@ -43,5 +50,16 @@ class Order:
 
     @classmethod
     def read(cls, path: Path) -> Order:
-        """Inverse of `write`."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        """Inverse of `write`. Raises BadInput for what is no order."""
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            order = cls(**{**found, "weight_only": tuple(found.get("weight_only", ()))})
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise BadInput(f"{path} is no order for a run: {error}", _WRITTEN) from None
+        for name in ("batch", "prompt_len", "gen_len", "repeats", "decode_steps"):
+            if not isinstance(found := getattr(order, name), int) or found < 1:
+                raise BadInput(f"{path}: {name} is {found!r}, not a number above 0", _WRITTEN)
+        return order
+
+
+_WRITTEN = f"{Order.__name__}.write makes one, with {', '.join(f.name for f in fields(Order))}"

@@ -56,6 +56,13 @@ def _experts(to: Path) -> None:
     (to / "text.txt").unlink()
 
 
+def _llama_70b(to: Path) -> None:
+    """The shapes of Llama-3-70B: its config.json, and safetensors that are all header."""
+    from tests.estimate import models
+
+    models.write(to, models.LLAMA_70B)
+
+
 def _a_list(to: Path) -> None:
     """An exclusion list that somebody wrote from memory."""
     to.write_text(
@@ -84,6 +91,7 @@ THINGS: Mapping[str, Callable[[Path], None]] = {
     "tickets.jsonl": _beginning(DEMO_TEXT / "support.jsonl", 8),
     "other_tickets.jsonl": _beginning(DEMO_HELD_OUT / "support.jsonl", 8),
     "repo.txt": _beginning(DEMO_TEXT / "code.txt", 60),
+    "Llama-3-70B": _llama_70b,
     # a random model of another kind
     "my-moe": _experts,
 }

@@ -24,6 +24,7 @@ GIVEN: Mapping[str, list[str]] = {
     "browse": ["profile.h5", "plan.json"],
     "report": ["profile.h5", "plan.json"],
     "plan": ["profile.h5", "Llama-3.1-8B", "other_tickets.jsonl"],
+    "estimate": ["Llama-3.1-8B", "plan.json"],
     "export": ["plan.json"],
     "check": ["plan.json", "Llama-3.1-8B", "hf_quant_config.json"],
     "build": ["plan.json", "Llama-3.1-8B"],

@@ -1,17 +1,17 @@
-"""A KV cache in E4M3, with the static scales of a checkpoint."""
+"""A KV cache in E4M3, with the static scales of a checkpoint: one byte for each number."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 
 from fp8scope.errors import Missing
-from fp8scope.runtime.fp8.codes import quantize
+from fp8scope.runtime.fp8.codes import CODES, quantize
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,25 @@ class KVScales:
     latent_dim: int = 0
 
 
-class Fp8Cache(DynamicCache):
-    """Keys and values rounded to E4M3 when they come, and kept so, in the model's dtype.
+if TYPE_CHECKING:
+    from transformers import Cache as _Cache
+else:
+    _Cache = object
 
-    Attention reads the rounded ones from the first token on, in prefill as in decode. Layers
-    without scales are kept as they are. config: the model's.
+
+class _InCodes(_Cache):
+    """What makes a cache of transformers hold E4M3 codes, as bytes: it copies, joins and cuts them
+    as it does any numbers. Attention reads them multiplied out, in the dtype of the model, from
+    the first token on, in prefill as in decode. Layers without scales are kept as they are.
     """
 
-    def __init__(self, scales: Mapping[int, KVScales], config: Any) -> None:
-        super().__init__(config=config)
-        self._scales = scales
+    def scaled_by(self, scales: Mapping[int, KVScales], device: torch.device | str) -> None:
+        """Hold codes from now on. Scales are put on the device once: a CUDA graph cannot."""
+        self._latent = {layer: found.latent_dim for layer, found in scales.items()}
+        self._scales = {
+            layer: tuple(torch.tensor(scale, device=device) for scale in (found.k, found.v))
+            for layer, found in scales.items()
+        }
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -46,23 +55,53 @@ class Fp8Cache(DynamicCache):
         Raises Missing where this transformers expands a latent before it is cached.
         """
         scales = self._scales.get(layer_idx)
-        if scales is not None:
-            _check_latent(scales, key_states)
-            key_states = _rounded(key_states, scales.k)
-            value_states = _rounded(value_states, scales.v)
-        kept: tuple[Tensor, Tensor] = super().update(
-            key_states, value_states, layer_idx, *args, **kwargs
+        if scales is None:
+            kept: tuple[Tensor, Tensor] = super().update(
+                key_states, value_states, layer_idx, *args, **kwargs
+            )
+            return kept
+        _check_latent(self._latent[layer_idx], key_states)
+        k, v = scales
+        keys, values = super().update(
+            _codes(key_states, k), _codes(value_states, v), layer_idx, *args, **kwargs
         )
-        return kept
+        return _multiplied_out(keys, k, key_states), _multiplied_out(values, v, value_states)
 
 
-def _rounded(x: Tensor, scale: float) -> Tensor:
-    by = torch.tensor(scale, dtype=torch.float32, device=x.device)
-    return (quantize(x, by).float() * by).to(x.dtype)
+class Fp8Cache(_InCodes, DynamicCache):
+    """Grows with its tokens. config: the model's; device: where the model runs."""
+
+    def __init__(
+        self, scales: Mapping[int, KVScales], config: Any, device: torch.device | str = "cpu"
+    ) -> None:
+        super().__init__(config=config)
+        self.scaled_by(scales, device)
 
 
-def _check_latent(scales: KVScales, keys: Tensor) -> None:
-    if scales.latent_dim and tuple(keys.shape[1::2]) != (1, scales.latent_dim):
+class Fp8StaticCache(_InCodes, StaticCache):
+    """Has room for `length` tokens from the start, at addresses that stay, as CUDA graphs ask."""
+
+    def __init__(
+        self,
+        scales: Mapping[int, KVScales],
+        config: Any,
+        length: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(config=config, max_cache_len=length)
+        self.scaled_by(scales, device)
+
+
+def _codes(x: Tensor, scale: Tensor) -> Tensor:
+    return quantize(x, scale).view(torch.uint8)
+
+
+def _multiplied_out(codes: Tensor, scale: Tensor, like: Tensor) -> Tensor:
+    return (codes.view(CODES).float() * scale).to(like.dtype)
+
+
+def _check_latent(latent_dim: int, keys: Tensor) -> None:
+    if latent_dim and tuple(keys.shape[1::2]) != (1, latent_dim):
         raise Missing(
             "this transformers caches the expanded keys and values of latent attention, and the "
             "checkpoint's scale is that of the latent",

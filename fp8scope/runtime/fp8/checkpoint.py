@@ -21,7 +21,7 @@ from fp8scope.core.structure import Structure
 from fp8scope.errors import Missing
 from fp8scope.runtime.devices import check_device, to_device
 from fp8scope.runtime.finite import refuse_nonfinite
-from fp8scope.runtime.fp8.cache import Fp8Cache, KVScales
+from fp8scope.runtime.fp8.cache import Fp8Cache, Fp8StaticCache, KVScales
 from fp8scope.runtime.fp8.kv_scales import kv_scales
 from fp8scope.runtime.fp8.linear import Gemm
 from fp8scope.runtime.fp8.metadata import fp8_metadata
@@ -59,7 +59,15 @@ class Fp8Model:
 
     def cache(self) -> Fp8Cache | None:
         """An empty KV cache in FP8; None where the checkpoint keeps it in the model's dtype."""
-        return Fp8Cache(self.kv_scales, self._model.config) if self.kv_scales else None
+        if not self.kv_scales:
+            return None
+        return Fp8Cache(self.kv_scales, self._model.config, self._model.device)
+
+    def static_cache(self, length: int) -> Fp8StaticCache | None:
+        """The same with room for `length` tokens from the start."""
+        if not self.kv_scales:
+            return None
+        return Fp8StaticCache(self.kv_scales, self._model.config, length, self._model.device)
 
     @torch.no_grad()
     def logits(self, input_ids: Tensor) -> Tensor:

@@ -19,7 +19,11 @@ def quantize(x: Tensor, scale: Tensor) -> Tensor:
 
     Values of any float dtype are divided in float32; NaN stays NaN.
     """
-    return (x.float() / scale).clamp(-E4M3.max, E4M3.max).to(CODES)
+    # A scalar tensor would leave x in its own dtype; one of an axis makes the quotient float32,
+    # with no float32 copy of x before it.
+    x = x.float() if x.dtype == torch.float64 else x
+    quotient: Tensor = x / torch.atleast_1d(scale)
+    return quotient.clamp_(-E4M3.max, E4M3.max).to(CODES)
 
 
 def token_scales(x: Tensor) -> Tensor:
@@ -28,8 +32,9 @@ def token_scales(x: Tensor) -> Tensor:
     1 for a token of zeros.
     """
     amax = x.abs().amax(dim=-1, keepdim=True).float()
-    # a tensor, for CUDA divides by a Python number through its inverse: another last bit
-    scales = amax / torch.tensor(E4M3.max, device=x.device)
+    # a tensor, for CUDA divides by a Python number through its inverse: another last bit; and one
+    # that is filled there, for none can be copied to it while a CUDA graph is recorded
+    scales = amax / torch.full((), E4M3.max, device=x.device)
     return torch.where(scales == 0, 1.0, scales)
 
 

@@ -31,14 +31,15 @@ class Fp8Experts(nn.Module):
     """In place of an experts module of transformers, called as it is.
 
     `first` and `last` hold for each expert what runs in place of its slice of gate_up_proj (or
-    up_proj) and of down_proj, None where the stack stays as it is. The replaced module loses the
-    stacks that are replaced: the model keeps no second copy.
+    up_proj) and of down_proj, None where the stack stays as it is. The replaced module loses its
+    stacks: the model keeps no second copy. `stacks`: the names of both.
     """
 
     def __init__(
         self, experts: Experts, first: Sequence[nn.Module] | None, last: Sequence[nn.Module] | None
     ) -> None:
         super().__init__()
+        self.stacks = (experts.first, experts.last)
         self.first = nn.ModuleList(first or _slices(experts, experts.first))
         self.last = nn.ModuleList(last or _slices(experts, experts.last))
         self.activation = experts.module

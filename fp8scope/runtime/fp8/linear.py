@@ -27,7 +27,12 @@ class Fp8Linear(nn.Module):
     `gemm`: "scaled_mm" multiplies the codes (`torch._scaled_mm`; bf16 in, bf16 out, else by way of
     float32), "dequantized" both operands in the dtype of the input. Block scales always go the
     second way. Raises ValueError for shapes that do not fit.
+
+    `fast_accum`: on Hopper, sum in the tensor cores' own registers, of fewer bits than float32, as
+    engines do; it is faster.
     """
+
+    fast_accum = False
 
     def __init__(
         self,
@@ -41,7 +46,7 @@ class Fp8Linear(nn.Module):
         super().__init__()
         _check(codes, weight_scale, input_scale)
         self.out_features, self.in_features = codes.shape
-        self.gemm = gemm
+        self.gemm: Gemm = gemm
         self.weight = nn.Parameter(codes.contiguous(), requires_grad=False)
         self.weight_scale: Tensor
         self.input_scale: Tensor | None
@@ -56,12 +61,23 @@ class Fp8Linear(nn.Module):
             return "fp8_token" if self.weight_scale.ndim == 1 else "fp8_block"
         return "fp8_tensor_dynamic" if self.input_scale is None else "fp8_tensor"
 
+    @property
+    def multiplies_codes(self) -> bool:
+        """Whether the GEMM itself is in FP8."""
+        return self.gemm == "scaled_mm" and self.treatment != "fp8_block"
+
+    @property
+    def padded_on_cuda(self) -> bool:
+        """Whether an FP8 GEMM there needs a padded copy of the weight, at each call."""
+        odd = self.out_features % _CUDA_MULTIPLE or self.in_features % _CUDA_MULTIPLE
+        return self.multiplies_codes and bool(odd)
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] → [..., out] in the dtype of x."""
         rows = x.reshape(-1, self.in_features)
         if not len(rows):
             y = rows.new_zeros(0, self.out_features)
-        elif self.gemm == "scaled_mm" and self.treatment != "fp8_block":
+        elif self.multiplies_codes:
             y = self._by_codes(rows)
         else:
             weight = dequantize_weight(self.weight, self.weight_scale).to(x.dtype)
@@ -86,7 +102,7 @@ class Fp8Linear(nn.Module):
 
     def _by_codes(self, rows: Tensor) -> Tensor:
         scales = self._input_scales(rows)
-        codes, weight = quantize(rows, scales), self.weight.data
+        codes, weight = quantize(rows, scales), self.weight.detach()
         by_column = self.weight_scale
         bias: Tensor | None = self.bias
         if _on_cuda(rows):
@@ -94,7 +110,9 @@ class Fp8Linear(nn.Module):
             more = (0, len(weight) - self.out_features)
             by_column = pad(by_column, more) if by_column.ndim else by_column
             bias = pad(bias, more) if bias is not None else None
-        y = _scaled_mm(codes, weight, (scales, by_column), bias, rows.dtype)
+        y = _scaled_mm(
+            codes, weight, (scales, by_column), bias, rows.dtype, fast_accum=self.fast_accum
+        )
         return y[:, : self.out_features]
 
 
@@ -104,6 +122,8 @@ def _scaled_mm(
     scales: tuple[Tensor, Tensor],
     bias: Tensor | None,
     dtype: torch.dtype,
+    *,
+    fast_accum: bool,
 ) -> Tensor:
     """Codes [n, in] @ weight [out, in].T, scaled by two scalars, or by row and by column."""
     rows, columns = scales
@@ -117,8 +137,15 @@ def _scaled_mm(
             after, out = rows * columns, torch.float32
             rows = columns = torch.ones((), device=codes.device)
     fused = bias is not None and bias.dtype == out == torch.bfloat16
+    # The public `scaled_mm` of torch 2.10 is the same GEMM under the same rules.
     y = torch._scaled_mm(
-        codes, weight.T, rows, columns, bias=bias if fused else None, out_dtype=out
+        codes,
+        weight.T,
+        rows,
+        columns,
+        bias=bias if fused else None,
+        out_dtype=out,
+        use_fast_accum=fast_accum,
     )
     if after is not None:
         y = y * after

@@ -136,6 +136,25 @@ def test_padding_for_cuda_changes_nothing(
     assert seen == [((5, 48), (48, 176))]
 
 
+@pytest.mark.parametrize("gemm", GEMMS)
+@pytest.mark.parametrize("treatment", TREATMENTS)
+def test_compiled_as_one_graph(treatment: str, gemm: Gemm) -> None:
+    """Nothing in it keeps torch.compile from seeing the whole, and bits stay what they are."""
+    torch.compiler.reset()
+    linear, x = make((172, 40), treatment, bias=False, gemm=gemm), normals(5, 40, seed=3).bfloat16()
+    compiled = torch.compile(linear, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), linear(x))
+
+
+def test_what_it_multiplies() -> None:
+    """Blocks never run as an FP8 GEMM; what is no multiple of 16 is padded where one does."""
+    assert [make((32, 48), t).multiplies_codes for t in TREATMENTS] == [True, True, True, False]
+    assert not make((32, 48), "fp8_tensor", gemm="dequantized").multiplies_codes
+    shapes = ((32, 48), (32, 40), (172, 48))
+    assert [make(shape, "fp8_token").padded_on_cuda for shape in shapes] == [False, True, True]
+    assert not make((32, 40), "fp8_block").padded_on_cuda
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("dtype", [*FLOOR_DB, torch.float16], ids=str)
