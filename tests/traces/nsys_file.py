@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -58,6 +59,19 @@ class Filled:
         self._database.execute(
             f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})",  # noqa: S608
             list(row.values()),
+        )
+
+    def many(
+        self, table: str, columns: str, rows: Iterable[tuple[Any, ...]], same: tuple[Any, ...] = ()
+    ) -> None:
+        """Rows of these columns, the last of them the same in all; what may not be NULL is 0."""
+        told = self.sql(f"PRAGMA table_info({table})")
+        given = columns.split(", ")
+        rest = [name for _, name, _, needed, *_ in told if needed and name not in given]
+        marks = ", ".join("?" * len(given) + "0" * len(rest))
+        self._database.executemany(
+            f"INSERT INTO {table} ({', '.join(given + rest)}) VALUES ({marks})",  # noqa: S608
+            ((*row, *same) for row in rows),
         )
 
     def string(self, text: str) -> int:
