@@ -19,7 +19,8 @@ def reports_folder(output: Path) -> Path:
 
 
 def make_folder(folder: Path, *, force: bool) -> None:
-    """An empty folder, with our mark in it. `force` empties one that is ours.
+    """An empty folder, with our mark in it, that others cannot look into: reports of nsys hold the
+    environment of processes, tokens and all. `force` empties one that is ours.
 
     Raises OutputExists, BadInput for one that is not ours, and CannotWrite.
     """
@@ -34,7 +35,7 @@ def make_folder(folder: Path, *, force: bool) -> None:
     try:
         if folder.exists():
             shutil.rmtree(folder)
-        folder.mkdir(parents=True)
+        folder.mkdir(mode=0o700, parents=True)
         mark = {"format": "fp8scope-session", "fp8scope": fp8scope.__version__}
         (folder / MARKER).write_text(json.dumps(mark) + "\n", encoding="utf-8")
     except OSError as error:

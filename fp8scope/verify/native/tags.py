@@ -36,19 +36,13 @@ class Marker(Protocol):
 class Nvtx:
     """Ranges for nsys and ncu."""
 
-    def __init__(self) -> None:
-        self._domain: Any = nvtx.get_domain(DOMAIN)
-        self._attributes: dict[str, Any] = {}
-
     def push(self, name: str) -> None:
         """See `Marker`."""
-        if name not in self._attributes:
-            self._attributes[name] = self._domain.get_event_attributes(message=name)
-        self._domain.push_range(self._attributes[name])
+        nvtx.push_range(name, domain=DOMAIN)
 
     def pop(self) -> None:
         """See `Marker`."""
-        self._domain.pop_range()
+        nvtx.pop_range(domain=DOMAIN)
 
 
 class TorchRanges:
