@@ -135,14 +135,15 @@ def _placed(expected: Expected, trace: Trace) -> Iterator[Launch]:
         kind = kinds[kernel.name]
         yield Launch(
             kernel, _phase(kernel.ranges), owner, module, kind.role, precision,
-            _evidence(precision, evidence), kind.weight_only,
+            _evidence(evidence, told=precision != UNKNOWN or kind.weight_only), kind.weight_only,
         )  # fmt: skip
 
 
-def _evidence(precision: str, said: str) -> Evidence:
-    """Of what `precision_of` says in words, that which it begins with."""
-    begins = said.partition(":")[0]
-    return _SAID.get(begins, "none") if precision != UNKNOWN else "none"
+def _evidence(said: str, *, told: bool) -> Evidence:
+    """Of what `precision_of` says in words, that which it begins with; a name that says no more
+    than weight-only is one all the same.
+    """
+    return _SAID.get(said.partition(":")[0], "kernel names") if told else "none"
 
 
 def _phase(ranges: Sequence[str]) -> PhaseName:

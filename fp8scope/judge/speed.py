@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from fp8scope.artefacts.verdict import Compared, Percentiles, PhaseName, Speed
+from fp8scope.core.gpus import Gpu
 from fp8scope.estimate.api import Bounds, Estimate
 from fp8scope.traces.record import RunRecord
 
@@ -17,15 +18,17 @@ def chosen(estimate: Estimate) -> Bounds:
     return estimate.bounds["plan" if "plan" in estimate.bounds else "fp8"]
 
 
-def with_mbu(speed: Speed, estimate: Estimate | None, devices: int) -> Speed:
+def with_mbu(speed: Speed, bounds: Bounds | None, gpu: Gpu | None) -> Speed:
     """With decode's share of the bandwidth, where its time and its bytes are known: (weights + KV
     cache) / TPOT / peak (Databricks, LLM Inference Performance Engineering, 2023).
+
+    bounds: of one GPU of those that it ran on.
     """
-    if speed.mbu is not None or speed.tpot_ms is None or estimate is None:
+    if speed.mbu is not None or speed.tpot_ms is None or bounds is None or gpu is None:
         return speed
-    each = chosen(estimate).decode_reads * estimate.tp / devices
-    peak = estimate.gpu.bandwidth_gb_s * 1e9
-    return speed.model_copy(update={"mbu": each / (speed.tpot_ms.p50 / 1e3) / peak})
+    peak = gpu.bandwidth_gb_s * 1e9
+    mbu = sum(bounds.decode_reads) / (speed.tpot_ms.p50 / 1e3) / peak
+    return speed.model_copy(update={"mbu": mbu})
 
 
 def compared(

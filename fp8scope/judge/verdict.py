@@ -19,7 +19,7 @@ from fp8scope.judge.gates import (
 from fp8scope.judge.groups import judge_cache, judge_group
 from fp8scope.judge.said import notes, summary, unseen
 from fp8scope.judge.sight import Run, Sight
-from fp8scope.judge.speed import compared, with_mbu
+from fp8scope.judge.speed import chosen, compared, with_mbu
 from fp8scope.judge.timing import gemm_totals
 from fp8scope.judge.whole import others, readings, whole
 
@@ -37,16 +37,15 @@ def judge(
     """What an FP8 build really ran in.
 
     baseline: the BF16 model on the same GPU under the same load; its groups are the same. estimate:
-    of what ran, on that GPU and under that load. What was not measured is None, and said in
-    `unseen`.
+    of what ran, on so many of those GPUs and under that load. What was not measured is None, and
+    said in `unseen`.
     """
     sight = Sight(expected, run, baseline)
     groups = tuple(judge_group(sight, group) for group in expected.groups)
     hardware = {phase: whole(sight, phase, groups) for phase in sight.phases}
     before = baseline.record if baseline else None
-    speed = run.record.speed if run.record else Speed()
-    speed = with_mbu(speed, estimate, sight.ran.devices)
-    speedup = compared(speed, before.speed if before else None, estimate)
+    speed, slow = _speeds(sight, estimate)
+    speedup = compared(speed, slow, estimate)
     asked = limits or Limits()
     speeds = speed_gate(speedup.get("whole"), asked.speedup)
     gates = (*_gates(sight, groups, hardware, asked), *([speeds] if speeds else []))
@@ -67,7 +66,7 @@ def judge(
         in_fp8=in_fp8,
         hardware=hardware,
         speed=speed,
-        baseline_speed=before.speed if before else None,
+        baseline_speed=slow,
         speedup=speedup,
         gemms=dict(gemm_totals(sight.longest.launches)) if sight.longest else {},
         groups=groups,
@@ -75,6 +74,17 @@ def judge(
         others=others(sight),
         unseen=unseen(sight.ran, sight.reports, hardware, groups, speedup, timed=timed),
         notes=notes(sight.ran, run.record, sight.reports),
+    )
+
+
+def _speeds(sight: Sight, estimate: Estimate | None) -> tuple[Speed, Speed | None]:
+    """Of the run and of the baseline, with MBU where the estimate is for what they ran on."""
+    record, before = sight.run.record, sight.baseline.record if sight.baseline else None
+    fits = estimate is not None and estimate.tp == sight.ran.devices
+    bounds = (chosen(estimate), estimate.bounds["bf16"]) if estimate and fits else (None, None)
+    return (
+        with_mbu(record.speed if record else Speed(), bounds[0], sight.gpu),
+        with_mbu(before.speed, bounds[1], sight.gpu) if before else None,
     )
 
 

@@ -35,7 +35,8 @@ def readings(sight: Sight, phase: PhaseName) -> Read:
 def others(sight: Sight) -> tuple[KernelUse, ...]:
     """Kernels of no linear and no attention by name, the longest first, over all phases."""
     found: dict[str, KernelUse] = {}
-    for phase in sight.phases or ("all",):
+    seen = {launch.phase for report in sight.reports for launch in report.launches}
+    for phase in sorted(seen - {"all"} or seen):
         report = timeline(sight.reports, phase)
         launches = report.by_owner.get((None, phase), ()) if report else ()
         for use in uses(report, launches, phase) if report else ():
