@@ -275,6 +275,8 @@ def test_a_cpu_tells_formats_and_nothing_of_a_gpu() -> None:
     assert verdict.times_us() == {}
     assert gates(verdict)["sm_active"] == "not_measured"
     assert verdict.unseen[0].startswith("It ran on a CPU: SMs, tensor cores")
+    said = "All 8 fused groups that are to run in FP8 do, by the operands that a CPU was given"
+    assert verdict.summary == f"{said}."
     assert all(each.of_peak is None for each in verdict.hardware.values())
 
 
