@@ -11,7 +11,10 @@ import pytest
 import fp8scope
 
 ROOT = Path(__file__).parents[1]
-PAPER = ("core", "profile", "checkpoint", "analyze", "report", "tui")
+PAPER = (
+    "core", "artefacts", "profile", "checkpoint", "traces", "analyze", "plan", "export", "estimate",
+    "judge", "report", "tui",
+)  # fmt: skip
 PAPER_MODULES = [
     "fp8scope",
     "fp8scope.errors",

@@ -24,7 +24,7 @@ class Bounds:
     cache: what the KV cache is in; None is each layer in its own. kv_bytes_per_token: of a token
     in all layers, without windows. largest_batch: sequences of this length that fit, 0 for none.
     fitting_tp: the fewest GPUs that this load fits on, None where none is known. ttft_us: the
-    prefill of one prompt alone. decode_reads: bytes of a step. decode_turns_at, matmuls_turn_at:
+    prefill of one prompt alone. reads: bytes of a decode step. decode_turns_at, matmuls_turn_at:
     the smallest batch at which a decode step, or its matmuls alone, are bound by arithmetic; None
     is never. matmuls: each in a prefill of the batch and in a decode step, by its group.
     """
@@ -37,7 +37,7 @@ class Bounds:
     prefill: Phase
     decode: Phase
     ttft_us: float
-    decode_reads: Reads
+    reads: Reads
     decode_turns_at: int | None
     matmuls_turn_at: int | None
     matmuls: Mapping[str, Mapping[PhaseName, Kernel]]
@@ -47,6 +47,11 @@ class Bounds:
     def weight_bytes(self) -> float:
         """Bytes of the weights with their scales."""
         return self.memory.weights
+
+    @property
+    def decode_reads(self) -> float:
+        """Bytes that a decode step must read: weights and KV cache."""
+        return self.reads.all
 
     @property
     def fits(self) -> bool:
@@ -143,7 +148,7 @@ def _bounds(served: Served, machine: Machine, load: Workload) -> Bounds:
         prefill=machine.phase("prefill", load),
         decode=machine.phase("decode", load),
         ttft_us=machine.phase("prefill", replace(load, batch=1)).time_us,
-        decode_reads=machine.decode_reads(load),
+        reads=machine.decode_reads(load),
         decode_turns_at=machine.turns_at(load),
         matmuls_turn_at=machine.turns_at(load, attention=False),
         matmuls={

@@ -89,11 +89,6 @@ def layers_of_plan(plan: Plan) -> tuple[Attention, ...]:
     return tuple(found)
 
 
-def attending(gemms: Iterable[str]) -> set[int]:
-    """Numbers of all layers among these names."""
-    return {number for number, _ in _numbered(gemms)}
-
-
 def _numbered(names: Iterable[str]) -> Iterator[tuple[int, str]]:
     for name in names:
         if match := _LAYER.search(f".{name}"):

@@ -77,7 +77,7 @@ def _gemm(gemm: Gemm, served: Served, tp: int) -> Gemm:
             gemm, shape=_resized(shape, ceil(shape.in_features / tp), shape.out_features)
         )
     part = 1 / tp
-    if last in QKV and served.heads:
+    if last in QKV and not served.is_latent:
         query, kv = served.heads, served.kv_heads
         part = (query / tp + 2 * max(1, kv / tp)) / (query + 2 * kv)
     return replace(gemm, shape=_resized(shape, shape.in_features, ceil(shape.out_features * part)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from fp8scope.core.modules import Module
 from fp8scope.errors import BadInput, BadModel, one_line
 from fp8scope.estimate.gemms import gemms_of, gemms_of_plan, planned
 from fp8scope.estimate.geometry import heads, layers_of, layers_of_plan, size, text_config
-from fp8scope.estimate.served import Attention, CachePrecision, Served
+from fp8scope.estimate.served import Attention, CachePrecision, Gemm, Served
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _TOWER = re.compile(r"(^|\.)(vision\w*|visual|audio\w*|multi_modal_projector|mm_projector)\.")
@@ -30,6 +30,8 @@ _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 _SCALES = ("scale", "scale_inv", "scales", "_amax", "zero_point")
 _PACKED_SHARE = 0.05
 """Of a model's numbers: more in a dtype that is not known here, and it is another quantization."""
+
+GUESSED_EXPERTS = f"how many experts a token goes through: {USUAL_EXPERTS_PER_TOKEN} are taken"
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def _of_files(files: _Files, plan: Plan | None = None) -> Served:
         experts_per_token=chosen or USUAL_EXPERTS_PER_TOKEN,
         embedding=embedding,
         others=others,
-        left_out=_left_out(every, used, layers, chosen, gemms_have_experts=_has_experts(used)),
+        left_out=tuple(_left_out(every, gemms, layers, knows_experts=chosen is not None)),
     )
 
 
@@ -133,7 +135,7 @@ def _of_plan(plan: Plan) -> Served:
     if missing := len(plan.kv_cache) - len(attention):
         left_out.append(f"the KV cache of {missing} layers, which the plan's shapes do not tell")
     if any(gemm.shape.experts for gemm in gemms):
-        left_out.append(_guessed_experts())
+        left_out.append(GUESSED_EXPERTS)
     return Served(
         name=plan.model.name,
         source="plan",
@@ -148,8 +150,6 @@ def _of_plan(plan: Plan) -> Served:
 
 
 def _as_planned(attention: tuple[Attention, ...], plan: Plan) -> tuple[Attention, ...]:
-    from dataclasses import replace
-
     own: dict[int, CachePrecision] = {cache.layer: cache.precision for cache in plan.kv_cache}
     numbered = ((int(layer.name.rpartition(".")[2]), layer) for layer in attention)
     return tuple(replace(layer, own=own.get(i, "bf16")) for i, layer in numbered)
@@ -198,26 +198,14 @@ def _rest(tensors: Mapping[str, TensorEntry], used: list[Module], layers: int) -
 
 
 def _left_out(
-    every: list[Module],
-    used: list[Module],
-    layers: int,
-    chosen: int | None,
-    *,
-    gemms_have_experts: bool,
-) -> tuple[str, ...]:
-    found = []
-    if any(_TOWER.search(module.name) for module in every):
-        found.append("the time of the towers for images or sound; their weights count, in BF16")
-    if any(_beyond(module.name, layers) for module in every):
-        found.append(f"layers after the first {layers}, which predict further tokens (MTP)")
-    if gemms_have_experts and chosen is None:
-        found.append(_guessed_experts())
-    return tuple(found)
-
-
-def _has_experts(used: list[Module]) -> bool:
-    return any(module.kind == "expert" for module in used)
-
-
-def _guessed_experts() -> str:
-    return f"how many experts a token goes through: {USUAL_EXPERTS_PER_TOKEN} are taken"
+    every: Iterable[Module], gemms: Iterable[Gemm], layers: int, *, knows_experts: bool
+) -> Iterator[str]:
+    names = [module.name for module in every]
+    if any(map(_TOWER.search, names)):
+        yield "the time of the towers for images or sound; their weights count, in BF16"
+    if any(_beyond(name, layers) for name in names):
+        yield f"layers after the first {layers}, which predict further tokens (MTP)"
+    if any(gemm.own == "other" for gemm in gemms):
+        yield "scales of FP8 weights that are of no known kind: one per tensor is taken"
+    if any(gemm.shape.experts for gemm in gemms) and not knows_experts:
+        yield GUESSED_EXPERTS

@@ -97,11 +97,9 @@ class Served:
         return matmuls + self.embedding + self.others
 
     @property
-    def is_quantized(self) -> bool:
-        """Whether the plan or the checkpoint holds something that is not BF16."""
-        return any(gemm.own != "bf16" for gemm in self.gemms) or any(
-            layer.own != "bf16" for layer in self.attention
-        )
+    def is_latent(self) -> bool:
+        """Whether its attention is MLA."""
+        return any(layer.value == 0 for layer in self.attention)
 
     def kv_bytes_per_token(self, precision: CachePrecision | None) -> int:
         """Bytes that a token takes in the cache of all layers; None: each layer in its own."""

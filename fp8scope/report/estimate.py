@@ -93,7 +93,7 @@ def _speed_table(of: Estimate) -> Table:
 
 
 def _reasons(of: Estimate) -> Iterator[str]:
-    fp8, bf16, reads = of.bounds["fp8"], of.bounds["bf16"], of.bounds["fp8"].decode_reads
+    fp8, bf16, reads = of.bounds["fp8"], of.bounds["bf16"], of.bounds["fp8"].reads
     yield (
         f"Prefill: FP8 gives at most {times(of.speedup('fp8', 'prefill'))}×, {_why_prefill(of)}. "
         f"INT8 weights give {times(of.speedup('int8_weight', 'prefill'))}×, for they are "
@@ -103,7 +103,7 @@ def _reasons(of: Estimate) -> Iterator[str]:
     yield (
         f"Decode at batch {of.load.batch:,}: FP8 gives at most "
         f"{times(of.speedup('fp8', 'decode'))}×. A step reads {in_bytes(reads.all)} on each GPU, "
-        f"{in_bytes(reads.cache)} of it KV cache; in BF16 {in_bytes(bf16.decode_reads.all)}"
+        f"{in_bytes(reads.cache)} of it KV cache; in BF16 {in_bytes(bf16.decode_reads)}"
     )
     whole = fp8.tokens_per_s / bf16.tokens_per_s
     yield (

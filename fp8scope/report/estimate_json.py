@@ -58,7 +58,7 @@ def _bounds_json(of: Estimate, name: str | None, bounds: Bounds) -> dict[str, An
         "decode_us": bounds.decode_us,
         "decode_bound": bounds.decode.bound,
         "decode_speedup": baseline.decode_us / bounds.decode_us,
-        "decode_read_bytes": bounds.decode_reads.all,
+        "decode_read_bytes": bounds.decode_reads,
         "decode_turns_at_batch": bounds.decode_turns_at,
         "matmuls_turn_at_batch": bounds.matmuls_turn_at,
         "sequence_tokens_per_s": bounds.sequence_tokens_per_s,

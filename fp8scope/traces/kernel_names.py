@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 from fp8scope.traces.kernel_patterns import PATTERNS, TYPES, Pattern, Precision, Role
 
@@ -21,14 +21,17 @@ class KernelKind:
 
 
 OTHER = KernelKind("other", "unknown")
+LONGEST = 10_000
+"""Characters of a name that are read; templates name their operands long before."""
 _COMPILED = tuple((re.compile(pattern.regex, re.IGNORECASE), pattern) for pattern in PATTERNS)
 
 
-@cache
+@lru_cache(maxsize=4096)
 def kind_of(name: str) -> KernelKind:
     """The kind that the first fitting pattern gives; what no pattern fits is other, unknown."""
+    start = name[:LONGEST]
     for compiled, pattern in _COMPILED:
-        if match := compiled.search(name):
+        if match := compiled.search(start):
             return _read(pattern, match)
     return OTHER
 

@@ -3,6 +3,8 @@
 Groups `a` and `b` of a pattern are the formats of a GEMM's operands, as the library spells them;
 `TYPES` reads them. What stands first beats what follows: attention runs in `cutlass::device_kernel`
 too, and a kernel that writes the KV cache has `flash` in its name.
+
+Names are foreign text: `(?>…)` and `{0,60}` keep one that was made for it from taking minutes.
 """
 
 from __future__ import annotations
@@ -92,7 +94,7 @@ PATTERNS: tuple[Pattern, ...] = (
         "fmha_v2_flash_attention_fp16_64_32_S_qkv_128_causal_sm86_kernel_nl", _TABLES,
     ),
     Pattern(
-        rf"flash(?!infer).*?fwd.*?{_ELEMENT}", "attention",
+        rf"^(?>.*?flash(?!infer))(?>.*?fwd).*?{_ELEMENT}", "attention",
         "void flash::flash_fwd_splitkv_kernel<Flash_fwd_kernel_traits<128, 64, 128, 4, false, "
         "false, cutlass::bfloat16_t, Flash_kernel_traits<128, 64, 128, 4, cutlass::bfloat16_t> >, "
         "true, false, false>(flash::Flash_fwd_params)", _TABLES,
@@ -105,22 +107,24 @@ PATTERNS: tuple[Pattern, ...] = (
     Pattern(
         r"flash(?!infer)|fmha|attention|attn|sdpa|mha|mqa|mla_|BatchPrefillWith|BatchDecodeWith|xqa",
         "attention",
-        "cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7_64x128x128", _TABLES, "unknown",
+        "cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7_64x128x128",
+        _TABLES, "unknown",
     ),
     # activations and weights into a format
     Pattern(
-        r"(?:fp8|e4m3|mxfp8)\w*quant(?!\w*gemm)|quant\w*(?:fp8|e4m3)(?!\w*(?:gemm|matmul))"
-        r"|quant\w*<.*(?:float8_e4m3fn|__nv_fp8|float_e4m3)|FP8Quantize|cast_transpose",
+        r"(?:fp8|e4m3)\w{0,60}quant(?!\w{0,60}gemm)|quant\w{0,60}(?:fp8|e4m3)(?!\w{0,60}(?:gemm|matmul))"
+        r"|quant\w{0,60}<[^(]{0,400}(?:float8_e4m3fn|__nv_fp8|float_e4m3)|FP8Quantize|cast_transpose",
         "quantize",
         "void vllm::scaled_fp8_quant_kernel<c10::BFloat16>(c10::Float8_e4m3fn*, c10::BFloat16 "
         "const*)", _VLLM_332, "fp8",
     ),
     Pattern(
-        r"(?:fp4|e2m1)\w*quant(?!\w*gemm)|quant\w*(?:fp4|e2m1)(?!\w*gemm)|cvt_fp16_to_fp4",
+        r"(?:fp4|e2m1)\w{0,60}quant(?!\w{0,60}gemm)|quant\w{0,60}(?:fp4|e2m1)(?!\w{0,60}gemm)"
+        r"|cvt_fp16_to_fp4",
         "quantize", "void tensorrt_llm::kernels::cvt_fp16_to_fp4<__nv_bfloat16>", _SOURCE, "fp4",
     ),
     Pattern(
-        r"(?<!de)quant(?!\w*(?:gemm|matmul))\w*(?:_kernel|block_size|_row)|act_quant",
+        r"(?<!de)quant(?!\w{0,60}(?:gemm|matmul))\w{0,60}(?:_kernel|block_size|_row)|act_quant",
         "quantize", "per_token_group_quant_8bit_kernel",
         "https://github.com/sgl-project/sglang/pull/3490", "unknown",
     ),
@@ -153,12 +157,12 @@ PATTERNS: tuple[Pattern, ...] = (
     ),
     # cuBLAS: nvjet names A, B, the output and the accumulator, or one letter for A and B
     Pattern(
-        r"nvjet_(?:sm\d+_)?(?P<a>[a-z])(?P<b>[a-z])[a-z]{3}_", "gemm",
+        r"nvjet_(?:sm\d+_)?(?P<a>[a-z])(?P<b>[a-z])[a-z]{3}(?![a-z])", "gemm",
         "nvjet_qqtst_128x256_128x6_2x1_2cta_v_bz_TNT",
         f"an nsys table of a cuBLAS FP8 sample, in a public repository; types in {_DCGM_251}",
     ),
     Pattern(
-        r"nvjet_(?:sm\d+_)?(?P<a>[a-z])[a-z]{2}_", "gemm",
+        r"nvjet_(?:sm\d+_)?(?P<a>[a-z])[a-z]{2}(?![a-z])", "gemm",
         "nvjet_sm90_tst_192x192_64x3_2x1_v_bz_coopB_NTN", _TABLES,
     ),
     Pattern(
@@ -217,14 +221,14 @@ PATTERNS: tuple[Pattern, ...] = (
         "void cutlass::device_kernel<flashinfer::gemm::DeviceGemmFp4GemmSm100<>>", _TABLES, "fp4",
     ),
     Pattern(
-        rf"cutlass.*?(?:gemm|Gemm).*?{_ELEMENT}", "gemm",
+        rf"^(?=.*cutlass)(?>.*?gemm).*?{_ELEMENT}", "gemm",
         "_ZN7cutlass13device_kernelIN4vllm19enable_sm90_or_laterINS_4gemm6kernel13GemmUniversalIN4"
         "cute5tupleIJiiiiEEENS5_10collective13CollectiveMmaINS_12float_e4m3_tE", _SOURCE,
     ),
     # vectors
     Pattern(
-        r"(?:gemvx::kernel|gemv\w*kernel\w*|gemm(?:SN|k1)_?\w*kernel\w*|cudaCoreGemm|dot_kernel)<"
-        r"[^>]*?" + _ELEMENT, "gemm",
+        r"(?:gemvx::kernel|gemv\w{0,30}kernel\w{0,30}|gemm(?:SN|k1)\w{0,30}kernel\w{0,30}|cudaCoreGemm|dot_kernel)<"
+        r"[^>]{0,400}?" + _ELEMENT, "gemm",
         "std::enable_if<!(false), void>::type internal::gemvx::kernel<int, int, __nv_bfloat16, "
         "__nv_bfloat16, __nv_bfloat16, float, false, true, true, false, 7>", _TABLES,
     ),

@@ -30,9 +30,10 @@ _PREFIXES = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0, "K": 1e3, "k": 1e3, "M": 
              "T": 1e12, "P": 1e15}  # fmt: skip
 _SCALED = re.compile(r"([numKkMGTP]?)(second|s|byte|B|cycle|inst|op|)(/.*)?")
 _RANGE = re.compile(
-    r"(?P<domain>[^:]*):(?P<name>.*?):(?P<payload>[a-zA-Z0-9 ]*:[^:]*)"
-    r":(?P<colour>none:none|RGB:0x[0-9a-fA-F]+):(?P<type>[^:]*):(?P<message>.*)"
+    r"(?P<domain>[^:]*):(?P<name>.*):[^:]*:[^:]*:(?:none:none|RGB:0x[0-9a-fA-F]+)"
+    r":[^:]*:(?:(?P=name)|[^:]*)"
 )
+"""Domain, name, payload's type and value, colour's, message's; a name may have colons itself."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ from fp8scope.traces.trace import Trace
 SQLITE, GZIP, NCU_REPORT = b"SQLite format 3\0", b"\x1f\x8b", b"NVR\0"
 NSYS_REPORT, NSYS_STREAM = b"Profiler Report", b"Nsight Systems Stream"
 """In the first bytes of .nsys-rep and .qdstrm (seen in those of 2023.4)."""
-NCU_COLUMNS = re.compile(rb'^(\xef\xbb\xbf)?"ID","Process ID"', re.MULTILINE)
+NCU_PRINTED = re.compile(
+    rb'^((\xef\xbb\xbf)?"ID","Process ID"|==(PROF|WARNING|ERROR)==)', re.MULTILINE
+)
 HEAD_BYTES = 1 << 16
 """ncu prints lines of its own, and those of the program, before its CSV."""
 EXPORT_SECONDS = 1800
@@ -45,7 +47,7 @@ def read_trace(path: Path) -> Trace:
         from fp8scope.traces.ncu import read_ncu_rep
 
         return read_ncu_rep(path)
-    if NCU_COLUMNS.search(head):
+    if NCU_PRINTED.search(head):
         from fp8scope.traces.ncu import read_ncu_csv
 
         return read_ncu_csv(path)

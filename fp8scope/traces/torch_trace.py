@@ -46,7 +46,7 @@ def read_torch_trace(path: Path) -> Trace:
             f"{path} has launches but no kernels: the profiler could not record the GPU",
             "profile with ProfilerActivity.CUDA, and with no other profiler around it",
         )
-    spans = _spans(events)
+    spans = _spans(events, ANNOTATIONS)
     found = _on_gpu(events, kernels, spans) if kernels else _on_cpu(events, spans)
     if not found:
         raise BadInput(f"{path} holds no kernels and no operators", "profile while the model runs")
@@ -66,21 +66,24 @@ def _launched(events: Iterable[Event]) -> bool:
     return any(event.category in LAUNCHES and "Launch" in event.name for event in events)
 
 
-def _spans(events: Iterable[Event]) -> list[Event]:
-    """Ranges on the CPU: ours, or where there are none whatever was annotated."""
-    marked = [e for e in events if e.category == "user_annotation" or e.name.startswith(PREFIX)]
-    marked = [e for e in marked if e.category in ANNOTATIONS]
+def _spans(events: Iterable[Event], categories: set[str]) -> list[Event]:
+    """Our ranges; where there are none, whatever else was annotated."""
+    marked = [event for event in events if event.category in categories]
     ours = [event for event in marked if event.name.startswith(PREFIX)]
-    return ours or [event for event in marked if not event.name.startswith("ProfilerStep#")]
+    others = [
+        e for e in marked if e.category != "cpu_op" and not e.name.startswith("ProfilerStep#")
+    ]
+    return ours or others
 
 
 def _names(opened: Iterable[Event]) -> tuple[str, ...]:
     """Names of the ranges among these, without our prefix, outermost first."""
-    split = (event.name.partition(":") for event in opened)
-    pairs = [
-        (DOMAIN, rest) if head == DOMAIN else ("", head + sep + rest) for head, sep, rest in split
-    ]
-    return of_interest(pairs)
+    return of_interest(
+        (DOMAIN, event.name.removeprefix(PREFIX))
+        if event.name.startswith(PREFIX)
+        else ("", event.name)
+        for event in opened
+    )
 
 
 def _ranges(spans: Sequence[Event]) -> tuple[Range, ...]:
@@ -107,9 +110,9 @@ def _on_gpu(
     }
     by_id = {op.args["External id"]: dtypes(op) for op in operators if "External id" in op.args}
     # where the launch itself was not recorded, torch's own projection to the GPU's streams tells
-    projected = [e for e in events if e.category == "gpu_user_annotation"]
+    projected = _spans(events, {"gpu_user_annotation"})
     lost = [kernel for kernel in kernels if kernel.args.get("correlation") not in ranges]
-    shown = {id(kernel): _names(_ours(opened)) for kernel, opened in open_at(projected, lost)}
+    shown = {id(kernel): _names(opened) for kernel, opened in open_at(projected, lost)}
     return [
         Kernel(
             name=kernel.name,
@@ -123,10 +126,6 @@ def _on_gpu(
         )
         for kernel in sorted(kernels, key=lambda event: event.start_us)
     ]
-
-
-def _ours(opened: Sequence[Event]) -> Sequence[Event]:
-    return [event for event in opened if event.name.startswith(PREFIX)] or opened
 
 
 def _on_cpu(events: Sequence[Event], spans: Sequence[Event]) -> list[Kernel]:

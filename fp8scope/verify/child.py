@@ -6,7 +6,6 @@ leaves run.json in the order's folder, or error.json where it refuses. stderr is
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -18,8 +17,7 @@ from typing import Any
 
 from fp8scope.artefacts.atomic import temporary_path, write_atomically
 from fp8scope.errors import Fp8scopeError, Missing, one_line
-from fp8scope.verify.failures import ERROR
-from fp8scope.verify.order import RUN, TORCH_TRACE, Order
+from fp8scope.verify.order import REFUSAL, RUN, TORCH_TRACE, Order, refusal
 
 INTERRUPTED = 130
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h, as the command's
@@ -80,8 +78,7 @@ def tell(line: str) -> None:
 def _refused(folder: Path, error: Fp8scopeError) -> int:
     print(f"fp8scope: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     if folder.is_dir():
-        said = {"what": error.what, "remedy": error.remedy, "exit_code": error.exit_code}
-        write_atomically(folder / ERROR, json.dumps(said).encode())
+        write_atomically(folder / REFUSAL, refusal(error))
     return error.exit_code
 
 
@@ -89,7 +86,7 @@ def _end_on_signals(folder: Path) -> None:
     """Ctrl-C and SIGTERM end the process wherever it is, with nothing half-written."""
 
     def end(number: int, frame: FrameType | None) -> None:
-        for name in (RUN, TORCH_TRACE, ERROR):
+        for name in (RUN, TORCH_TRACE, REFUSAL):
             temporary_path(folder / name).unlink(missing_ok=True)
         os.write(2, b"fp8scope: interrupted\n")
         os._exit(INTERRUPTED)

@@ -1,20 +1,24 @@
-"""What a child process is told to run, as JSON between the two."""
+"""What a child process is told to run, and how it says that it could not: JSON between the two."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from fp8scope.errors import BadInput
+from fp8scope.errors import BadInput, Fp8scopeError, GateFailed, Missing
 
 Pass = Literal["timing", "tagged"]
 """timing: as fast as it goes, without tags (compiled, CUDA graphs). tagged: one prefill and a few
 decode steps, eagerly, every module in a range of its own, between cudaProfilerStart and Stop."""
 Watcher = Literal["none", "nsys", "ncu", "torch"]
-RUN, TORCH_TRACE = "run.json", "trace.json"
-"""What a child leaves in its folder, run.json last; where it refuses, see `failures`."""
+RUN, TORCH_TRACE, REFUSAL = "run.json", "trace.json", "error.json"
+"""What a child leaves in its folder: run.json last, or where it refuses error.json alone."""
+
+_KINDS: dict[int, type[Fp8scopeError]] = {
+    kind.exit_code: kind for kind in (GateFailed, BadInput, Missing)
+}
 
 
 @dataclass(frozen=True)
@@ -63,3 +67,21 @@ class Order:
 
 
 _WRITTEN = f"{Order.__name__}.write makes one, with {', '.join(f.name for f in fields(Order))}"
+
+
+def refusal(error: Fp8scopeError) -> bytes:
+    """The content of error.json."""
+    said = {"what": error.what, "remedy": error.remedy, "exit_code": error.exit_code}
+    return json.dumps(said).encode()
+
+
+def read_refusal(folder: Path) -> Fp8scopeError | None:
+    """What the child in this folder refused, to be raised again; None where it left no word."""
+    try:
+        said: dict[str, Any] = json.loads((folder / REFUSAL).read_text(encoding="utf-8"))
+        what, remedy, code = str(said["what"]), str(said["remedy"]), int(said["exit_code"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    error = _KINDS.get(code, Fp8scopeError)(what, remedy)
+    error.exit_code = code
+    return error

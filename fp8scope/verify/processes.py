@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,24 +92,17 @@ def _is_orphan(process: Process, before: frozenset[Process]) -> bool:
     return ours and process not in before
 
 
-def end_all(root: int, before: frozenset[Process], numbers: tuple[tuple[int, float], ...]) -> bool:
-    """Send each signal in turn to the whole tree, and wait so many seconds for its end.
-
-    True when nothing of it runs any more.
-    """
-    for number, seconds in numbers:
-        for process in tree(root, before):
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(process.number, number)
-        if ended_within(root, before, seconds):
-            return True
-    return not tree(root, before)
+def send(root: int, before: frozenset[Process], number: int) -> None:
+    """A signal to every process of the tree."""
+    for process in tree(root, before):
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(process.number, number)
 
 
-def ended_within(root: int, before: frozenset[Process], seconds: float) -> bool:
-    """Wait until nothing of the tree runs."""
+def within(seconds: float, done: Callable[[], bool]) -> bool:
+    """Wait until something is `done`; False where it is not in so many seconds."""
     until = time.monotonic() + seconds
-    while tree(root, before):
+    while not done():
         if time.monotonic() > until:
             return False
         time.sleep(0.02)

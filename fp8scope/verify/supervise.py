@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
 
 from fp8scope.errors import Missing
 from fp8scope.verify import processes
+from fp8scope.verify.follow import Follower
 
 OUTPUT, ERRORS = "stdout.txt", "stderr.txt"
 """What a child printed, in its folder."""
@@ -70,10 +68,12 @@ def run(
     `cleanup` gets what ends it, for a handler of signals that does not raise. `environment` is
     added to ours. Raises Missing where the command cannot be started.
     """
-    child = _Child(words, folder, environment or {}, on_line)
-    if cleanup is not None:
+    child = _Child(words, folder, on_line)
+    if cleanup is not None:  # before it starts: a signal may come at any moment
+        cleanup.callback(child.kill)  # reached by a second signal, while the first waits
         cleanup.callback(child.end, grace_s)
     try:
+        child.start(environment or {})
         timed_out = not child.wait(timeout_s)
     finally:  # the child may have left others behind, also where it ended by itself
         child.end(grace_s)
@@ -83,52 +83,51 @@ def run(
 class _Child:
     """A command that runs, with what it starts."""
 
-    def __init__(
-        self,
-        words: Sequence[str],
-        folder: Path,
-        environment: Mapping[str, str],
-        on_line: Callable[[str], None],
-    ) -> None:
+    def __init__(self, words: Sequence[str], folder: Path, on_line: Callable[[str], None]) -> None:
         self._words, self._folder = tuple(words), folder
-        self._over = ExitStack()
-        self._tail: deque[str] = deque(maxlen=TAIL)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._errors = Follower(folder / ERRORS, on_line, TAIL)
         self._started = time.monotonic()
         self._seconds = 0.0
         self._ended = False
-        folder.mkdir(parents=True, exist_ok=True)
+        self._over = ExitStack()
         self._over.enter_context(processes.adopting_orphans())
         self._before = frozenset(processes.running().values())
+
+    @property
+    def _root(self) -> int:
+        """Its number; while it starts none, and it is found as a child of ours."""
+        return self._process.pid if self._process is not None else -1
+
+    @property
+    def _code(self) -> int | None:
+        return self._process.returncode if self._process is not None else None
+
+    def start(self, environment: Mapping[str, str]) -> None:
+        """Raises Missing where the command cannot be started."""
+        self._folder.mkdir(parents=True, exist_ok=True)
         try:
-            with (folder / OUTPUT).open("wb") as output:
+            # straight into files: they hold all of it, whatever becomes of this process
+            with (
+                (self._folder / OUTPUT).open("wb") as output,
+                (self._folder / ERRORS).open("wb") as errors,
+            ):
                 self._process = subprocess.Popen(  # noqa: S603
                     self._words,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
-                    stderr=subprocess.PIPE,
+                    stderr=errors,
                     env={**os.environ, **environment},
                     start_new_session=True,
-                    text=True,
-                    errors="replace",  # and a bar's carriage returns end lines
                 )
         except OSError as error:
-            self._over.close()
             what = f"{self._words[0]} cannot be started ({error.strerror})"
             raise Missing(what, "check the path, and that it may be executed") from error
-        self._reader = threading.Thread(target=self._read, args=(on_line,), daemon=True)
-        self._reader.start()
-
-    def _read(self, on_line: Callable[[str], None]) -> None:
-        stream = cast(IO[str], self._process.stderr)
-        with (self._folder / ERRORS).open("w", encoding="utf-8") as kept, stream:
-            for line in stream:
-                kept.write(line)
-                kept.flush()
-                self._tail.append(line.rstrip())
-                on_line(line.rstrip())
+        self._errors.start()
 
     def wait(self, timeout_s: float | None) -> bool:
         """False where it did not end in time."""
+        assert self._process is not None  # noqa: S101
         try:
             # without a time-out it would hold a lock that a handler of signals needs
             self._process.wait(_FOREVER_S if timeout_s is None else timeout_s)
@@ -138,31 +137,42 @@ class _Child:
             self._seconds = time.monotonic() - self._started
         return True
 
+    def kill(self) -> None:
+        """SIGKILL to all of it, at once."""
+        if not self._ended:
+            processes.send(self._root, self._before, signal.SIGKILL)
+
     def end(self, grace_s: float) -> None:
         """End all of it that still runs. May be called from a handler of signals, and twice."""
         if self._ended:  # its number may be somebody else's by now
             return
-        root = self._process.pid
-        if processes.tree(root, self._before):
+        root = self._root
+        if self._process is not None and self._code is None:
             # as a terminal does it: not to daemons of a profiler, which have sessions of their own
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(root, signal.SIGINT)
-            wait = grace_s if self._process.returncode is None else 0.0
-            if not processes.ended_within(root, self._before, wait):
-                steps = ((signal.SIGTERM, _TERMINATE_S), (signal.SIGKILL, _KILL_S))
-                processes.end_all(root, self._before, steps)
-        elif self._process.returncode is None:  # no /proc: its group is all that is known
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(root, signal.SIGKILL)
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_KILL_S)
-        self._reader.join(_KILL_S)
-        processes.collect_orphans(self._before)
+            processes.within(grace_s, lambda: root not in processes.running())
+        for number, seconds in ((signal.SIGTERM, _TERMINATE_S), (signal.SIGKILL, _KILL_S)):
+            processes.send(root, self._before, number)
+            if processes.within(seconds, lambda: not processes.tree(root, self._before)):
+                break
+        self._collect(root)
         self._over.close()
         self._ended = True
 
+    def _collect(self, root: int) -> None:
+        if self._process is not None:
+            if not processes.running():  # no /proc: its group is all that is known
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(root, signal.SIGKILL)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_KILL_S)
+        self._errors.stop(_KILL_S)
+        processes.collect_orphans(self._before)
+
     def told(self, timed_out: bool) -> Ended:
-        code: int | None = self._process.returncode
+        """How it ended."""
+        code = self._code
         number = -code if code is not None and code < 0 else (code or 0) - 128
         by_signal = code is None or code < 0 or number in {each.value for each in signal.Signals}
         return Ended(
@@ -172,5 +182,5 @@ class _Child:
             processes.signal_name(number) if by_signal and code is not None else None,
             timed_out,
             self._seconds,
-            tuple(self._tail),
+            tuple(self._errors.tail),
         )

@@ -84,7 +84,7 @@ def test_commands_stand_in_fences_that_are_run(page: Path) -> None:
         ("fp8scope plan PROFILE --max-kl X", None),
         ("fp8scope browse PROFILE [--plan PLAN]", None),
         ("fp8scope analyze profile.h5 --json | jq .", None),
-        ("fp8scope estimate plan.json", "there is no verb estimate"),
+        ("fp8scope guess plan.json", "there is no verb guess"),
         ("fp8scope plan profile.h5 --budget 3", "plan has no --budget"),
         ("fp8scope plan profile.h5 --max-kl much", "'much' is not a valid float"),
         ("fp8scope plan profile.h5 --preset brave", "'brave' is not one of"),

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from fp8scope.artefacts.plan_file import write_plan
+from fp8scope.checkpoint.inventory import Inventory, read_inventory
 from fp8scope.core.gpus import gpu
 from fp8scope.core.modules import Model
 from fp8scope.core.roofline import Workload
 from fp8scope.errors import BadInput, BadModel, Fp8scopeError, Stale
+from fp8scope.estimate import reading
 from fp8scope.estimate.api import estimate, read_served
 from tests.estimate import models
 from tests.estimate.conftest import Serve
@@ -225,6 +227,21 @@ def _refused(reference: object, model: str | None = None) -> Fp8scopeError:
     assert refusal.value.remedy
     assert "\n" not in str(refusal.value)
     return refusal.value
+
+
+def test_of_a_hub_id_config_and_headers_are_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = models.write(tmp_path / "model", SMALL)
+
+    def fetched(name: str) -> tuple[dict[str, Any], Inventory]:
+        assert name == "org/small"
+        return SMALL, read_inventory(folder)
+
+    monkeypatch.setattr(reading, "read_remote", fetched)
+    remote, local = read_served("org/small"), read_served(str(folder))
+    assert remote.name == "org/small"
+    assert (remote.gemms, remote.attention) == (local.gemms, local.attention)
 
 
 def test_refusals(tmp_path: Path) -> None:

@@ -95,8 +95,7 @@ def _nvtx(launch: Launch) -> bytes:
 
 def _result(launch: Launch, number: int, strings: list[str]) -> bytes:
     x, y, z = launch.grid
-    for name in launch.metrics.keys() - set(strings):
-        strings.append(name)
+    strings += [name for name in launch.metrics if name not in strings]
     metrics = [
         (13, _message((1, strings.index(name)), (2, _metric_value(value))))
         for name, value in launch.metrics.items()

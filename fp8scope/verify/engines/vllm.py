@@ -113,6 +113,7 @@ class Vllm:
         whole = first
         if task.load.gen_len > 1:
             whole = read_latencies(folder / _WHOLE / _LATENCIES)
+        eager = "--enforce-eager" in task.options
         return RunRecord(
             engine="vllm",
             engine_version=self.version(),
@@ -120,8 +121,8 @@ class Vllm:
             device=device,
             load=task.load,
             speed=speed_of(task, first, whole),
-            compiled=True,
-            cuda_graphs=True,
+            compiled=not eager,
+            cuda_graphs=not eager,
             notes=("TPOT is the time of all tokens less that of the first, per token",),
         )
 

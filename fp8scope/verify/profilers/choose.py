@@ -75,10 +75,6 @@ class Finders:
         )
 
 
-ON_CPU = (
-    "there is no GPU: kernels, SM activity, tensor cores and counters cannot be seen, and times "
-    "are those of a CPU"
-)
 _NO_COUNTERS = (
     "hardware counters were not read: FP8 is judged by kernel names, and SM and tensor activity "
     "per kernel are not known"
@@ -100,7 +96,6 @@ def choose(asked: Asked, *, cuda: bool, finders: Finders | None = None) -> Choic
         raise Missing(what, "take --profiler torch, or run this on a machine with a GPU")
     if not cuda:
         picked.take("torch", finders.torch)
-        picked.unseen.append(ON_CPU)
     elif asked == "auto":
         if not picked.attempt("nsys", finders.nsys):
             picked.take("torch", finders.torch)

@@ -14,12 +14,11 @@ import pytest
 import torch
 
 from fp8scope.artefacts.atomic import temporary_path
-from fp8scope.errors import BadInput, Missing
+from fp8scope.errors import BadInput, Fp8scopeError, GateFailed, Missing
 from fp8scope.traces.record import RunRecord
 from fp8scope.verify import child
-from fp8scope.verify.failures import ERROR, left_error
 from fp8scope.verify.native.device import driver_version, is_mig
-from fp8scope.verify.order import RUN, Order
+from fp8scope.verify.order import REFUSAL, RUN, Order, read_refusal, refusal
 from tests.verify.native import engines
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -89,7 +88,7 @@ def test_the_timing_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert record.speed.tpot_ms is not None
     assert record.speed.tpot_ms.count == 15
     assert (record.held, record.runs_fp8, record.kv_cache) == ({}, (), "bf16")
-    assert not (tmp_path / ERROR).exists()
+    assert not (tmp_path / REFUSAL).exists()
 
 
 def test_a_refusal_is_repeated_by_the_parent(
@@ -97,7 +96,7 @@ def test_a_refusal_is_repeated_by_the_parent(
 ) -> None:
     order = engines.order(tmp_path / "nowhere", tmp_path)
     assert run_here(order, tmp_path, monkeypatch) == 2
-    error = left_error(tmp_path)
+    error = read_refusal(tmp_path)
     assert isinstance(error, BadInput)
     assert "nowhere" in error.what
     assert said(capsys.readouterr().err)[-1] == f"fp8scope: {error}"
@@ -109,7 +108,7 @@ def test_no_cuda_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         pytest.skip("there is a CUDA device")
     order = engines.order(engines.checkpoint("llama"), tmp_path, device="cuda")
     assert run_here(order, tmp_path, monkeypatch) == 3
-    assert isinstance(left_error(tmp_path), Missing)
+    assert isinstance(read_refusal(tmp_path), Missing)
 
 
 def test_no_room_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +118,7 @@ def test_no_room_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("fp8scope.verify.native.timing.timed", full)
     order = engines.order(engines.checkpoint("llama"), tmp_path)
     assert run_here(order, tmp_path, monkeypatch) == 3
-    error = left_error(tmp_path)
+    error = read_refusal(tmp_path)
     assert error is not None
     assert error.what == f"cpu has no room for 2 × 9 tokens beside {engines.checkpoint('llama')}"
 
@@ -133,9 +132,9 @@ def test_a_fault_of_its_own_is_one_line(
     monkeypatch.setattr("fp8scope.verify.native.timing.timed", fail)
     order = engines.order(engines.checkpoint("llama"), tmp_path)
     assert run_here(order, tmp_path, monkeypatch) == 70
-    error = left_error(tmp_path)
+    error = read_refusal(tmp_path)
     assert error is not None
-    assert json.loads((tmp_path / ERROR).read_text())["exit_code"] == 70
+    assert error.exit_code == 70
     assert "RuntimeError: CUDA error: an illegal memory access" in error.what
     assert "Traceback" not in capsys.readouterr().err
 
@@ -157,6 +156,16 @@ def test_an_order_is_read_as_it_was_written(tmp_path: Path) -> None:
     engines.order(tmp_path, tmp_path, batch=0).write(tmp_path / "order.json")
     with pytest.raises(BadInput, match="batch is 0, not a number above 0"):
         Order.read(tmp_path / "order.json")
+
+
+@pytest.mark.parametrize("kind", [BadInput, Missing, GateFailed])
+def test_refusals_keep_their_kind(kind: type[Fp8scopeError], tmp_path: Path) -> None:
+    (tmp_path / REFUSAL).write_bytes(refusal(kind("this is wrong", "do that")))
+    error = read_refusal(tmp_path)
+    assert type(error) is kind
+    assert str(error) == "this is wrong → do that"
+    (tmp_path / REFUSAL).write_text(json.dumps({"what": "x"}))
+    assert read_refusal(tmp_path) is None
 
 
 def test_drivers_and_slices() -> None:

@@ -87,7 +87,10 @@ NSYS_UNKNOWN = """unrecognised option '--gpu-metrics-devices=all'
 usage: nsys profile [<args>] [application] [<application args>]
 Try 'nsys profile --help' for more information.
 """
-NSYS_TRUNCATED = "Exportation error: Cannot read from stream.\n"
+NSYS_TRUNCATED = (  # of the first 100 bytes, and of the first 3000
+    "Exportation error: Cannot read from stream.",
+    "Exportation error: Section Table Reference magic number mismatch.",
+)
 
 NCU_VERSION = """NVIDIA (R) Nsight Compute Command Line Profiler
 Copyright (c) 2018-2024 NVIDIA Corporation

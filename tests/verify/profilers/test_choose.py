@@ -43,10 +43,9 @@ def test_auto_takes_the_best_that_is_here() -> None:
 
 
 @pytest.mark.parametrize("asked", ["auto", "torch"])
-def test_on_a_cpu_torch_alone_sees_anything_and_little(asked: Asked) -> None:
+def test_on_a_cpu_torch_alone_sees_anything(asked: Asked) -> None:
     choice = choose(asked, cuda=False, finders=ALL)
     assert choice.passes == (("timing", "none"), ("tagged", "torch"))
-    assert "there is no GPU" in choice.unseen[0]
 
 
 @pytest.mark.parametrize(
