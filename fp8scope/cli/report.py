@@ -1,4 +1,4 @@
-"""`fp8scope report`: a profile, and a plan of it, as one file to read, send and print."""
+"""`fp8scope report`: a profile, a plan and a verdict of it, as one file to read, send and print."""
 
 from __future__ import annotations
 
@@ -24,6 +24,12 @@ OUTPUT = Path("report.html")
 @click.argument("profile", type=click.Path(path_type=Path))
 @click.option("--plan", metavar="PLAN", type=click.Path(path_type=Path), help="A plan of it.")
 @click.option(
+    "--verdict",
+    metavar="VERDICT",
+    type=click.Path(path_type=Path),
+    help="A verdict.json of verify: what a build of it really ran in.",
+)
+@click.option(
     "--layers",
     metavar="N",
     type=click.IntRange(min=0),
@@ -40,6 +46,7 @@ def command(  # noqa: PLR0913  (one per option)
     *,
     profile: Path,
     plan: Path | None,
+    verdict: Path | None,
     layers: int,
     output: Path | None,
     form: str | None,
@@ -53,6 +60,7 @@ def command(  # noqa: PLR0913  (one per option)
 
     \b
     fp8scope report profile.h5 --plan plan.json -o report.html
+    fp8scope report profile.h5 --plan plan.json --verdict verdict.json -o verified.html
     fp8scope report profile.h5 --plan plan.json --format md | gh pr comment 7 --body-file -
     fp8scope report profile.h5 --figure heatmap:3 -o heatmap.png
     """
@@ -64,11 +72,14 @@ def command(  # noqa: PLR0913  (one per option)
         asked = replace(asked, output=OUTPUT)
     if as_json and asked.output is None:
         raise BadInput("the report itself goes to stdout", "give -o, or leave --json out")
-    snapshot = open_snapshot(profile, plan)
-    claim_output(asked, [profile, *([plan] if plan else [])], interrupts, force=force)
+    snapshot = open_snapshot(profile, plan, verdict)
+    read = [path for path in (profile, plan, verdict) if path is not None]
+    claim_output(asked, read, interrupts, force=force)
     said = write_document(profile_report(_filled(snapshot), layers=layers), asked)
     if as_json:
-        print_json({"profile": str(profile), "plan": str(plan) if plan else None, **said})
+        given = {"plan": plan, "verdict": verdict}
+        names = {key: str(path) if path else None for key, path in given.items()}
+        print_json({"profile": str(profile), **names, **said})
 
 
 def _filled(snapshot: Snapshot) -> Snapshot:

@@ -26,9 +26,9 @@ class Limits:
     speedup: float | None = None
 
 
-def precision_gate(groups: Sequence[Group]) -> Gate:
+def precision_gate(groups: Sequence[Group], *, on_cpu: bool) -> Gate:
     """Every group that is to run in FP8 does. A group that could not be judged keeps the gate from
-    passing, and does not fail it.
+    passing, and does not fail it. A CPU shows what was asked of it.
     """
     expected = [group for group in groups if group.expected]
     judged = [group for group in expected if group.judged != "not_judged"]
@@ -36,6 +36,7 @@ def precision_gate(groups: Sequence[Group]) -> Gate:
     wrong = [group for group in judged if group.judged != "as_planned"]
     unseen = [group for group in expected if group.judged == "not_judged"]
     count = f"{len(right)} of {len(expected)} fused groups that are to run in FP8 do"
+    count += ", by the operands that a CPU was given" if on_cpu and right else ""
     value = len(right) / len(judged) if judged else None
     if not expected:
         words = "Nothing is to run in FP8: the checkpoint and its plan hold none."
@@ -145,14 +146,15 @@ def sm_gate(prefill: Hardware | None, limit: float, *, loosely: bool) -> Gate:
     )
 
 
-def speed_gate(whole: Compared | None, limit: float | None) -> Gate | None:
+def speed_gate(whole: Compared | None, limit: float | None, *, on_cpu: bool) -> Gate | None:
     """Times as fast as the baseline; None where nobody asked."""
     if limit is None:
         return None
-    value = whole.measured if whole is not None else None
+    value = whole.measured if whole is not None and not on_cpu else None
     if value is None:
-        words = f"{limit:g} times as fast as the baseline is asked, and no baseline was timed."
-        remedy = "give the BF16 model with --baseline"
+        why = "a CPU's times say nothing of a GPU" if on_cpu else "no baseline was timed"
+        words = f"{limit:g} times as fast as the baseline is asked, and {why}."
+        remedy = "run it on a GPU" if on_cpu else "give the BF16 model with --baseline"
         outcome: Outcome = "not_measured"
     else:
         words = f"{value:.2f} times as fast as the baseline; {limit:g} is asked."

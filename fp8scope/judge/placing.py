@@ -6,6 +6,7 @@ for in one report and times in another.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -162,24 +163,35 @@ def _owner(ranges: Sequence[str], expected: Expected) -> tuple[str | None, str |
 
 
 _Known = Mapping[tuple[str | None, str, Evidence], str]
+_BASE = re.compile(r"^(?:void )?[^<(]+")
 
 
 def _known(launches: Iterable[Launch]) -> _Known:
-    """What each kind of evidence says of a kernel in a group, where it says one thing."""
+    """What each kind of evidence says of a kernel in a group, where it says one thing: by the whole
+    name, and by the name without arguments, which tools spell differently.
+    """
     said = defaultdict(set)
     for launch in launches:
-        said[launch.owner, launch.kernel.name, launch.evidence].add(launch.precision)
+        for name in {launch.kernel.name, _base(launch.kernel.name)}:
+            said[launch.owner, name, launch.evidence].add(launch.precision)
     return {key: min(found) for key, found in said.items() if len(found) == 1}
 
 
 def _resolve(launches: Iterable[Launch], known: _Known) -> Iterator[Launch]:
+    """Better evidence of the same kernel goes first; of one alike, only where there is no other."""
     for launch in launches:
-        for evidence in EVIDENCE[: EVIDENCE.index(launch.evidence)]:
-            precision = known.get((launch.owner, launch.kernel.name, evidence))
-            if precision is not None:
-                launch = _told(launch, precision, evidence)  # noqa: PLW2901
-                break
-        yield launch
+        name, own = launch.kernel.name, launch.evidence
+        keys = [(name, evidence) for evidence in EVIDENCE[: EVIDENCE.index(own)]]
+        if own == "none":
+            keys += [(_base(name), evidence) for evidence in EVIDENCE[:-1]]
+        found = ((known.get((launch.owner, *key)), key[1]) for key in keys)
+        told = next((each for each in found if each[0] is not None), None)
+        yield launch if told is None else _told(launch, str(told[0]), told[1])
+
+
+def _base(name: str) -> str:
+    match = _BASE.match(name)
+    return match[0].removeprefix("void ").strip() if match else name
 
 
 def _told(launch: Launch, precision: str, evidence: Evidence) -> Launch:

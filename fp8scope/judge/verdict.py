@@ -47,7 +47,8 @@ def judge(
     speed, slow = _speeds(sight, estimate)
     speedup = compared(speed, slow, estimate)
     asked = limits or Limits()
-    speeds = speed_gate(speedup.get("whole"), asked.speedup)
+    on_cpu = sight.kind == "cpu"
+    speeds = speed_gate(speedup.get("whole"), asked.speedup, on_cpu=on_cpu)
     gates = (*_gates(sight, groups, hardware, asked), *([speeds] if speeds else []))
     told = [group for group in groups if group.expected and group.judged != "not_judged"]
     in_fp8 = sum(group.realized == "fp8" for group in told)
@@ -58,7 +59,7 @@ def judge(
         baseline=before.checkpoint if before else None,
         model=expected.model,
         ran=sight.ran,
-        summary=summary(gates, speedup, hardware),
+        summary=summary(gates, {} if on_cpu else speedup, hardware),
         gates=gates,
         fp8_share=in_fp8 / len(told) if told else None,
         expected=sum(group.expected for group in groups),
@@ -98,7 +99,7 @@ def _gates(
     tagged = any(report.has_modules for report in sight.reports)
     if tagged or sight.longest is None:
         kept = kept_gate(groups)
-        first = (precision_gate(groups), *([kept] if kept else []))
+        first = (precision_gate(groups, on_cpu=sight.kind == "cpu"), *([kept] if kept else []))
     else:
         first = (launches_gate(sight.expected, gemm_totals(sight.longest.launches)),)
     loosely = readings(sight, "prefill").loosely

@@ -21,15 +21,18 @@ def make_report(
     profile: Path | str,
     plan: Path | str | None = None,
     *,
+    verdict: Path | str | None = None,
     layers: int = LAYERS,
     form: Literal["html", "md"] = "html",
 ) -> str:
     """A profile, and a plan of it, as one file that needs no network, or as Markdown.
 
-    layers: how many are shown in full, the worst first. Takes half a minute of a 70B model's
-    profile. Raises NotAProfile, DamagedProfile, BadInput, and Stale if the plan is of another.
+    verdict: the verdict.json of a build of the model. layers: how many are shown in full, the worst
+    first. Takes half a minute of a 70B model's profile. Raises NotAProfile, DamagedProfile,
+    BadInput, and Stale if the plan or the verdict is of another.
     """
-    snapshot = open_snapshot(Path(profile), Path(plan) if plan else None)
+    paths = [Path(each) if each else None for each in (plan, verdict)]
+    snapshot = open_snapshot(Path(profile), *paths)
     *_, whole = filled(snapshot)
     return _written(profile_report(whole, layers=layers), form)
 

@@ -28,6 +28,7 @@ from fp8scope.report.grid import Grid
 
 if TYPE_CHECKING:
     from fp8scope.artefacts.plan import Plan
+    from fp8scope.artefacts.verdict import Verdict
 
 K = TypeVar("K")
 R = TypeVar("R")
@@ -41,8 +42,8 @@ class Snapshot:
     """One profile, and what is known of it so far; None is what is still to come.
 
     `prefix`: what all names begin with (`model.`), which screens leave out. `scores`: each fused
-    group and KV cache alone, by candidate; empty where the profile was not scored. `sites` grows;
-    `measured` says that it is complete.
+    group and KV cache alone, by candidate; empty where the profile was not scored. `ran`: what a
+    build of the model really ran in. `sites` grows; `measured` says that it is complete.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class Snapshot:
     scores: Mapping[str, Mapping[str, Score]]
     plan: Plan | None = None
     plan_path: Path | None = None
+    ran: Verdict | None = None
     sites: Mapping[Site, SiteMeasures] | None = None
     measured: bool = False
     groups: Mapping[str, GroupFinding] | None = None

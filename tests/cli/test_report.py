@@ -10,11 +10,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from fp8scope.artefacts.verdict import ModelId
+from fp8scope.artefacts.verdict_file import write_verdict
 from fp8scope.cli.documented import Wanted, figure_view, write_document
 from fp8scope.errors import BadInput, CannotWrite
+from fp8scope.profile.reader import open_profile
 from fp8scope.profile.writer import write_profile
 from fp8scope.report import snapshot as snapshots
 from fp8scope.report.document.blocks import Document, Figure, Section, View
+from tests.artefacts import verdicts
 from tests.cli.conftest import Fp8scope, InterruptAt
 from tests.profiles import build
 from tests.report.document.sample import sample
@@ -86,6 +90,7 @@ def test_json_says_what_was_written(fp8scope: Fp8scope, profile: Path, tmp_path:
     assert said == {
         "profile": str(profile),
         "plan": None,
+        "verdict": None,
         "output": str(output),
         "format": "html",
         "bytes": output.stat().st_size,
@@ -107,6 +112,24 @@ def test_a_plan_of_another_profile(fp8scope: Fp8scope, profile: Path, tmp_path: 
     ran = fp8scope("report", profile, "--plan", plan)
     assert ran.code == 2
     assert "plan.json" in ran.refusal
+
+
+def test_a_verdict_is_shown_on_its_own_model_alone(
+    fp8scope: Fp8scope, profile: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "verdict.json"
+    model = open_profile(profile).model
+    known = {key: str(model[key]) for key in ModelId.model_fields}
+    write_verdict(verdicts.verdict(model=ModelId(**known), summary="All of it ran."), path)
+    ran = fp8scope("report", profile, "--verdict", path, "--format", "md")
+    assert ran.code == 0
+    assert "## What ran" in ran.out
+    assert "All of it ran." in ran.out
+    write_verdict(verdicts.verdict(), path)
+    ran = fp8scope("report", profile, "--verdict", path, "-o", tmp_path / "report.md")
+    assert ran.code == 2
+    assert "another model: config.json and the weights differ" in ran.refusal
+    assert left_in(tmp_path) == ["profile.h5", "verdict.json"]
 
 
 @pytest.mark.parametrize(

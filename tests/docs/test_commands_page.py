@@ -22,7 +22,7 @@ GIVEN: Mapping[str, list[str]] = {
     "scan": ["Llama-3.1-8B", "tickets.jsonl", "repo.txt"],
     "analyze": ["profile.h5"],
     "browse": ["profile.h5", "plan.json"],
-    "report": ["profile.h5", "plan.json"],
+    "report": ["profile.h5", "plan.json", "verdict.json"],
     "plan": ["profile.h5", "Llama-3.1-8B", "other_tickets.jsonl"],
     "estimate": ["Llama-3.1-8B", "plan.json"],
     "export": ["plan.json"],

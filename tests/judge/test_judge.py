@@ -104,6 +104,21 @@ def test_a_triton_kernel_is_unknown_until_counters_tell() -> None:
         assert found.phases["prefill"].time_us == group.phases["prefill"].time_us
 
 
+def test_tools_spell_one_kernel_differently() -> None:
+    """What nothing tells is taken from a kernel alike; what a name tells is not."""
+    long, short = "void my_matmul<float, 128>(int)", "my_matmul"
+    rows = {"prefill": [(DOWN, short, 900.0)]}
+    ncu = runs.trace(rows, tool="ncu", timed=False, counters={short: {"fp8_ops": 1e12}})
+    both = judge(EXPECTED, Run((full(EXPECTED, {DOWN: long}), ncu), runs.record()))
+    assert (by_name(both)[DOWN].realized, by_name(both)[DOWN].evidence) == ("fp8", "counters")
+    told = "void cutlass::device_kernel<cutlass::gemm::kernel::GemmUniversal<cutlass::bfloat16_t>>"
+    rows = {"prefill": [(DOWN, "cutlass::device_kernel", 900.0)]}
+    counted = {"cutlass::device_kernel": {"fp8_ops": 1e12}}
+    ncu = runs.trace(rows, tool="ncu", timed=False, counters=counted)  # type: ignore[arg-type]
+    both = judge(EXPECTED, Run((full(EXPECTED, {DOWN: told}), ncu), runs.record()))
+    assert by_name(both)[DOWN].realized == "mixed"
+
+
 def test_counters_of_a_kernel_tell_of_its_own_group_alone() -> None:
     other = by_name(ran((DOWN, TRITON)))
     rows = {"prefill": [("model.layers.0.mlp.down_proj", TRITON, 9.0)]}
@@ -275,6 +290,8 @@ def test_a_cpu_tells_formats_and_nothing_of_a_gpu() -> None:
     assert verdict.times_us() == {}
     assert gates(verdict)["sm_active"] == "not_measured"
     assert verdict.unseen[0].startswith("It ran on a CPU: SMs, tensor cores")
+    said = "All 8 fused groups that are to run in FP8 do, by the operands that a CPU was given"
+    assert verdict.summary == f"{said}."
     assert all(each.of_peak is None for each in verdict.hardware.values())
 
 

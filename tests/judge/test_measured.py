@@ -214,6 +214,14 @@ def test_a_speed_that_nobody_measured_fails_nothing() -> None:
     assert "No baseline was timed: how much faster FP8 is was not measured." in verdict.unseen
 
 
+def test_a_cpu_is_no_judge_of_speed() -> None:
+    fast = Run((), runs.record(20, 5, runs.CPU)), Run((), runs.record(30, 6, runs.CPU))
+    verdict = judge(EXPECTED, *fast, limits=Limits(speedup=1.1))
+    assert gates(verdict)["speedup"] == "not_measured"
+    assert "a CPU's times say nothing of a GPU" in verdict.gates[-1].words
+    assert "times as fast" not in verdict.summary
+
+
 def test_the_cache_is_what_the_engine_says() -> None:
     of = expected(caches="fp8")
     attention = "model.layers.0.self_attn"

@@ -13,6 +13,7 @@ from fp8scope.report.pages.names import Names
 from fp8scope.report.pages.overview import overview
 from fp8scope.report.pages.planned import planned
 from fp8scope.report.pages.provenance import provenance
+from fp8scope.report.pages.run import run
 from fp8scope.report.pages.tensors import tensors
 from fp8scope.report.pages.traffic import traffic
 from fp8scope.report.pages.verdict import verdict
@@ -24,7 +25,8 @@ LAYERS = 12
 
 
 def profile_report(snapshot: Snapshot, *, layers: int = LAYERS) -> Document:
-    """The report on all that is known of a profile, with or without a plan and scores.
+    """The report on all that is known of a profile, with or without a plan, a verdict and
+    scores.
 
     snapshot: the last of `filled`. layers: how many of the worst fused groups and KV caches get a
     part of their own. Raises ValueError for one that is not complete, and DamagedProfile.
@@ -45,6 +47,7 @@ def profile_report(snapshot: Snapshot, *, layers: int = LAYERS) -> Document:
         overview(snapshot),
         rest["hurts"],
         rest["planned"],
+        run(snapshot, names),
         in_detail,
         traffic(snapshot, names),
         rest["caches"],
