@@ -13,7 +13,6 @@ from pydantic import ValidationError
 
 from fp8scope.artefacts.json_file import first_fault
 from fp8scope.artefacts.verdict import Verdict
-from fp8scope.checkpoint.inventory import read_inventory
 from fp8scope.core.gpus import gpu_of_device
 from fp8scope.core.roofline import Workload
 from fp8scope.errors import BadInput, BadModel, Missing
@@ -89,7 +88,7 @@ def prepare(
     )
     baseline = None
     if wanted.baseline is not None:
-        _check_baseline(wanted.baseline)
+        _check_baseline(wanted.baseline, expected)
         baseline = replace(task, checkpoint=wanted.baseline, baseline=True)
     for each in (task, baseline):
         if each is not None:
@@ -141,10 +140,29 @@ def _expected(checkpoint: Path) -> Expected:
     return read_expected(checkpoint)
 
 
-def _check_baseline(model: str) -> None:
+def _check_baseline(model: str, expected: Expected) -> None:
     """Of one that lies here: it would be loaded last, when the checkpoint has run."""
-    if Path(model).is_dir() or not HUB_ID.fullmatch(model):
-        read_inventory(Path(model))
+    if not Path(model).is_dir() and HUB_ID.fullmatch(model):
+        return
+    other = read_expected(Path(model))
+    if any(group.stored != "bf16" for group in other.groups):
+        raise BadInput(f"the baseline {model} is quantized itself", "give the BF16 model")
+    wanted, found = _sizes(expected), _sizes(other)
+    for name in (*wanted, *found):
+        if wanted.get(name) != found.get(name):
+            here, there = (_shown(sizes.get(name)) for sizes in (wanted, found))
+            what = f"the baseline {model} is another model: {name} is {there}, and {here} in "
+            raise BadInput(f"{what}{expected.folder}", "give the model that it was made of")
+
+
+def _sizes(of: Expected) -> dict[str, tuple[int, int]]:
+    """Of linears that lie in files alike, quantized or not."""
+    linears = (linear for group in of.groups for linear in group.linears)
+    return {x.runtime: (x.out_features, x.in_features) for x in linears if x.kind == "linear"}
+
+
+def _shown(size: tuple[int, int] | None) -> str:
+    return " x ".join(map(str, size)) if size else "not there"
 
 
 def _judged(expected: Expected, run: Run, baseline: Run | None, limits: Limits | None) -> Verdict:
