@@ -29,11 +29,16 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None
 
 def scan(path: Path, *words: object) -> None:
     """`fp8scope scan WORDS -o path` in this process."""
+    run("scan", *words, "-o", path)
+
+
+def run(*words: object) -> None:
+    """`fp8scope WORDS` in this process."""
     from fp8scope.cli.app import main
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", list(map(str, ["fp8scope", "scan", *words, "-o", path])))
+        patch.setattr("sys.argv", list(map(str, ["fp8scope", *words])))
         main()
     for number, handler in before.items():  # the command listens to the end of its process
         signal.signal(number, handler)
