@@ -178,7 +178,7 @@ def _judged(asked: _Arguments) -> Verdict:
 def _run(asked: _Arguments, interrupts: Interrupts) -> Verdict:
     from fp8scope.judge.gates import Limits
     from fp8scope.verify.api import verify_checkpoint
-    from fp8scope.verify.folder import make_folder, reports_folder
+    from fp8scope.verify.folder import drop_empty, make_folder, reports_folder
     from fp8scope.verify.wanted import Wanted
 
     is_command = asked.engine == "command"
@@ -201,7 +201,10 @@ def _run(asked: _Arguments, interrupts: Interrupts) -> Verdict:
     folder = reports_folder(asked.output)
     make_folder(folder, force=asked.force)
     interrupts.standing = lambda: f"what the profilers left is in {folder}"
-    return verify_checkpoint(wanted, folder, tell=say, cleanup=interrupts.cleanup)
+    try:
+        return verify_checkpoint(wanted, folder, tell=say, cleanup=interrupts.cleanup)
+    finally:
+        drop_empty(folder)
 
 
 def _show(verdict: Verdict, asked: _Arguments) -> None:
@@ -215,4 +218,4 @@ def _show(verdict: Verdict, asked: _Arguments) -> None:
     failed = [gate for gate in verdict.gates if gate.outcome == "failed"]
     if failed:
         words = "; ".join(gate.words.rstrip(".") for gate in failed)
-        raise GateFailed(f"{asked.checkpoint}: {words}", "see above, or verdict.json")
+        raise GateFailed(f"{asked.checkpoint}: {words}", f"see above, or {asked.output}")

@@ -40,3 +40,9 @@ def make_folder(folder: Path, *, force: bool) -> None:
         (folder / MARKER).write_text(json.dumps(mark) + "\n", encoding="utf-8")
     except OSError as error:
         raise CannotWrite(f"cannot write {folder}: {error.strerror}", "give another -o") from error
+
+
+def drop_empty(folder: Path) -> None:
+    """Take the folder away again where nothing but our mark is in it: the run was refused."""
+    if folder.is_dir() and [path.name for path in folder.iterdir()] == [MARKER]:
+        shutil.rmtree(folder)
