@@ -108,7 +108,7 @@ class Sight:
         capability = record.device.compute_capability if record else None
         load = record.load if record else None
         tools = (f"{each.tool} {each.tool_version}".strip() for each in traces)
-        counts = [report.devices for report in self.reports]
+        counts = [len(report.devices) for report in self.reports]
         return Ran(
             engine=record.engine if record else "",
             engine_version=record.engine_version if record else "",
@@ -127,6 +127,9 @@ class Sight:
             gen_len=load.gen_len if load else None,
         )
 
-    @property
+    @cached_property
     def _devices(self) -> Sequence[SeenDevice]:
-        return [device for each in self.run.traces for device in each.devices]
+        """Those that kernels ran on, where that can be told: nsys lists all of the machine."""
+        seen = [(device, each) for each in self.reports for device in each.trace.devices]
+        used = [device for device, each in seen if device.index in each.devices]
+        return used or [device for device, _ in seen]

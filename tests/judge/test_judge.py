@@ -119,6 +119,45 @@ def test_tools_spell_one_kernel_differently() -> None:
     assert by_name(both)[DOWN].realized == "mixed"
 
 
+def test_templates_of_two_phases_share_a_name_and_not_a_precision() -> None:
+    """ncu's limit let it see prefill alone; decode runs another instance of the template."""
+    prefill, decode = "void my_matmul<float, 128>(int)", "void my_matmul<float, 16>(int)"
+    rows = {
+        "prefill": runs.rows(EXPECTED, "prefill", {DOWN: prefill}),
+        "decode": runs.rows(EXPECTED, "decode", {DOWN: decode}),
+    }
+    counted = {"my_matmul": {"fp8_ops": 1e12}}
+    ncu = runs.trace(
+        {"prefill": [(DOWN, "my_matmul", 900.0)]}, tool="ncu", timed=False, counters=counted
+    )
+    group = by_name(judge(EXPECTED, Run((runs.trace(rows), ncu), runs.record())))[DOWN]
+    assert (group.realized, group.judged) == ("unknown", "not_judged")
+    assert decode in str(group.cause)
+
+
+def test_a_decode_that_nothing_tells_keeps_prefill_from_speaking_for_it() -> None:
+    """A kernel by a name of its own in decode, which may be anything."""
+    rows = {
+        "prefill": runs.rows(EXPECTED, "prefill"),
+        "decode": runs.rows(EXPECTED, "decode", {DOWN: "my_skinny_kernel"}),
+    }
+    group = by_name(judge(EXPECTED, Run((runs.trace(rows),), runs.record())))[DOWN]
+    assert (group.realized, group.judged) == ("unknown", "not_judged")
+    assert "my_skinny_kernel" in str(group.cause)
+
+
+def test_a_fallback_beside_a_kernel_of_which_nothing_is_known_is_one() -> None:
+    rows = {
+        "prefill": runs.rows(EXPECTED, "prefill", {DOWN: BF16}),
+        "decode": runs.rows(EXPECTED, "decode", {DOWN: TRITON}),
+    }
+    verdict = judge(EXPECTED, Run((runs.trace(rows),), runs.record()))
+    group = by_name(verdict)[DOWN]
+    assert (group.realized, group.judged) == ("weight_only", "not_as_planned")
+    assert group.cause == f"{BF16} multiplies bf16, and the files hold FP8"
+    assert gates(verdict)["precision"] == "failed"
+
+
 def test_counters_of_a_kernel_tell_of_its_own_group_alone() -> None:
     other = by_name(ran((DOWN, TRITON)))
     rows = {"prefill": [("model.layers.0.mlp.down_proj", TRITON, 9.0)]}
