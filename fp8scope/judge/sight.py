@@ -17,6 +17,8 @@ from fp8scope.traces.record import RunRecord
 from fp8scope.traces.trace import SeenDevice, Trace
 
 PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
+FEW = 0.1
+"""GEMMs outside of ranges over those inside that nothing is made of."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,19 @@ class Sight:
             for phase in self.phases
             for launch in report.by_owner.get((owner, phase), ())
         ]
+
+    @cached_property
+    def outside(self) -> int:
+        """GEMM launches in no module's range that are not known to be in FP8, of the report with
+        most; 0 where they are few beside those in ranges, as a rotary embedding's are.
+        """
+        found = 0
+        for report in self.reports:
+            gemms = [launch for launch in report.launches if launch.is_gemm]
+            lost = [launch for launch in gemms if launch.owner is None]
+            if report.has_modules and len(lost) > FEW * (len(gemms) - len(lost)):
+                found = max(found, sum(launch.precision != "fp8" for launch in lost))
+        return found
 
     @cached_property
     def mig(self) -> bool:

@@ -45,6 +45,23 @@ def test_without_times_of_ranges_passes_are_told_by_launches() -> None:
     assert "ncu ran each kernel alone: times are those of kernels, not of a pass." in verdict.unseen
 
 
+def test_kernels_that_ran_one_by_one_are_nobodys_cost() -> None:
+    """Neither of linears nor of caches, nor of a phase or a baseline that ncu alone saw."""
+    attention = "model.layers.0.self_attn"
+    rows = {
+        phase: [*runs.rows(EXPECTED, phase), (attention, runs.ATTENTION, 5.0)]
+        for phase in ("prefill", "decode")
+    }
+    ncu = runs.trace(rows, tool="ncu", timed=False)
+    whole, prefill = runs.trace(rows), runs.trace({"prefill": rows["prefill"]})
+    record = runs.record()
+    assert judge(EXPECTED, Run((ncu,), record)).times_us() == {}
+    assert judge(EXPECTED, Run((prefill, ncu), record)).times_us() == {}
+    before = judge(EXPECTED, Run((whole,), record), Run((ncu,), record)).times_us()
+    assert set(before[DOWN]) == {"fp8_tensor"}
+    assert before[f"{attention}.kv_cache"] == {"bf16": 5.0}
+
+
 def test_a_step_is_a_decode_and_a_part_of_a_prefill() -> None:
     """As `core.roofline.Workload` has it: 1 / generate of all prompts in each step."""
     before = full(EXPECTED, {group.name: BF16 for group in EXPECTED.groups})
