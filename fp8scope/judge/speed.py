@@ -27,7 +27,7 @@ def with_mbu(speed: Speed, bounds: Bounds | None, gpu: Gpu | None) -> Speed:
     if speed.mbu is not None or speed.tpot_ms is None or bounds is None or gpu is None:
         return speed
     peak = gpu.bandwidth_gb_s * 1e9
-    mbu = sum(bounds.decode_reads) / (speed.tpot_ms.p50 / 1e3) / peak
+    mbu = bounds.decode_reads / (speed.tpot_ms.p50 / 1e3) / peak
     return speed.model_copy(update={"mbu": mbu})
 
 

@@ -143,11 +143,17 @@ def cache_sentence(verdict: Verdict) -> str:
     """What the KV cache was, in all layers together; "" without one."""
     if not verdict.kv_cache:
         return ""
-    found = {cache.ran for cache in verdict.kv_cache}
-    planned = sum(cache.planned == "fp8" for cache in verdict.kv_cache)
-    words = {"fp8": "FP8", "bf16": "BF16", "unknown": "the engine does not say"}
-    ran = words[min(found)] if len(found) == 1 else "mixed"
-    return f"KV cache: planned in FP8 in {planned} of {len(verdict.kv_cache)} layers; ran: {ran}"
+    words = {"fp8": "FP8", "bf16": "BF16", "unknown": "unknown, the engine does not say"}
+    planned, ran = (
+        words[min(found)] if len(found) == 1 else "mixed"
+        for found in (
+            {cache.planned for cache in verdict.kv_cache},
+            {cache.ran for cache in verdict.kv_cache},
+        )
+    )
+    return (
+        f"KV cache: {ran}, as planned" if ran == planned else f"KV cache: {ran}, planned {planned}"
+    )
 
 
 def _kernel(group: Group) -> str:

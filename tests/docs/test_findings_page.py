@@ -13,7 +13,7 @@ from fp8scope.analyze import compare, convergence, kvcache, saturation, scaling,
 from fp8scope.analyze.cause import Cause, Remedy
 from fp8scope.artefacts.plan import Precision
 from fp8scope.core import histogram
-from fp8scope.judge import bound, expected, gates
+from fp8scope.judge import bound, expected, gates, sight
 from fp8scope.observe import sensitivity
 from fp8scope.plan import certainty, problem
 from fp8scope.plan.objective import PRESETS
@@ -25,7 +25,7 @@ PAGE = (DOCS / "reference" / "findings.md").read_text()
 MODULES = (
     *(certainty, compare, convergence, histogram),
     *(problem, saturation, scaling, sensitivity),
-    *(bound, expected, gates, precision),  # of verdicts
+    *(bound, expected, gates, precision, sight),  # of verdicts
 )
 """Those that the page names beside `thresholds`."""
 ROUNDED = 5e-4

@@ -43,7 +43,7 @@ def others(monkeypatch: pytest.MonkeyPatch) -> None:
         ("report", b"NVR\0...", "rep"),
         ("trace.json", b'\n {"traceEvents": []}', "torch"),
         ("trace", b"[]", "torch"),
-        ("trace.json.gz", gzip.compress(b'{"traceEvents": []}'), "torch"),
+        ("trace.json.gz", gzip.compress(b'{"traceEvents": []}', mtime=0), "torch"),
     ],
 )
 def test_the_content_decides(tmp_path: Path, name: str, content: bytes, reader: str) -> None:
@@ -63,7 +63,7 @@ def test_an_export_of_nsys_under_any_name(tmp_path: Path) -> None:
     ("name", "content", "said"),
     [
         ("run.csv", b"a,b\n1,2\n", "is no profiler's report → give an nsys .sqlite"),
-        ("run.gz", gzip.compress(b"hello"), "is no profiler's report"),
+        ("run.gz", gzip.compress(b"hello", mtime=0), "is no profiler's report"),
         ("run.gz", b"\x1f\x8bnot gzip", "is no profiler's report"),
         ("run.csv", b"", "is empty"),
         ("run.sqlite", b"hello", "is not an SQLite database"),

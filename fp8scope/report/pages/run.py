@@ -104,7 +104,7 @@ def _groups(ran: Verdict, names: Names) -> Table:
     for phase in phases:
         columns += [
             Column(f"{phase}, µs", numeric=True, about="of one pass"),
-            Column("× BF16", numeric=True, about="times as fast as the baseline"),
+            Column(f"{phase}, × BF16", numeric=True, about="times as fast as the baseline"),
             Column("of peak", numeric=True, about="FLOP/s of its GEMMs over the GPU's dense rate"),
             Column("bound by"),
         ]
