@@ -38,11 +38,18 @@ def test_a_folder_of_somebody_else_is_left_alone(mark: str, tmp_path: Path) -> N
     assert (tmp_path / "thesis.tex").exists()
 
 
+def refused(folder: Path, *, after: str = "") -> None:
+    """A run that is refused, at once or `after` a pass."""
+    with new_folder(folder, force=False):
+        if after:
+            (folder / after).mkdir()
+        raise Missing("no GPU")
+
+
 def test_what_failed_leaves_its_reports_and_no_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(Missing), new_folder(tmp_path / "r", force=False):
-        raise Missing("no GPU")
+    with pytest.raises(Missing):
+        refused(tmp_path / "r")
     assert not (tmp_path / "r").exists()
-    with pytest.raises(Missing), new_folder(tmp_path / "r", force=False) as folder:
-        (folder / "checkpoint").mkdir()
-        raise Missing("no GPU")
+    with pytest.raises(Missing):
+        refused(tmp_path / "r", after="checkpoint")
     assert (tmp_path / "r" / "checkpoint").is_dir()
