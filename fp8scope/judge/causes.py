@@ -39,7 +39,10 @@ class Case:
     def kernel(self) -> str:
         """The longest that may be why."""
         gemms = [each for each in self.launches if each.may_be_gemm]
-        wrong = [each for each in gemms if each.precision != "fp8" or each.weight_only]
+        told = [each for each in gemms if each.evidence != "none"]
+        wrong = [each for each in told if each.precision != "fp8" or each.weight_only]
+        if self.realized == "unknown":
+            wrong = [each for each in gemms if each.evidence == "none"]
         found = wrong or gemms or list(self.launches)
         return max(found, key=lambda each: each.kernel.time_us).kernel.name if found else ""
 

@@ -14,6 +14,7 @@ import pytest
 from fp8scope.errors import BadInput, Missing
 from fp8scope.traces.record import Device, Load
 from fp8scope.traces.trace import DOMAIN
+from fp8scope.verify import child
 from fp8scope.verify.engines import engine, trtllm, vllm
 from fp8scope.verify.engines.command import Command
 from fp8scope.verify.engines.engine import Engine, Task
@@ -64,6 +65,26 @@ class TestNative:
         (tmp_path / RUN).write_text('{"format": "fp8scope-run", "version": 1}')
         with pytest.raises(BadInput, match=r"run.json is no run of this release \(engine: Field"):
             Native(self.ORDER).record(TASK, tmp_path, H200)
+
+
+    @pytest.mark.parametrize(
+        ("line", "told"),
+        [
+            ("fp8scope: prefill 2/5 …", "prefill 2/5 …"),
+            ("fp8scope: loading /models/8b fp8 …", "loading /models/8b fp8 …"),
+            ("fp8scope: bf16 is not quantized → give an FP8 checkpoint", ""),  # raised, not told
+            ("fp8scope: interrupted", ""),
+            ("W1121 23:59:56 torch/utils/_pytree.py:630] deprecated …", ""),
+            ("The module's name fp8scope: is taken …", ""),
+        ],
+    )
+    def test_only_how_far_it_is_is_told(self, line: str, told: str) -> None:
+        assert Native(self.ORDER).telling(line) == told
+
+    def test_what_the_child_says_is_told(self, capsys: pytest.CaptureFixture[str]) -> None:
+        child.tell("warming up")
+        (line,) = capsys.readouterr().err.splitlines()
+        assert Native(self.ORDER).telling(line) == "warming up …"
 
 
 class TestCommand:
@@ -248,6 +269,13 @@ class TestTrtllm:
             trtllm.read_report(tmp_path / "report.json")
         with pytest.raises(BadInput, match=r"trtllm-bench left no other.json"):
             trtllm.read_report(tmp_path / "other.json")
+
+
+@pytest.mark.parametrize("made", [Vllm(), Trtllm(), Command(("true",))], ids=type)
+def test_of_others_every_line_is_told(made: Engine) -> None:
+    assert made.telling("INFO 11-21 loading weights took 3.2 s") == (
+        "INFO 11-21 loading weights took 3.2 s"
+    )
 
 
 def test_times_that_are_not_times_have_no_percentiles() -> None:
