@@ -24,6 +24,7 @@ LONG = {
     "build/test_demo.py",
     "build/test_round_trip.py",
     "cli/test_killed.py",
+    "cli/test_verify_end_to_end.py",
     "demo/test_demo.py",
     "docs/test_commands_page.py",
     "docs/test_howto_pages.py",

@@ -106,7 +106,11 @@ def verify_checkpoint(
     cleanup: ExitStack | None = None,
     finders: Finders | None = None,
 ) -> Verdict:
-    """`prepare` and `run` in one; raises what they do."""
+    """Run the checkpoint, and its baseline where one is given, and judge what was seen.
+
+    Reports go to `folder`, which exists. `tell` takes a line at a time of what goes on; `cleanup`
+    gets what ends a child. Raises what `prepare` and `Ready.run` raise.
+    """
     return prepare(wanted, tell=tell, cleanup=cleanup, finders=finders).run(folder)
 
 

@@ -23,10 +23,13 @@ from fp8scope.build.api import build_checkpoint
 from fp8scope.runtime.fp8.codes import dequantize_weight
 from fp8scope.verify import child
 from fp8scope.verify.order import RUN, TORCH_TRACE, Order
+from tests import models
 from tests.build.planned import mixed_plan, scanned
 from tests.cli.conftest import Fp8scope
 from tests.judge.runs import by_name, gates
+from tests.runtime.fp8.checkpoints import write
 from tests.shared import run
+from tests.verify.native import engines
 
 pytestmark = pytest.mark.slow
 PROFILE = Path(__file__).parents[2] / "profiles" / "demo.h5"
@@ -137,6 +140,34 @@ def test_a_layer_that_runs_by_its_weight_alone(
     group = by_name(verdict)[QKV]
     assert (group.realized, group.stored) == ("mixed", "fp8_tensor")
     assert member in str(group.cause)
+
+
+@pytest.mark.parametrize("layout", ["compressed-tensors", "fp8"])
+def test_checkpoints_of_others(layout: str, fp8scope: Fp8scope, tmp_path: Path) -> None:
+    """Without a plan: what is stored is what was planned."""
+    model = models.build("llama", vocab_size=engines.VOCABULARY)
+    folder, path = tmp_path / "fp8", tmp_path / "verdict.json"
+    write(model, folder, "fp8_tensor", layout=layout)
+    trace, record = tagged(folder, tmp_path)
+    ran = fp8scope("verify", folder, "-o", path, "--report", trace, "--report", record)
+    assert ran.code == 0, ran.err + ran.out
+    verdict = read_verdict(path)
+    assert (verdict.expected, verdict.in_fp8) == (8, 8)
+
+
+def test_scales_of_blocks(fp8scope: Fp8scope, tmp_path: Path) -> None:
+    """The native engine cannot multiply with them, and says so before it blames a layer."""
+    folder, path = engines.checkpoint("llama", "fp8_block"), tmp_path / "verdict.json"
+    trace, record = tagged(folder, tmp_path)
+    ran = fp8scope("verify", folder, "-o", path, "--report", trace, "--report", record)
+    assert ran.code == 1
+    said = " ".join(ran.out.split())
+    assert "its scales are per block, which the native engine does not multiply with" in said
+    assert "→ verify it with --engine vllm" in said
+    verdict = read_verdict(path)
+    assert {group.cause for group in verdict.groups if group.expected} == {
+        "its scales are per block, which the native engine does not multiply with"
+    }
 
 
 def test_a_model_with_experts(fp8scope: Fp8scope, tmp_path: Path) -> None:

@@ -332,6 +332,16 @@ def test_the_roofline_is_of_a_gpu_that_is_known(
     assert verdict.passed
 
 
+def test_so_many_gpus_as_no_roofline_is_for(fp8: Path, tmp_path: Path) -> None:
+    """A fault of the estimate's is none of the run's: 3 GPUs do not share 4 heads."""
+    three = runs.H200.model_copy(update={"count": 3})
+    record = constructed.record(tmp_path / RUN, three)
+    verdict = judge_reports(fp8, [record, constructed.trace(tmp_path / TORCH_TRACE)])
+    assert verdict.ran.devices == 3
+    assert verdict.speedup == {}
+    assert verdict.passed
+
+
 def test_a_baseline_may_be_a_record_alone(fp8: Path, tmp_path: Path) -> None:
     """Its times are all that a speed-up needs."""
     report, record = constructed.trace(tmp_path / TORCH_TRACE), constructed.record(tmp_path / RUN)

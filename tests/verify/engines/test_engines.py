@@ -66,7 +66,6 @@ class TestNative:
         with pytest.raises(BadInput, match=r"run.json is no run of this release \(engine: Field"):
             Native(self.ORDER).record(TASK, tmp_path, H200)
 
-
     @pytest.mark.parametrize(
         ("line", "told"),
         [
