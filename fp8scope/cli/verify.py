@@ -85,7 +85,9 @@ class _Arguments:
 )
 @click.option("--batch", type=click.IntRange(min=1), help="Sequences.  [default: 8; on a CPU 2]")
 @click.option(
-    "--prompt-len", type=click.IntRange(min=1), help="Tokens of each.  [default: 2048; CPU 64]"
+    "--prompt-len",
+    type=click.IntRange(min=1),
+    help="Tokens of each.  [default: 2048; CPU 64; fewer where the model takes fewer]",
 )
 @click.option(
     "--gen-len", type=click.IntRange(min=1), help="Tokens of an answer.  [default: 128; CPU 8]"
