@@ -65,7 +65,7 @@ def why(case: Case) -> Found:
     elif case.realized == "unknown":
         rules = (_unknown,)
     elif case.group.expected:
-        rules = (_files, _too_old, _odd, _blocks, _listed, _marlin, _paths, _multiplied)
+        rules = (_files, _too_old, _blocks, _odd, _listed, _marlin, _paths, _multiplied)
     else:
         rules = (_quantized,)
     return next((found for rule in rules if (found := rule(case)) is not None), None)
