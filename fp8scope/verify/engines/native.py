@@ -12,7 +12,6 @@ import fp8scope
 from fp8scope.artefacts.json_file import first_fault, read_object
 from fp8scope.errors import BadInput
 from fp8scope.traces.record import Device, RunRecord
-from fp8scope.traces.trace import DOMAIN
 from fp8scope.verify.engines.engine import Task
 from fp8scope.verify.launch import Launch
 from fp8scope.verify.order import RUN, Order, Pass, Watcher
@@ -59,7 +58,7 @@ class Native:
         folder.mkdir(parents=True, exist_ok=True)
         order.write(folder / ORDER)
         words = (sys.executable, "-m", "fp8scope.verify.child", str(folder / ORDER))
-        return Launch(words, folder, task.environment, marks=what == "tagged", domain=DOMAIN)
+        return Launch(words, folder, task.environment, marks=what == "tagged")
 
     def telling(self, line: str) -> str:
         """Our own lines; what libraries warn of stays in the folder."""

@@ -47,8 +47,15 @@ def test_prefill_and_decode(name: str) -> None:
     assert torch.equal(generated(Eager(engine), ids), expected(engine, ids))
 
 
-def test_compiled_without_a_break(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole graphs, one of the prefill and one of all steps, which write where the first wrote."""
+@pytest.mark.parametrize(
+    ("name", "changes"), [("llama", {}), ("mistral", {"sliding_window": 64})], ids=lambda it: str(it)
+)
+def test_compiled_without_a_break(
+    name: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole graphs, one of the prefill and one of all steps, which write where the first wrote:
+    nothing of a step's position is a number of Python's. A wide window changes nothing of that.
+    """
     graphs: list[Any] = []
 
     def backend(module: Any, inputs: Any) -> Any:
@@ -58,7 +65,7 @@ def test_compiled_without_a_break(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.compiler.reset()
     whole = partial(torch.compile, backend=backend, fullgraph=True)
     monkeypatch.setattr(torch, "compile", whole)
-    order = engines.order(engines.checkpoint("llama"))
+    order = engines.order(engines.checkpoint(name, **changes))
     engine = open_engine(order)
     ids = prompts(engine, order)
     assert stays_in_place(engine, 9 + STEPS + 1)

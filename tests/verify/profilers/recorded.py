@@ -103,7 +103,7 @@ General Options:
   --target-processes arg (=all)         Select the processes you want to profile:
   --kernel-name-base arg (=function)    Set the basis for --kernel-name, --kernel-id and kernel-name:
   -k [ --kernel-name ] arg              Filter the kernel in one of the following ways:
-  --nvtx-include arg                    Adds include statement to the NVTX filter, which allows
+  --profile-from-start arg (=1)         Set if application should be profiled from its start. Allowed values:
   --log-file arg                        Send all tool output to the specified file, or
 """
 NCU_METRICS = """Device NVIDIA H200 (GH100)
