@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
 
 from fp8scope.runtime.fp8.experts import Fp8Experts
+from fp8scope.verify.native.attention import without_mask
 from fp8scope.verify.native.engine import Engine
 
 _WARM_STEPS = 3  # before a graph is recorded: libraries make room for themselves
@@ -43,9 +44,9 @@ class Eager:
 class Compiled:
     """Both by torch.compile. `length`: prompt and answer together.
 
-    The prefill has a cache that grows, so that attention is the causal one without a mask, which
-    has the faster kernels; the step one that stays in place, so that it is compiled once. What the
-    first holds is copied to the second, within the time of the prefill.
+    The prefill has a cache that grows, so that attention is the causal one without a mask; the step
+    one that stays in place, so that it is compiled once. What the first holds is copied to the
+    second, within the time of the prefill.
 
     Windows are wide enough for all tokens, see `stays_in_place`, so that every layer keeps them
     all. transformers' layer for a window counts them by a number of Python's, for which each step
@@ -68,7 +69,8 @@ class Compiled:
     def prefill(self, ids: Tensor) -> Tensor:
         """See `Generator`."""
         cache = self._engine.cache()
-        token = self._next(ids, cache)
+        with without_mask(self._engine.model):
+            token = self._next(ids, cache)
         self._static.reset()
         positions = torch.arange(ids.shape[1], device=ids.device)
         for layer, found in zip(self._static.layers, cache.layers, strict=True):

@@ -74,9 +74,18 @@ def test_compiled_without_a_break(
     for _ in range(2):
         assert torch.equal(generated(compiled, ids), want)
     assert len(graphs) == 2
+    first, step = (attentions(graph) for graph in graphs)
+    assert all(each["is_causal"] and each["attn_mask"] is None for each in first)
+    assert all(each["attn_mask"] is not None for each in step)
+    assert len(first) == len(step) == len(compiled._static.layers)
     held = compiled._static.layers[0]
     assert held.keys.dtype is torch.uint8
     assert held.keys.shape[2] == 9 + STEPS + 1
+
+
+def attentions(graph: Any) -> list[dict[str, Any]]:
+    """What each SDPA of a graph is called with."""
+    return [node.kwargs for node in graph.graph.nodes if "scaled_dot" in str(node.target)]
 
 
 @pytest.mark.slow
