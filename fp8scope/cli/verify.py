@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from fp8scope.cli.interrupts import Interrupts
 from fp8scope.cli.options import Number
 from fp8scope.cli.output import check_free, claim
 from fp8scope.cli.show import console, print_json, say, wrote
+from fp8scope.cli.subject import DEMO
 from fp8scope.errors import BadInput, GateFailed
 
 if TYPE_CHECKING:
@@ -19,6 +21,14 @@ if TYPE_CHECKING:
 
 ENGINES = ("native", "vllm", "trtllm", "command")
 PROFILERS = ("auto", "nsys", "ncu", "torch")
+
+
+_RUNNING = (
+    "command", "baseline", "engine", "profiler", "device", "batch", "prompt_len", "gen_len",
+    "repeats", "require_gpu", "timeout",
+)  # fmt: skip
+"""Options of a run."""
+_WRITTEN = ParameterSource.COMMANDLINE
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,7 @@ class _Arguments:
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("command", metavar="[-- WORD…]", nargs=-1, type=click.UNPROCESSED)
 @click.option(
-    "--baseline", metavar="MODEL", help="The BF16 model (folder or hub id) to run beside."
+    "--baseline", metavar="MODEL", help="The BF16 model (folder, hub id or demo) to run beside."
 )
 @click.option(
     "--engine",
@@ -130,8 +140,8 @@ class _Arguments:
 )
 @click.option("--force", is_flag=True, help="Overwrite both.")
 @click.option("--json", "as_json", is_flag=True, help="The verdict as JSON on stdout.")
-@click.pass_obj
-def command(interrupts: Interrupts, /, **options: object) -> None:
+@click.pass_context
+def command(context: click.Context, /, **options: object) -> None:
     """Run the FP8 checkpoint in the folder CHECKPOINT under a profiler, every layer tagged, and say
     for each what it was planned in, what it ran in, how long it took and why. Exit code 1 where a
     gate fails: a layer that fell back, SMs that idle. Without a GPU it runs too, and says what
@@ -146,7 +156,8 @@ def command(interrupts: Interrupts, /, **options: object) -> None:
     from fp8scope.artefacts.verdict_file import write_verdict
 
     asked = _Arguments(**options)  # type: ignore[arg-type]  # click has checked them
-    _check(asked)
+    interrupts: Interrupts = context.obj
+    _check(asked, _given(context))
     interrupts.cleanup.enter_context(claim(asked.output))
     check_free(asked.output, asked.force)
     verdict = _judged(asked) if asked.report else _run(asked, interrupts)
@@ -154,12 +165,20 @@ def command(interrupts: Interrupts, /, **options: object) -> None:
     _show(verdict, asked)
 
 
-def _check(asked: _Arguments) -> None:
-    if asked.report and (asked.command or asked.baseline or asked.require_gpu):
-        what = "--report runs nothing"
-        raise BadInput(what, "leave out --baseline, --require-gpu and what follows --")
+def _given(context: click.Context) -> set[str]:
+    """Options that were written, as `_Arguments` calls them."""
+    named = context.params
+    return {name for name in named if context.get_parameter_source(name) is _WRITTEN}
+
+
+def _check(asked: _Arguments, given: set[str]) -> None:
+    if asked.report and (idle := [name for name in _RUNNING if name in given]):
+        word = "what follows --" if idle[0] == "command" else f"--{idle[0].replace('_', '-')}"
+        raise BadInput("--report runs nothing", f"leave out {word}")
     if asked.baseline_report and not asked.report:
         raise BadInput("--baseline-report goes with --report", "give both")
+    if asked.require_gpu and asked.device == "cpu":
+        raise BadInput("--require-gpu and --device cpu exclude each other", "leave out one")
     if asked.engine == "native" and asked.command:
         what = f"the native engine takes no words of its own ({asked.command[0]})"
         raise BadInput(what, "give --engine vllm, trtllm or command for what follows --")
@@ -177,14 +196,14 @@ def _judged(asked: _Arguments) -> Verdict:
 
 def _run(asked: _Arguments, interrupts: Interrupts) -> Verdict:
     from fp8scope.judge.gates import Limits
-    from fp8scope.verify.api import verify_checkpoint
-    from fp8scope.verify.folder import make_folder, reports_folder
+    from fp8scope.verify.api import prepare
+    from fp8scope.verify.folder import new_folder, reports_folder
     from fp8scope.verify.wanted import Wanted
 
     is_command = asked.engine == "command"
     wanted = Wanted(
         asked.checkpoint,
-        asked.baseline,
+        _model(asked.baseline),
         asked.engine,  # type: ignore[arg-type]  # click has checked it
         asked.command if is_command else (),
         () if is_command else asked.command,
@@ -198,10 +217,16 @@ def _run(asked: _Arguments, interrupts: Interrupts) -> Verdict:
         asked.require_gpu,
         Limits(asked.min_sm_active, asked.min_speedup),
     )
-    folder = reports_folder(asked.output)
-    make_folder(folder, force=asked.force)
-    interrupts.standing = lambda: f"what the profilers left is in {folder}"
-    return verify_checkpoint(wanted, folder, tell=say, cleanup=interrupts.cleanup)
+    ready = prepare(wanted, tell=say, cleanup=interrupts.cleanup)
+    with new_folder(reports_folder(asked.output), force=asked.force) as folder:
+        interrupts.standing = lambda: f"what the profilers left is in {folder}"
+        return ready.run(folder)
+
+
+def _model(reference: str | None) -> str | None:
+    from fp8scope.demo.files import DEMO_MODEL
+
+    return str(DEMO_MODEL) if reference == DEMO else reference
 
 
 def _show(verdict: Verdict, asked: _Arguments) -> None:
@@ -215,4 +240,4 @@ def _show(verdict: Verdict, asked: _Arguments) -> None:
     failed = [gate for gate in verdict.gates if gate.outcome == "failed"]
     if failed:
         words = "; ".join(gate.words.rstrip(".") for gate in failed)
-        raise GateFailed(f"{asked.checkpoint}: {words}", "see above, or verdict.json")
+        raise GateFailed(f"{asked.checkpoint}: {words}", f"see {asked.output}")

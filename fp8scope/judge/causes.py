@@ -39,7 +39,10 @@ class Case:
     def kernel(self) -> str:
         """The longest that may be why."""
         gemms = [each for each in self.launches if each.may_be_gemm]
-        wrong = [each for each in gemms if each.precision != "fp8" or each.weight_only]
+        told = [each for each in gemms if each.evidence != "none"]
+        wrong = [each for each in told if each.precision != "fp8" or each.weight_only]
+        if self.realized == "unknown":
+            wrong = [each for each in gemms if each.evidence == "none"]
         found = wrong or gemms or list(self.launches)
         return max(found, key=lambda each: each.kernel.time_us).kernel.name if found else ""
 
@@ -62,7 +65,7 @@ def why(case: Case) -> Found:
     elif case.realized == "unknown":
         rules = (_unknown,)
     elif case.group.expected:
-        rules = (_files, _too_old, _odd, _blocks, _listed, _marlin, _paths, _multiplied)
+        rules = (_files, _too_old, _blocks, _odd, _listed, _marlin, _paths, _multiplied)
     else:
         rules = (_quantized,)
     return next((found for rule in rules if (found := rule(case)) is not None), None)

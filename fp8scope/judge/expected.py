@@ -27,10 +27,12 @@ from fp8scope.core.gemms import USUAL_EXPERTS_PER_TOKEN, experts_per_token
 from fp8scope.core.modules import Kind, Module
 from fp8scope.core.roofline import GemmShape
 from fp8scope.errors import BadModel, Stale
+from fp8scope.estimate.geometry import size, text_config
 
 PLAN, CONFIG, METADATA = "plan.json", "config.json", "hf_quant_config.json"
 SIDE = 16
 """FP8 GEMMs take sides that are multiples of it."""
+_CONTEXT = ("max_position_embeddings", "n_positions")
 _KEYS = {"k_proj", "qkv_proj", "query_key_value", "c_attn", "Wqkv", "kv_a_proj_with_mqa"}
 
 
@@ -79,7 +81,9 @@ class ExpectedCache:
 
 @dataclass(frozen=True)
 class Expected:
-    """`has_plan`: a plan.json lies in the folder; else what is stored is what was planned."""
+    """`has_plan`: a plan.json lies in the folder; else what is stored is what was planned.
+    `context`: the most tokens that the model takes, None where its config does not say.
+    """
 
     folder: str
     model: ModelId
@@ -87,6 +91,7 @@ class Expected:
     groups: tuple[ExpectedGroup, ...]
     caches: tuple[ExpectedCache, ...]
     experts_per_token: int = USUAL_EXPERTS_PER_TOKEN
+    context: int | None = None
 
     @cached_property
     def group_of(self) -> Mapping[str, str]:
@@ -116,6 +121,7 @@ def read_expected(folder: Path) -> Expected:
     stored = linears(inventory, config)
     said = _declaration(folder, config)
     chosen = experts_per_token(config) or USUAL_EXPERTS_PER_TOKEN
+    context = size(text_config(config), *_CONTEXT) or None
     tensors = {tensor.name: tensor for tensor in inventory.tensors}
     if (folder / PLAN).is_file():
         plan = read_plan(folder / PLAN)
@@ -127,6 +133,7 @@ def read_expected(folder: Path) -> Expected:
             tuple(_planned_groups(plan, stored, said, folder)),
             tuple(ExpectedCache(c.name, c.attention, c.precision) for c in plan.kv_cache),
             chosen,
+            context,
         )
     return Expected(
         str(folder),
@@ -135,6 +142,7 @@ def read_expected(folder: Path) -> Expected:
         tuple(_stored_groups(stored, said, tensors)),
         tuple(_stored_caches(stored, said, tensors)),
         chosen,
+        context,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from fp8scope.artefacts.verdict import Compared, Gate, Group, Hardware, Outcome, Total
 from fp8scope.judge.expected import Expected
@@ -12,8 +11,9 @@ from fp8scope.judge.expected import Expected
 NAMED = 3
 """Groups that a gate names at most."""
 SLACK = 0.9
-"""Of the FP8 launches that a checkpoint leads to: others' matmuls (attention's) count as BF16."""
-_PLAIN = ("bf16", "fp16", "fp32")
+"""Of the FP8 launches that a checkpoint leads to: with fewer some linear surely fell back."""
+_LATENT = "kv_b_proj"
+"""MLA's: engines take it apart, and multiply queries and outputs with it in BF16."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,10 @@ class Limits:
     speedup: float | None = None
 
 
-def precision_gate(groups: Sequence[Group], *, on_cpu: bool) -> Gate:
+def precision_gate(groups: Sequence[Group], outside: int = 0, *, on_cpu: bool) -> Gate:
     """Every group that is to run in FP8 does. A group that could not be judged keeps the gate from
-    passing, and does not fail it. A CPU shows what was asked of it.
+    passing, and does not fail it; so do GEMMs `outside` of all ranges that are not known to be in
+    FP8 (`sight.outside`). A CPU shows what was asked of it.
     """
     expected = [group for group in groups if group.expected]
     judged = [group for group in expected if group.judged != "not_judged"]
@@ -37,6 +38,7 @@ def precision_gate(groups: Sequence[Group], *, on_cpu: bool) -> Gate:
     unseen = [group for group in expected if group.judged == "not_judged"]
     count = f"{len(right)} of {len(expected)} fused groups that are to run in FP8 do"
     count += ", by the operands that a CPU was given" if on_cpu and right else ""
+    count += _where(judged)
     value = len(right) / len(judged) if judged else None
     if not expected:
         words = "Nothing is to run in FP8: the checkpoint and its plan hold none."
@@ -47,8 +49,11 @@ def precision_gate(groups: Sequence[Group], *, on_cpu: bool) -> Gate:
         words = f"{count}; of {len(unseen)} nothing is known: {_named(unseen)}."
     else:
         words = f"{'All' if len(right) > 1 else 'The'} {count.partition(' of ')[2]}."
-    outcome: Outcome = "failed" if wrong else "not_measured" if unseen else "passed"
-    remedy = next((group.remedy for group in (*wrong, *unseen)), None)
+    if outside:
+        words += f" {outside:,} GEMM launches lie in no module's range, and may be any layer's."
+    outcome: Outcome = "failed" if wrong else "not_measured" if unseen or outside else "passed"
+    untagged = "record without CUDA graphs and without compiling" if outside else None
+    remedy = next((group.remedy for group in (*wrong, *unseen)), untagged)
     return Gate(
         name="precision", outcome=outcome, value=value, limit=1.0, words=words, remedy=remedy
     )
@@ -84,37 +89,38 @@ def launches_gate(expected: Expected, gemms: Mapping[str, Total]) -> Gate:
     """In place of both, where nothing says which kernel is whose: launches by precision.
 
     An engine that fuses q/k/v and gate/up launches one GEMM per group, another one per linear; the
-    lower share of both is what the checkpoint leads to, of which `SLACK` must be there.
+    lower share of both is what the checkpoint leads to. Somewhat less (`SLACK`) may be a layer that
+    fell back, or matmuls of attention: neither passed nor failed.
     """
-    name: Literal["gemm_precision"] = "gemm_precision"
-    fp8 = gemms["fp8"].calls if "fp8" in gemms else 0.0
-    known = fp8 + sum(
-        total.calls for kind, total in gemms.items() if kind in (*_PLAIN, "weight_only")
-    )
-    limit = _least_share(expected) * SLACK
-    caveat = "which layer a launch belongs to, the report does not say"
-    unknown = gemms["unknown"].calls if "unknown" in gemms else 0.0
-    if not known or not limit:
-        words = f"No GEMM whose precision can be told is in the report; {caveat}."
-        return Gate(name=name, outcome="not_measured", value=None, limit=limit, words=words)
-    share = fp8 / known
-    counted = f"{fp8:,.0f} of {known:,.0f} GEMM launches multiply FP8 ({share:.0%})"
+    lead = _least_share(expected)
+    if not lead:
+        words = "Nothing is to run in FP8: the checkpoint and its plan hold none."
+        return Gate(name="gemm_precision", outcome="not_measured", value=None, limit=0, words=words)
+    calls = {kind: total.calls for kind, total in gemms.items()}
+    fp8, unknown, widened = (calls.get(kind, 0.0) for kind in ("fp8", "unknown", "weight_only"))
+    every = sum(calls.values())
+    known = every - unknown
     remedy = "verify with the native engine, or a report with ranges of modules, to see which"
-    if "weight_only" in gemms:
-        words = (
-            f"{gemms['weight_only'].calls:,.0f} GEMM launches are weight-only; {counted}; {caveat}."
-        )
+    caveat = "which layer a launch belongs to, the report does not say"
+    if not known:
+        words = f"No GEMM whose precision can be told is in the report; {caveat}."
         return Gate(
-            name=name, outcome="failed", value=share, limit=limit, words=words, remedy=remedy
+            name="gemm_precision", outcome="not_measured", value=None, limit=lead, words=words
         )
-    words = f"{counted}, where the checkpoint leads to {limit / SLACK:.0%} or more; {caveat}."
+    words = f"{fp8:,.0f} of {known:,.0f} GEMM launches multiply FP8 ({fp8 / known:.0%})"
+    if widened:
+        words = f"{widened:,.0f} GEMM launches are weight-only; {words}; {caveat}."
+    else:
+        words += f", where the checkpoint leads to {lead:.0%} or more; {caveat}."
     # what is unknown may be FP8, or not
-    low, high = fp8 / (known + unknown), (fp8 + unknown) / (known + unknown)
-    outcome: Outcome = "passed" if low >= limit else "failed" if high < limit else "not_measured"
+    low, high = fp8 / every, (fp8 + unknown) / every
+    outcome: Outcome = "passed" if low >= lead else "not_measured"
+    if widened or high < lead * SLACK:
+        outcome = "failed"
     if unknown:
         words += f" Of {unknown:,.0f} more nothing tells in what."
     return Gate(
-        name=name, outcome=outcome, value=share, limit=limit, words=words,
+        name="gemm_precision", outcome=outcome, value=fp8 / known, limit=lead, words=words,
         remedy=None if outcome == "passed" else remedy,
     )  # fmt: skip
 
@@ -177,9 +183,21 @@ def _least_share(expected: Expected) -> float:
     counts = [
         (group.expected, len(group.gemms), max(len(group.members), 1)) for group in expected.groups
     ]
+    latent = [member for group in expected.groups for member in group.members if _LATENT in member]
+    counts += [(False, 2, 2) for _ in latent]
     fused = sum(one for is_fp8, one, _ in counts if is_fp8), sum(one for _, one, _ in counts)
     apart = sum(each for is_fp8, _, each in counts if is_fp8), sum(each for *_, each in counts)
     return min((fp8 / every if every else 0.0) for fp8, every in (fused, apart))
+
+
+def _where(judged: Sequence[Group]) -> str:
+    """In which phases they were seen, if not all of them in both."""
+    phases = {name for group in judged for name in group.phases}
+    if len(phases) == 1:
+        alone = min(phases)
+        return "" if alone == "all" else f", in {alone} alone"
+    partly = sum(group.phases.keys() != phases for group in judged)
+    return f", {partly} of them seen in one phase alone" if partly else ""
 
 
 def _named(groups: Sequence[Group]) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from fp8scope.artefacts.verdict import Cache, Group, Judged, Phase, PhaseName, Timed
 from fp8scope.judge.causes import Case, why
 from fp8scope.judge.expected import ExpectedCache, ExpectedGroup
 from fp8scope.judge.hardware import hardware, read
-from fp8scope.judge.placing import share_of_devices
+from fp8scope.judge.placing import Placed, share_of_devices
 from fp8scope.judge.realized import judged, realized
 from fp8scope.judge.sight import Sight
 from fp8scope.judge.timing import pass_us, step_us, timeline, uses
@@ -91,19 +91,8 @@ def _baseline_us(sight: Sight, owner: str, name: PhaseName) -> float | None:
 
 
 def _step_times(sight: Sight, stored: str, phases: Mapping[PhaseName, Phase]) -> dict[Timed, float]:
-    """Of a step, in what the group is stored in, and in the baseline's BF16.
-
-    Only of GPUs, and of kernels that ran as they do: a report of kernels one by one may hold a part
-    of them.
-    """
-    if sight.kind != "cuda" or sight.longest is None or sight.longest.trace.serialized:
-        return {}
-    own = {name: phase.time_us for name, phase in phases.items()}
-    before = {
-        name: phase.baseline_time_us
-        for name, phase in phases.items()
-        if phase.baseline_time_us is not None
-    }
+    """Of a step, in what the group is stored in, and in the baseline's BF16."""
+    own, before = _as_they_ran(sight, phases)
     gen_len = sight.ran.gen_len
     times = {"bf16": step_us(before, gen_len), stored: step_us(own, gen_len) or None}
     if stored == "bf16":
@@ -115,9 +104,33 @@ def _decode_times(
     sight: Sight, held: str | None, phases: Mapping[PhaseName, Phase]
 ) -> dict[Timed, float]:
     """Of decode alone, in which the cache is read (`core.roofline.Roofline.kv_time_us`)."""
-    decode = phases.get("decode")
-    if sight.kind != "cuda" or decode is None or held is None:
+    if held is None:
         return {}
-    times: dict[Timed, float | None] = {"bf16": decode.baseline_time_us}
-    times["fp8_tensor" if held == "fp8" else "bf16"] = decode.time_us
+    own, before = (each.get("decode") for each in _as_they_ran(sight, phases))
+    times: dict[Timed, float | None] = {"bf16": before}
+    times["fp8_tensor" if held == "fp8" else "bf16"] = own
     return {name: us for name, us in times.items() if us}
+
+
+def _as_they_ran(
+    sight: Sight, phases: Mapping[PhaseName, Phase]
+) -> tuple[dict[PhaseName, float], dict[PhaseName, float]]:
+    """Times that a plan can count on, of the run and of the baseline.
+
+    Only of GPUs, and of kernels that ran as they do: a report of kernels one by one may hold a part
+    of them.
+    """
+    if sight.kind != "cuda":
+        return {}, {}
+    own = {name: phase.time_us for name, phase in phases.items() if _ran(sight.reports, name)}
+    before = {
+        name: phase.baseline_time_us
+        for name, phase in phases.items()
+        if phase.baseline_time_us is not None and _ran(sight.before, name)
+    }
+    return own, before
+
+
+def _ran(reports: Sequence[Placed], phase: PhaseName) -> bool:
+    report = timeline(reports, phase)
+    return report is not None and not report.trace.serialized

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +13,18 @@ from fp8scope.artefacts.verdict import Hardware, PhaseName
 from fp8scope.judge.bound import Signs, bound
 from fp8scope.judge.placing import Launch, Placed, share_of_devices, windows
 from fp8scope.judge.work import Work
-from fp8scope.traces.trace import Counter, Sampled
+from fp8scope.traces.trace import Counter
 
 RATES: tuple[Counter, ...] = ("sm_active", "sm_throughput", "tensor_active", "dram_throughput")
 OPS: tuple[Counter, ...] = ("fp8_ops", "bf16_ops")
+Span = tuple[float, float]
+"""From, to: µs on the report's clock."""
 
 
 @dataclass(frozen=True)
 class Read:
-    """What was read off reports for some GEMMs. `loosely`: samples of the whole phase, other
-    kernels and gaps included, since none lay within a GEMM.
+    """What was read off reports for some GEMMs. `loosely`: SM activity is that of the whole phase,
+    other kernels and gaps included, since none was counted or sampled within a GEMM.
     """
 
     rates: Mapping[Counter, float] = field(default_factory=dict)
@@ -29,29 +32,27 @@ class Read:
     loosely: bool = False
 
 
-def read(reports: Iterable[Placed], owners: Iterable[str], phase: PhaseName) -> Read:
+def read(reports: Sequence[Placed], owners: Iterable[str], phase: PhaseName) -> Read:
     """Rates over the GEMMs of these groups, weighted by their time; operations in one pass.
 
-    Counters of kernels go before samples that lie within the GEMMs, and those before samples of the
-    whole phase.
+    Counters of kernels go before samples that lie within the GEMMs.
     """
     wanted = list(owners)
-    gemms = [(each, _gemms(each, wanted, phase)) for each in reports]
     rates: dict[Counter, float] = {}
     ops: dict[Counter, float] = {}
-    for report, launches in gemms:
-        rates |= {k: v for k, v in _means(launches).items() if k not in rates}
-        ops |= {k: v for k, v in _sums(report, launches, phase).items() if k not in ops}
-    found: dict[Counter, list[tuple[float, bool]]] = {}
-    for report, launches in gemms:
-        for sampled in report.trace.samples:
-            if sampled.counter not in RATES or sampled.counter in rates:
-                continue
-            if (sample := _sampled(report, launches, phase, sampled)) is not None:
-                found.setdefault(sampled.counter, []).append(sample)
-    means = {name: sum(value for value, _ in each) / len(each) for name, each in found.items()}
-    loosely = any(not inside for each in found.values() for _, inside in each)
-    return Read({**rates, **means}, ops, loosely)
+    spans: list[tuple[Placed, dict[int, list[Span]]]] = []
+    for report in reports:
+        launches = _gemms(report, wanted, phase)
+        rates = _means(launches) | rates
+        ops = _sums(report, launches, phase) | ops
+        spans.append((report, _spans(launches)))
+    return Read(_sampled(spans) | rates, ops)
+
+
+def read_loosely(reports: Sequence[Placed], phase: PhaseName) -> Mapping[Counter, float]:
+    """Rates of the whole phase by samples, other kernels and gaps included."""
+    during = ((each, windows(each.trace, phase)) for each in reports)
+    return _sampled([(each, dict.fromkeys(each.devices, spans)) for each, spans in during])
 
 
 def hardware(
@@ -114,28 +115,34 @@ def _sums(report: Placed, launches: Sequence[Launch], phase: PhaseName) -> dict[
     }
 
 
-def _sampled(
-    report: Placed, launches: Sequence[Launch], phase: PhaseName, sampled: Sampled
-) -> tuple[float, bool] | None:
-    """The mean over samples, and whether they lie within GEMMs. A sample is the mean since the one
-    before it, so that both must. None where none lies in the phase.
+def _spans(launches: Iterable[Launch]) -> dict[int, list[Span]]:
+    """When they ran, by device."""
+    found: dict[int, list[Span]] = {}
+    for kernel in (launch.kernel for launch in launches):
+        if kernel.start_us is not None:
+            end_us = kernel.start_us + kernel.time_us
+            found.setdefault(kernel.device, []).append((kernel.start_us, end_us))
+    return found
+
+
+def _sampled(where: Iterable[tuple[Placed, Mapping[int, Sequence[Span]]]]) -> dict[Counter, float]:
+    """Means over devices of the samples that lie within these spans of theirs.
+
+    A sample is the mean since the one before it, so that both must lie there. A GPU that ran no
+    kernel has no spans: nsys may have sampled it all the same.
     """
-    times, values = np.asarray(sampled.times_us), np.asarray(sampled.values)
-    if len(times) < 2:
-        return None
-    spans = [
-        (launch.kernel.start_us, launch.kernel.start_us + launch.kernel.time_us)
-        for launch in launches
-        if launch.kernel.start_us is not None and launch.kernel.device == sampled.device
-    ]
-    for inside, where in ((True, spans), (False, windows(report.trace, phase))):
-        chosen = values[1:][_within(times, where)]
-        if len(chosen):
-            return float(chosen.mean()), inside
-    return None
+    found: dict[Counter, list[float]] = {}
+    for report, spans in where:
+        for sampled in report.trace.samples:
+            times, values = np.asarray(sampled.times_us), np.asarray(sampled.values)
+            if sampled.counter in RATES and len(times) > 1:
+                chosen = values[1:][_within(times, spans.get(sampled.device, ()))]
+                if len(chosen):
+                    found.setdefault(sampled.counter, []).append(float(chosen.mean()))
+    return {counter: fmean(values) for counter, values in found.items()}
 
 
-def _within(times: NDArray[np.float64], spans: Sequence[tuple[float, float]]) -> NDArray[np.bool_]:
+def _within(times: NDArray[np.float64], spans: Sequence[Span]) -> NDArray[np.bool_]:
     """Of each sample but the first: whether it began and ended within one of the spans."""
     if not spans:
         return np.zeros(len(times) - 1, bool)

@@ -80,9 +80,9 @@ class Placed:
         return any(launch.owner is not None for launch in self.launches)
 
     @cached_property
-    def devices(self) -> int:
-        """On how many there were launches."""
-        return len({launch.kernel.device for launch in self.launches}) or 1
+    def devices(self) -> frozenset[int]:
+        """On which there were launches."""
+        return frozenset(launch.kernel.device for launch in self.launches)
 
     def passes(self, phase: PhaseName) -> int:
         """How often the phase was gone through, on each device.
@@ -109,9 +109,11 @@ def place(expected: Expected, traces: Iterable[Trace]) -> tuple[Placed, ...]:
     """Every launch of every report. What counters tell of a kernel in one report holds in the
     others, for the kernel of that name in that group.
     """
-    rough = [(trace, tuple(_placed(expected, trace))) for trace in traces]
-    known = _known(launch for _, launches in rough for launch in launches)
-    return tuple(Placed(trace, tuple(_resolve(launches, known))) for trace, launches in rough)
+    found = [(trace, tuple(_placed(expected, trace))) for trace in traces]
+    for _ in range(2):  # what a name alike told of prefill, the whole name then tells of decode
+        known = _known(launch for _, launches in found for launch in launches)
+        found = [(trace, tuple(_resolve(launches, known))) for trace, launches in found]
+    return tuple(Placed(trace, launches) for trace, launches in found)
 
 
 def share_of_devices(launches: Sequence[Launch]) -> int:
@@ -168,11 +170,13 @@ _BASE = re.compile(r"^(?:void )?[^<(]+")
 
 def _known(launches: Iterable[Launch]) -> _Known:
     """What each kind of evidence says of a kernel in a group, where it says one thing: by the whole
-    name, and by the name without arguments, which tools spell differently.
+    name, and, of one phase, by the name without arguments, which tools spell differently.
+
+    Templates of many kernels have one name without arguments: in decode it may be another kernel.
     """
     said = defaultdict(set)
     for launch in launches:
-        for name in {launch.kernel.name, _base(launch.kernel.name)}:
+        for name in (launch.kernel.name, _base(launch)):
             said[launch.owner, name, launch.evidence].add(launch.precision)
     return {key: min(found) for key, found in said.items() if len(found) == 1}
 
@@ -183,15 +187,17 @@ def _resolve(launches: Iterable[Launch], known: _Known) -> Iterator[Launch]:
         name, own = launch.kernel.name, launch.evidence
         keys = [(name, evidence) for evidence in EVIDENCE[: EVIDENCE.index(own)]]
         if own == "none":
-            keys += [(_base(name), evidence) for evidence in EVIDENCE[:-1]]
+            keys += [(_base(launch), evidence) for evidence in EVIDENCE[:-1]]
         found = ((known.get((launch.owner, *key)), key[1]) for key in keys)
         told = next((each for each in found if each[0] is not None), None)
         yield launch if told is None else _told(launch, str(told[0]), told[1])
 
 
-def _base(name: str) -> str:
-    match = _BASE.match(name)
-    return match[0].removeprefix("void ").strip() if match else name
+def _base(launch: Launch) -> str:
+    """`prefill: cutlass::device_kernel`; a phase that tools do not tell apart is one."""
+    match = _BASE.match(launch.kernel.name)
+    name = match[0].removeprefix("void ").strip() if match else launch.kernel.name
+    return f"{launch.phase}: {name}"
 
 
 def _told(launch: Launch, precision: str, evidence: Evidence) -> Launch:

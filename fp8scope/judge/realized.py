@@ -16,20 +16,21 @@ def realized(group: ExpectedGroup, launches: Sequence[Launch]) -> tuple[Realized
     """What it ran in, over all phases, and the weakest evidence that was needed.
 
     Only GEMMs count: kernels that quantize the input, or add up what a GEMM left in parts, take
-    time and have no say. A GEMM of which nothing is known leaves the whole unknown, but where
-    others are known to differ already.
+    time and have no say. A GEMM of which nothing is known leaves the whole unknown, but where the
+    others already run in something else than what was planned.
     """
     if not launches:
         return "not_seen", "none"
-    gemms = [launch for launch in launches if launch.is_gemm]
-    gemms = gemms or [launch for launch in launches if launch.may_be_gemm]
+    gemms = _gemms(launches)
     known = [launch for launch in gemms if _class(launch) != "unknown"]
     kinds = {_class(launch) for launch in known}
     if len(kinds) > 1:
         return "mixed", _weakest(known)
-    if not known or len(known) < len(gemms) or missing(group, launches):
-        return "unknown", "none"
-    return _one(group, kinds.pop(), known), _weakest(known)
+    found = _one(group, kinds.pop(), known) if known else "unknown"
+    whole = len(known) == len(gemms) and not missing(group, launches)
+    if whole or (known and judged(group, found) == "not_as_planned" and group.planned != "mixed"):
+        return found, _weakest(known)
+    return "unknown", "none"
 
 
 def missing(group: ExpectedGroup, launches: Iterable[Launch]) -> tuple[str, ...]:
@@ -38,6 +39,16 @@ def missing(group: ExpectedGroup, launches: Iterable[Launch]) -> tuple[str, ...]
     if not seen or not seen <= set(group.members):
         return ()  # the fused module itself
     return tuple(name for name in group.members if name not in seen)
+
+
+def _gemms(launches: Sequence[Launch]) -> list[Launch]:
+    """In each phase by itself: what is known to be one, else whatever may be."""
+    found = []
+    for phase in {launch.phase for launch in launches}:
+        of_phase = [launch for launch in launches if launch.phase == phase]
+        gemms = [launch for launch in of_phase if launch.is_gemm]
+        found += gemms or [launch for launch in of_phase if launch.may_be_gemm]
+    return found
 
 
 def _one(group: ExpectedGroup, kind: str, gemms: Sequence[Launch]) -> Realized:

@@ -116,7 +116,7 @@ def notes(ran: Ran, record: RunRecord | None, reports: Sequence[Placed]) -> tupl
     said = list(record.notes) if record else []
     for report in reports:
         said += report.trace.notes
-    if any(report.devices > 1 for report in reports):
+    if any(len(report.devices) > 1 for report in reports):
         said.append(
             f"Kernels ran on {ran.devices} GPUs: times are means over those that a group ran on."
         )

@@ -17,6 +17,8 @@ from fp8scope.traces.record import RunRecord
 from fp8scope.traces.trace import SeenDevice, Trace
 
 PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
+FEW = 0.1
+"""GEMMs outside of ranges over those inside that nothing is made of."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,19 @@ class Sight:
         ]
 
     @cached_property
+    def outside(self) -> int:
+        """GEMM launches in no module's range that are not known to be in FP8, of the report with
+        most; 0 where they are few beside those in ranges, as a rotary embedding's are.
+        """
+        found = 0
+        for report in self.reports:
+            gemms = [launch for launch in report.launches if launch.is_gemm]
+            lost = [launch for launch in gemms if launch.owner is None]
+            if report.has_modules and len(lost) > FEW * (len(gemms) - len(lost)):
+                found = max(found, sum(launch.precision != "fp8" for launch in lost))
+        return found
+
+    @cached_property
     def mig(self) -> bool:
         """Whether it was a slice of a GPU."""
         record = self.run.record
@@ -108,7 +123,7 @@ class Sight:
         capability = record.device.compute_capability if record else None
         load = record.load if record else None
         tools = (f"{each.tool} {each.tool_version}".strip() for each in traces)
-        counts = [report.devices for report in self.reports]
+        counts = [len(report.devices) for report in self.reports]
         return Ran(
             engine=record.engine if record else "",
             engine_version=record.engine_version if record else "",
@@ -127,6 +142,9 @@ class Sight:
             gen_len=load.gen_len if load else None,
         )
 
-    @property
+    @cached_property
     def _devices(self) -> Sequence[SeenDevice]:
-        return [device for each in self.run.traces for device in each.devices]
+        """Those that kernels ran on, where that can be told: nsys lists all of the machine."""
+        seen = [(device, each) for each in self.reports for device in each.trace.devices]
+        used = [device for device, each in seen if device.index in each.devices]
+        return used or [device for device, _ in seen]

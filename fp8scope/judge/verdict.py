@@ -99,7 +99,8 @@ def _gates(
     tagged = any(report.has_modules for report in sight.reports)
     if tagged or sight.longest is None:
         kept = kept_gate(groups)
-        first = (precision_gate(groups, on_cpu=sight.kind == "cpu"), *([kept] if kept else []))
+        precise = precision_gate(groups, sight.outside, on_cpu=sight.kind == "cpu")
+        first = (precise, *([kept] if kept else []))
     else:
         first = (launches_gate(sight.expected, gemm_totals(sight.longest.launches)),)
     loosely = readings(sight, "prefill").loosely

@@ -7,7 +7,7 @@ from functools import reduce
 from operator import add
 
 from fp8scope.artefacts.verdict import Group, Hardware, KernelUse, PhaseName, Realized
-from fp8scope.judge.hardware import Read, hardware, read
+from fp8scope.judge.hardware import Read, hardware, read, read_loosely
 from fp8scope.judge.placing import Placed, share_of_devices
 from fp8scope.judge.sight import Sight
 from fp8scope.judge.speed import pass_ms
@@ -28,8 +28,10 @@ def whole(sight: Sight, phase: PhaseName, groups: Iterable[Group]) -> Hardware:
 
 
 def readings(sight: Sight, phase: PhaseName) -> Read:
-    """Counters and samples over the GEMMs of all groups."""
-    return read(sight.reports, [group.name for group in sight.expected.groups], phase)
+    """Counters and samples over the GEMMs of all groups; what these lack, over the whole phase."""
+    found = read(sight.reports, [group.name for group in sight.expected.groups], phase)
+    around = read_loosely(sight.reports, phase)
+    return Read({**around, **found.rates}, found.ops, loosely="sm_active" not in found.rates)
 
 
 def others(sight: Sight) -> tuple[KernelUse, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from fp8scope.artefacts.json_file import first_fault
 from fp8scope.artefacts.verdict import Verdict
 from fp8scope.core.gpus import gpu_of_device
 from fp8scope.core.roofline import Workload
-from fp8scope.errors import BadInput, Missing
+from fp8scope.errors import BadInput, BadModel, Missing
 from fp8scope.estimate.api import Estimate, estimate, read_served
+from fp8scope.estimate.reading import HUB_ID
 from fp8scope.judge.expected import Expected, read_expected
 from fp8scope.judge.verdict import Limits, Run, judge
 from fp8scope.traces.reading import read_trace
-from fp8scope.traces.record import RunRecord
+from fp8scope.traces.record import Load, RunRecord
 from fp8scope.verify.devices import Used, present, use_one
 from fp8scope.verify.engines.command import Command
 from fp8scope.verify.engines.engine import Engine, Task
@@ -32,6 +34,70 @@ from fp8scope.verify.session import Session
 from fp8scope.verify.wanted import Wanted
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A verification that can begin: all that can be known before anything runs was looked at."""
+
+    wanted: Wanted
+    expected: Expected
+    session: Session
+    task: Task
+    baseline: Task | None
+
+    def run(self, folder: Path) -> Verdict:
+        """Run the checkpoint, and its baseline where one is given, and judge what was seen.
+
+        Reports go to `folder`, which exists. Raises ChildFailed (a child crashed or hung: what it
+        left stays in the folder), what children refuse, and what reading reports raises.
+        """
+        wanted, session = self.wanted, self.session
+        session.tell(f"running {wanted.checkpoint} ({wanted.engine})")
+        found = session.gather(self.task, folder / "checkpoint")
+        before = None
+        if self.baseline is not None:
+            session.tell(f"running the baseline {self.baseline.checkpoint}")
+            before = session.gather(self.baseline, folder / "baseline")
+        return _judged(self.expected, found, before, wanted.limits)
+
+
+def prepare(
+    wanted: Wanted,
+    *,
+    tell: Callable[[str], None] = lambda line: None,
+    cleanup: ExitStack | None = None,
+    finders: Finders | None = None,
+) -> Ready:
+    """Look at all that is needed. `tell` takes a line at a time of what goes on later; `cleanup`
+    gets what ends a child.
+
+    Raises BadInput and BadModel (no such checkpoint, not one for this engine, more tokens than it
+    takes) and Missing (no GPU where one is required; an engine or profiler that is not here).
+    """
+    expected = _expected(wanted.checkpoint)
+    used = _device(wanted)
+    cuda = used.gpu is not None
+    load = wanted.load(cuda=cuda, context=expected.context)
+    engine = _engine(wanted, load, cuda=cuda)
+    choice = choose(wanted.profiler, cuda=cuda, finders=finders or Finders.of(used.gpu))
+    task = Task(
+        str(wanted.checkpoint),
+        load,
+        environment=used.environment,
+        options=wanted.options,
+        repeats=wanted.repeats,
+    )
+    baseline = None
+    if wanted.baseline is not None:
+        _check_baseline(wanted.baseline, expected)
+        baseline = replace(task, checkpoint=wanted.baseline, baseline=True)
+    for each in (task, baseline):
+        if each is not None:
+            engine.check(each, choice.profilers)
+    stack = cleanup if cleanup is not None else ExitStack()
+    session = Session(engine, choice, used, wanted.timeout_s, tell, stack)
+    return Ready(wanted, expected, session, task, baseline)
+
+
 def verify_checkpoint(
     wanted: Wanted,
     folder: Path,
@@ -40,43 +106,8 @@ def verify_checkpoint(
     cleanup: ExitStack | None = None,
     finders: Finders | None = None,
 ) -> Verdict:
-    """Run the checkpoint, and its baseline where one is given, and judge what was seen.
-
-    Reports go to `folder`, which exists. `tell` takes a line at a time of what goes on; `cleanup`
-    gets what ends a child. Raises BadInput and BadModel (no such checkpoint, nothing to run),
-    Missing (no GPU where one is required; an engine or profiler that is not here), ChildFailed (it
-    crashed or hung: what it left stays in the folder), and what reading reports raises.
-    """
-    expected = read_expected(wanted.checkpoint)
-    used = _device(wanted)
-    cuda = used.gpu is not None
-    load = wanted.load(cuda=cuda)
-    engine = _engine(wanted, cuda=cuda)
-    engine.version()
-    choice = choose(wanted.profiler, cuda=cuda, finders=finders or Finders.of(used.gpu))
-    session = Session(
-        engine,
-        choice,
-        used,
-        wanted.timeout_s,
-        tell,
-        cleanup if cleanup is not None else ExitStack(),
-    )
-    task = Task(
-        str(wanted.checkpoint),
-        load,
-        environment=used.environment,
-        options=wanted.options,
-        repeats=wanted.repeats,
-    )
-    tell(f"running {wanted.checkpoint} ({wanted.engine})")
-    found = session.gather(task, folder / "checkpoint")
-    before = None
-    if wanted.baseline is not None:
-        tell(f"running the baseline {wanted.baseline}")
-        of = Task(wanted.baseline, load, True, used.environment, wanted.options, wanted.repeats)
-        before = session.gather(of, folder / "baseline")
-    return _judged(expected, found, before, wanted.limits)
+    """`prepare` and `run` in one; raises what they do."""
+    return prepare(wanted, tell=tell, cleanup=cleanup, finders=finders).run(folder)
 
 
 def judge_reports(
@@ -91,9 +122,47 @@ def judge_reports(
     Of the checkpoint only headers, config.json and plan.json are read. Raises BadInput and Missing
     for reports that cannot be read here.
     """
-    expected = read_expected(checkpoint)
+    expected = _expected(checkpoint)
+    run = _run_of(reports)
+    if not run.traces:
+        raise BadInput(
+            "none of the files is a profiler's report", "give its .sqlite, .csv or trace .json"
+        )
     before = _run_of(baseline_reports) if baseline_reports else None
-    return _judged(expected, _run_of(reports), before, limits)
+    return _judged(expected, run, before, limits)
+
+
+def _expected(checkpoint: Path) -> Expected:
+    if not checkpoint.is_dir() and HUB_ID.fullmatch(str(checkpoint)):
+        what = f"{checkpoint}: no such folder, and a checkpoint is verified from one"
+        name = checkpoint.name
+        raise BadModel(what, f"fetch it: hf download {checkpoint} --local-dir {name}; give {name}")
+    return read_expected(checkpoint)
+
+
+def _check_baseline(model: str, expected: Expected) -> None:
+    """Of one that lies here: it would be loaded last, when the checkpoint has run."""
+    if not Path(model).is_dir() and HUB_ID.fullmatch(model):
+        return
+    other = read_expected(Path(model))
+    if any(group.stored != "bf16" for group in other.groups):
+        raise BadInput(f"the baseline {model} is quantized itself", "give the BF16 model")
+    wanted, found = _sizes(expected), _sizes(other)
+    for name in (*wanted, *found):
+        if wanted.get(name) != found.get(name):
+            here, there = (_shown(sizes.get(name)) for sizes in (wanted, found))
+            what = f"the baseline {model} is another model: {name} is {there}, and {here} in "
+            raise BadInput(f"{what}{expected.folder}", "give the model that it was made of")
+
+
+def _sizes(of: Expected) -> dict[str, tuple[int, int]]:
+    """Of linears that lie in files alike, quantized or not."""
+    linears = (linear for group in of.groups for linear in group.linears)
+    return {x.runtime: (x.out_features, x.in_features) for x in linears if x.kind == "linear"}
+
+
+def _shown(size: tuple[int, int] | None) -> str:
+    return " x ".join(map(str, size)) if size else "not there"
 
 
 def _judged(expected: Expected, run: Run, baseline: Run | None, limits: Limits | None) -> Verdict:
@@ -119,16 +188,11 @@ def _estimate(expected: Expected, run: Run) -> Estimate | None:
 
 def _run_of(reports: Sequence[Path]) -> Run:
     records = {path: found for path in reports if (found := _record(path)) is not None}
-    traces = tuple(read_trace(path) for path in reports if path not in records)
-    if not traces:
-        raise BadInput(
-            "none of the files is a profiler's report", "give its .sqlite, .csv or trace .json"
-        )
     if len(records) > 1:
         first, second = list(records)[:2]
         raise BadInput(f"{first} and {second} are two runs", "give the run.json of one")
-    record = next(iter(records.values()), None)
-    return Run(traces, record)
+    traces = tuple(read_trace(path) for path in dict.fromkeys(reports) if path not in records)
+    return Run(traces, next(iter(records.values()), None))
 
 
 def _record(path: Path) -> RunRecord | None:
@@ -155,14 +219,13 @@ def _device(wanted: Wanted) -> Used:
     return used
 
 
-def _engine(wanted: Wanted, *, cuda: bool) -> Engine:
+def _engine(wanted: Wanted, load: Load, *, cuda: bool) -> Engine:
     if wanted.engine == "vllm":
         return Vllm()
     if wanted.engine == "trtllm":
         return Trtllm()
     if wanted.engine == "command":
         return Command(wanted.command)
-    load = wanted.load(cuda=cuda)
     return Native(
         Order(
             str(wanted.checkpoint),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import fp8scope
 from fp8scope.errors import BadInput, CannotWrite, OutputExists
 
-MARKER = "session.json"
-"""What tells a folder of ours, which may be overwritten, from any other."""
+MARKER, FORMAT = "session.json", "fp8scope-session"
+"""The file that tells a folder of ours, which may be overwritten, from any other, by its format."""
 
 
 def reports_folder(output: Path) -> Path:
@@ -18,14 +20,16 @@ def reports_folder(output: Path) -> Path:
     return output.with_name(f"{output.name.removesuffix('.json')}.reports")
 
 
-def make_folder(folder: Path, *, force: bool) -> None:
+@contextmanager
+def new_folder(folder: Path, *, force: bool) -> Iterator[Path]:
     """An empty folder, with our mark in it, that others cannot look into: reports of nsys hold the
-    environment of processes, tokens and all. `force` empties one that is ours.
+    environment of processes, tokens and all. `force` empties one that is ours. It stays also where
+    the block fails, unless nothing was put into it.
 
-    Raises OutputExists, BadInput for one that is not ours, and CannotWrite.
+    Raises OutputExists, BadInput for what is not ours, and CannotWrite.
     """
-    if folder.exists():
-        if not (folder / MARKER).is_file():
+    if folder.exists() or folder.is_symlink():
+        if not _is_ours(folder):
             what = f"{folder} is no folder of reports that fp8scope verify made"
             raise BadInput(what, "give another -o, or move it away")
         if not force:
@@ -35,8 +39,30 @@ def make_folder(folder: Path, *, force: bool) -> None:
     try:
         if folder.exists():
             shutil.rmtree(folder)
-        folder.mkdir(mode=0o700, parents=True)
-        mark = {"format": "fp8scope-session", "fp8scope": fp8scope.__version__}
+        folder.mkdir(mode=0o700)
+        mark = {"format": FORMAT, "fp8scope": fp8scope.__version__}
         (folder / MARKER).write_text(json.dumps(mark) + "\n", encoding="utf-8")
     except OSError as error:
         raise CannotWrite(f"cannot write {folder}: {error.strerror}", "give another -o") from error
+    try:
+        yield folder
+    except BaseException:
+        _drop_unused(folder)
+        raise
+
+
+def _is_ours(folder: Path) -> bool:
+    """By the content of the mark: others have files of that name too."""
+    if folder.is_symlink():  # it leads where nobody said that anything may be deleted
+        return False
+    try:
+        mark = json.loads((folder / MARKER).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(mark, dict) and mark.get("format") == FORMAT
+
+
+def _drop_unused(folder: Path) -> None:
+    with suppress(OSError):
+        if [path.name for path in folder.iterdir()] == [MARKER]:
+            shutil.rmtree(folder)

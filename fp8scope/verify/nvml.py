@@ -68,7 +68,7 @@ def busiest(sampled: Sequence[Sampled]) -> tuple[str, ...]:
     found = [
         f"{words[each.counter]} {_best_second(each):.0%}"
         for each in sampled
-        if each.counter in words
+        if each.counter in words and each.values
     ]
     if not found:
         return ()

@@ -1,4 +1,4 @@
-"""A few kills of the benchmark, so that it and what it shows stay true."""
+"""A kill of the benchmark, so that it and what it shows stay true."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FEWER = ("--candidates", "fp8_tensor", "--sensitivity-samples", "4")
 @pytest.mark.slow
 def test_killed_anywhere_and_resumed_is_bit_identical() -> None:
     ran = subprocess.run(
-        [sys.executable, str(ROOT / "tests/bench/kill_resume.py"), "--kills", "2", "--", *FEWER],
+        [sys.executable, str(ROOT / "tests/bench/kill_resume.py"), "--kills", "1", "--", *FEWER],
         capture_output=True,
         text=True,
         check=False,
@@ -26,5 +26,5 @@ def test_killed_anywhere_and_resumed_is_bit_identical() -> None:
     )
     assert ran.returncode == 0, ran.stderr
     result = json.loads(ran.stdout)
-    assert result["kills, each followed by --resume"] == 2
+    assert result["kills, each followed by --resume"] == 1
     assert result["equal"] == result["scans"]

@@ -119,6 +119,43 @@ def test_tools_spell_one_kernel_differently() -> None:
     assert by_name(both)[DOWN].realized == "mixed"
 
 
+def test_templates_of_two_phases_share_a_name_and_not_a_precision() -> None:
+    """ncu's limit let it see prefill alone; decode runs another instance of the template."""
+    prefill, decode = "void my_matmul<float, 128>(int)", "void my_matmul<float, 16>(int)"
+    rows = {
+        "prefill": runs.rows(EXPECTED, "prefill", {DOWN: prefill}),
+        "decode": runs.rows(EXPECTED, "decode", {DOWN: decode}),
+    }
+    seen = {"prefill": [(DOWN, "my_matmul", 900.0)]}
+    ncu = runs.trace(seen, tool="ncu", timed=False, counters={"my_matmul": {"fp8_ops": 1e12}})
+    group = by_name(judge(EXPECTED, Run((runs.trace(rows), ncu), runs.record())))[DOWN]
+    assert (group.realized, group.judged) == ("unknown", "not_judged")
+    assert decode in str(group.cause)
+
+
+def test_a_decode_that_nothing_tells_keeps_prefill_from_speaking_for_it() -> None:
+    """A kernel by a name of its own in decode, which may be anything."""
+    rows = {
+        "prefill": runs.rows(EXPECTED, "prefill"),
+        "decode": runs.rows(EXPECTED, "decode", {DOWN: "my_skinny_kernel"}),
+    }
+    group = by_name(judge(EXPECTED, Run((runs.trace(rows),), runs.record())))[DOWN]
+    assert (group.realized, group.judged) == ("unknown", "not_judged")
+    assert "my_skinny_kernel" in str(group.cause)
+
+
+def test_a_fallback_beside_a_kernel_of_which_nothing_is_known_is_one() -> None:
+    rows = {
+        "prefill": runs.rows(EXPECTED, "prefill", {DOWN: BF16}),
+        "decode": runs.rows(EXPECTED, "decode", {DOWN: TRITON}),
+    }
+    verdict = judge(EXPECTED, Run((runs.trace(rows),), runs.record()))
+    group = by_name(verdict)[DOWN]
+    assert (group.realized, group.judged) == ("weight_only", "not_as_planned")
+    assert group.cause == f"{BF16} multiplies bf16, and the files hold FP8"
+    assert gates(verdict)["precision"] == "failed"
+
+
 def test_counters_of_a_kernel_tell_of_its_own_group_alone() -> None:
     other = by_name(ran((DOWN, TRITON)))
     rows = {"prefill": [("model.layers.0.mlp.down_proj", TRITON, 9.0)]}
@@ -189,6 +226,33 @@ def test_launches_from_a_cuda_graph_lie_in_no_module() -> None:
     assert "--cuda-graph-trace=node" in str(group.remedy)
     assert "No module's kernels lie in a range called decode." in verdict.unseen
     assert verdict.others[0].name == FP8
+    # all the rest was seen in prefill, and decode may have been anything
+    whole = {"prefill": runs.rows(EXPECTED, "prefill"), "decode": [("", BF16, 20.0)] * 15}
+    gate = judge(EXPECTED, Run((runs.trace(whole),), runs.record())).gates[0]
+    assert gate.outcome == "not_measured"
+    assert gate.words == (
+        "All 8 fused groups that are to run in FP8 do, in prefill alone. 30 GEMM launches lie in "
+        "no module's range, and may be any layer's."
+    )
+    assert "without CUDA graphs" in str(gate.remedy)
+    # a rotary embedding's matmul is nobody's
+    whole["decode"] = [("", BF16, 20.0)]
+    once = runs.trace(whole, passes={"decode": 1})
+    gate = judge(EXPECTED, Run((once,), runs.record())).gates[0]
+    assert gate.outcome == "passed"
+    assert gate.words == "All 8 fused groups that are to run in FP8 do, in prefill alone."
+
+
+def test_a_group_that_was_seen_in_one_phase_alone() -> None:
+    """ncu's limit was reached in the middle of a decode step."""
+    rows = {
+        "prefill": runs.rows(EXPECTED, "prefill"),
+        "decode": runs.rows(EXPECTED, "decode", {DOWN: ""}),
+    }
+    gate = judge(EXPECTED, Run((runs.trace(rows, tool="ncu", timed=False),))).gates[0]
+    assert gate.words == (
+        "All 8 fused groups that are to run in FP8 do, 1 of them seen in one phase alone."
+    )
 
 
 def test_experts_are_judged_by_their_stacks() -> None:
@@ -274,6 +338,34 @@ def test_no_ranges_of_modules() -> None:
     triton = [("", TRITON if k == FP8 else k, us) for _, k, us in launches]
     verdict = judge(EXPECTED, Run((runs.trace({"any": triton}),)))
     assert gates(verdict)["gemm_precision"] == "not_measured"
+
+
+def test_a_launch_or_two_that_fell_back_are_neither_passed_nor_failed() -> None:
+    """Without ranges a BF16 launch may be attention's, or a layer's that fell back."""
+    many = expected(*(each for n in range(2, 32) for each in runs.layer(n)))
+    launches = [("", k, us) for _, k, us in runs.rows(many, "prefill")]
+    gate = judge(many, Run((runs.trace({"any": launches}),))).gates[0]
+    assert (gate.outcome, gate.value) == ("passed", 224 / 225)
+    at = launches.index(("", FP8, 1000.0))
+    launches[at] = ("", BF16, 2000.0)
+    gate = judge(many, Run((runs.trace({"any": launches}),))).gates[0]
+    assert (gate.outcome, gate.value) == ("not_measured", 223 / 225)
+
+
+def test_int8_in_place_of_fp8_is_no_fp8() -> None:
+    int8 = "cutlass_80_tensorop_s8_i16832gemm"
+    launches = [("", int8 if k == FP8 else k, us) for _, k, us in runs.rows(EXPECTED, "prefill")]
+    gate = judge(EXPECTED, Run((runs.trace({"any": launches}),))).gates[0]
+    assert (gate.outcome, gate.value) == ("failed", 0)
+
+
+def test_nothing_was_to_run_in_fp8() -> None:
+    plain = [replace(g, planned="bf16", stored="bf16") for g in EXPECTED.groups]
+    of = replace(EXPECTED, groups=tuple(plain))
+    launches = [("", k, us) for _, k, us in runs.rows(of, "prefill")]
+    gate = judge(of, Run((runs.trace({"any": launches}),))).gates[0]
+    assert gate.outcome == "not_measured"
+    assert gate.words.startswith("Nothing is to run in FP8")
 
 
 def test_a_cpu_tells_formats_and_nothing_of_a_gpu() -> None:

@@ -14,7 +14,7 @@ from fp8scope.demo.files import DEMO_MODEL
 from fp8scope.estimate.api import Estimate, estimate, read_served
 from fp8scope.judge.bound import Signs, bound
 from fp8scope.judge.verdict import Limits, Run, judge
-from fp8scope.traces.trace import Range, Sampled, Trace
+from fp8scope.traces.trace import Range, Sampled, SeenDevice, Trace
 from tests.judge import runs
 from tests.judge.runs import BF16, DOWN, FP8, QUANT, by_name, expected, full, gates
 
@@ -43,6 +43,23 @@ def test_without_times_of_ranges_passes_are_told_by_launches() -> None:
     assert by_name(verdict)[DOWN].phases["decode"].time_us == pytest.approx(21)
     assert verdict.times_us() == {}
     assert "ncu ran each kernel alone: times are those of kernels, not of a pass." in verdict.unseen
+
+
+def test_kernels_that_ran_one_by_one_are_nobodys_cost() -> None:
+    """Neither of linears nor of caches, nor of a phase or a baseline that ncu alone saw."""
+    attention = "model.layers.0.self_attn"
+    rows = {
+        phase: [*runs.rows(EXPECTED, phase), (attention, runs.ATTENTION, 5.0)]
+        for phase in ("prefill", "decode")
+    }
+    ncu = runs.trace(rows, tool="ncu", timed=False)
+    whole, prefill = runs.trace(rows), runs.trace({"prefill": rows["prefill"]})
+    record = runs.record()
+    assert judge(EXPECTED, Run((ncu,), record)).times_us() == {}
+    assert judge(EXPECTED, Run((prefill, ncu), record)).times_us() == {}
+    before = judge(EXPECTED, Run((whole,), record), Run((ncu,), record)).times_us()
+    assert set(before[DOWN]) == {"fp8_tensor"}
+    assert before[f"{attention}.kv_cache"] == {"bf16": 5.0}
 
 
 def test_a_step_is_a_decode_and_a_part_of_a_prefill() -> None:
@@ -147,6 +164,40 @@ def test_coarse_samples_can_pass_and_not_fail() -> None:
         verdict = judge(EXPECTED, Run((report,), runs.record()))
         assert gates(verdict)["sm_active"] == outcome
         assert "gaps and other kernels included" in verdict.gates[-1].words
+
+
+def test_gpus_that_only_stood_by_have_no_say() -> None:
+    """nsys samples and lists all GPUs of the machine; the run was on the last."""
+    report = full(EXPECTED, devices=(3,))
+    report = sampled(report, 0.9, 0.1, every_us=100)
+    (busy,) = report.samples
+    idle = replace(busy, device=0, values=tuple(0.0 for _ in busy.values))
+    others = tuple(SeenDevice(i, "NVIDIA A100-SXM4-80GB", (8, 0), mig=True) for i in range(3))
+    own = replace(report.devices[0], index=3)
+    report = replace(report, samples=(idle, replace(busy, device=3)), devices=(*others, own))
+    verdict = judge(EXPECTED, Run((report,)))
+    assert verdict.hardware["prefill"].sm_active == pytest.approx(0.9)
+    assert gates(verdict)["sm_active"] == "passed"
+    assert (verdict.ran.gpu, verdict.ran.gpu_known_as) == ("NVIDIA H200", "h200-sxm")
+    assert (verdict.ran.mig, verdict.ran.compute_capability) == (False, (9, 0))
+
+
+def test_what_was_counted_fails_though_other_rates_are_of_the_whole_phase() -> None:
+    """Coarse samples of DRAM beside SM activity that ncu counted, of a GPU without DRAM's."""
+    report = sampled(full(EXPECTED), 0.3, 0.3, every_us=12_000)
+    report = replace(report, samples=(replace(report.samples[0], counter="dram_throughput"),))
+    counted = {name: {"sm_active": 0.6} for name in (FP8, BF16)}
+    ncu = full(EXPECTED, tool="ncu", timed=False, counters=counted)
+    verdict = judge(EXPECTED, Run((report, ncu), runs.record()))
+    assert gates(verdict)["sm_active"] == "failed"
+    assert "in the GEMMs of prefill" in verdict.gates[-1].words
+
+
+def test_samples_of_a_whole_phase_are_those_of_no_group() -> None:
+    report = sampled(full(EXPECTED), 0.9, 0.9, every_us=12_000)
+    verdict = judge(EXPECTED, Run((report,), runs.record()))
+    assert verdict.hardware["prefill"].sm_active == pytest.approx(0.9)
+    assert by_name(verdict)[DOWN].phases["prefill"].hardware.sm_active is None
 
 
 def test_decode_is_bound_by_memory_or_by_launches() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from fp8scope.artefacts.verdict import Speed
@@ -15,6 +16,11 @@ from fp8scope.verify.order import Watcher
 UNMARKED = (
     "the command is profiled from start to end, start-up and all: its kernels tell in what it ran, "
     "its times are of everything, and layers are known only where it sets NVTX ranges named so"
+)
+
+_NO_TORCH = (
+    "torch.profiler cannot be put around a command from outside",
+    "install nsys, or record a trace in it and give it by --report",
 )
 
 
@@ -34,6 +40,18 @@ class Command:
             raise Missing(what, "give its path")
         return ""
 
+    def check(self, task: Task, watchers: Collection[Watcher]) -> None:
+        """Raises Missing for a command or profiler that is not there, and BadInput for a baseline,
+        of which the words know nothing.
+        """
+        self.version()
+        if task.baseline:
+            what = "--engine command runs the words as they are, for a baseline too"
+            remedy = "verify both by themselves, and compare with --report and --baseline-report"
+            raise BadInput(what, remedy)
+        if "torch" in watchers:
+            raise Missing(*_NO_TORCH)
+
     def timing(self, task: Task, folder: Path) -> tuple[Launch, ...]:
         """None: it does not measure itself."""
         return ()
@@ -41,8 +59,7 @@ class Command:
     def tagged(self, task: Task, watcher: Watcher, folder: Path) -> Launch:
         """The command. Raises Missing for a profiler that it would have to start by itself."""
         if watcher == "torch":
-            what = "torch.profiler cannot be put around a command from outside"
-            raise Missing(what, "install nsys, or record a trace in it and give it by --report")
+            raise Missing(*_NO_TORCH)
         return Launch((*self._words, *task.options), folder, task.environment)
 
     def telling(self, line: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +13,14 @@ from fp8scope.artefacts.verdict import Percentiles
 from fp8scope.traces.record import Device, Load, RunRecord
 from fp8scope.verify.launch import Launch
 from fp8scope.verify.order import Watcher
+
+DECODE_STEPS = 4
+"""Of the pass that a profiler watches."""
+
+
+def longest_answer(gen_len: int, decode_steps: int = DECODE_STEPS) -> int:
+    """Tokens after the prompt, in the longest of the passes."""
+    return max(gen_len, 1 + decode_steps)
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,7 @@ class Task:
     environment: Mapping[str, str] = field(default_factory=dict)
     options: tuple[str, ...] = ()
     repeats: int = 5
-    decode_steps: int = 4
+    decode_steps: int = DECODE_STEPS
 
 
 class Engine(Protocol):
@@ -36,6 +44,9 @@ class Engine(Protocol):
     def version(self) -> str:
         """Its version. Raises Missing where it is not installed, with what to install."""
 
+    def check(self, task: Task, watchers: Collection[Watcher]) -> None:
+        """Raises BadInput, BadModel and Missing for what it could not do, before anything runs."""
+
     def timing(self, task: Task, folder: Path) -> tuple[Launch, ...]:
         """Without a profiler, as fast as it goes; none where it does not measure itself."""
 
@@ -43,7 +54,9 @@ class Engine(Protocol):
         """One prefill and a few decode steps, to be seen by `watcher`."""
 
     def telling(self, line: str) -> str:
-        """What of a line on its stderr is for people; empty for what is not."""
+        """What of a line on its stderr tells people how far it is; empty for the rest, which stays
+        in the folder.
+        """
 
     def record(self, task: Task, folder: Path, device: Device) -> RunRecord:
         """What it said of the timing launches in `folder`. Raises BadInput where that is missing

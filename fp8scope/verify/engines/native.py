@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +13,15 @@ from pydantic import ValidationError
 import fp8scope
 from fp8scope.artefacts.json_file import first_fault, read_object
 from fp8scope.errors import BadInput
+from fp8scope.runtime.fp8.metadata import fp8_metadata
 from fp8scope.traces.record import Device, RunRecord
 from fp8scope.verify.engines.engine import Task
 from fp8scope.verify.launch import Launch
 from fp8scope.verify.order import RUN, Order, Pass, Watcher
 
 ORDER = "order.json"
-OURS = "fp8scope: "
-"""How our children begin what they tell people."""
+OURS, GOES_ON = "fp8scope: ", " …"
+"""How our children begin what they tell people, and end what tells how far they are."""
 
 
 class Native:
@@ -32,6 +35,19 @@ class Native:
     def version(self) -> str:
         """Ours."""
         return fp8scope.__version__
+
+    def check(self, task: Task, watchers: Collection[Watcher]) -> None:
+        """Raises BadModel for a checkpoint that is not quantized, or in a way that is not run
+        here: the child says it too, when torch is loaded.
+        """
+        if not task.baseline:
+            folder = Path(task.checkpoint)
+            config, nested = folder / "config.json", folder / "hf_quant_config.json"
+            fp8_metadata(
+                folder,
+                json.loads(config.read_bytes()),
+                json.loads(nested.read_bytes()) if nested.is_file() else None,
+            )
 
     def timing(self, task: Task, folder: Path) -> tuple[Launch, ...]:
         """One child, that leaves run.json."""
@@ -61,8 +77,9 @@ class Native:
         return Launch(words, folder, task.environment, marks=what == "tagged")
 
     def telling(self, line: str) -> str:
-        """Our own lines; what libraries warn of stays in the folder."""
-        return line.removeprefix(OURS) if line.startswith(OURS) else ""
+        """Our own lines of how far it is: a refusal is raised, warnings of libraries stay."""
+        ours = line.startswith(OURS) and line.endswith(GOES_ON)
+        return line.removeprefix(OURS) if ours else ""
 
     def record(self, task: Task, folder: Path, device: Device) -> RunRecord:
         """run.json, as the child wrote it: it knows its device itself."""

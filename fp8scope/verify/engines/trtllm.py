@@ -9,7 +9,7 @@ import importlib.metadata
 import json
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,10 @@ class Trtllm:
             return importlib.metadata.version("tensorrt_llm")
         except importlib.metadata.PackageNotFoundError:
             return ""
+
+    def check(self, task: Task, watchers: Collection[Watcher]) -> None:
+        """Raises Missing where it is not installed."""
+        self._command()
 
     def timing(self, task: Task, folder: Path) -> tuple[Launch, ...]:
         """`repeats` batches one after the other."""

@@ -12,6 +12,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy as np
 from fp8scope.artefacts.verdict import Speed
 from fp8scope.errors import BadInput, Missing
 from fp8scope.traces.record import Device, RunRecord
-from fp8scope.verify.engines.engine import Task, percentiles
+from fp8scope.verify.engines.engine import Task, longest_answer, percentiles
 from fp8scope.verify.launch import Launch
 from fp8scope.verify.order import Watcher
 from fp8scope.verify.profilers.tool import ask
@@ -51,6 +52,13 @@ class Vllm:
             return importlib.metadata.version("vllm")
         return ask([*command, "--version"]).strip().splitlines()[-1].split()[-1]
 
+    def check(self, task: Task, watchers: Collection[Watcher]) -> None:
+        """Raises Missing where it is not installed, or cannot be profiled."""
+        version = self.version()
+        if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < PROFILED_FROM:
+            what = f"vLLM {version} has no --profiler-config"
+            raise Missing(what, "install vLLM 0.13 or newer")
+
     def timing(self, task: Task, folder: Path) -> tuple[Launch, ...]:
         """Two runs: one token of every sequence, then all of them."""
         steps = [(_FIRST, 1), (_WHOLE, task.load.gen_len)]
@@ -72,10 +80,7 @@ class Vllm:
 
         Raises Missing for a vLLM that cannot be profiled this way.
         """
-        version = self.version()
-        if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < PROFILED_FROM:
-            what = f"vLLM {version} has no --profiler-config"
-            raise Missing(what, "install vLLM 0.13 or newer")
+        self.check(task, [watcher])
         config: dict[str, str | bool] = {"profiler": "cuda"}
         if watcher == "torch":
             config = {
@@ -94,12 +99,13 @@ class Vllm:
 
     def _bench(self, task: Task, gen_len: int) -> tuple[str, ...]:
         load = task.load
+        longest = load.prompt_len + longest_answer(load.gen_len, task.decode_steps)
         return (
             *self._command(),
             *("bench", "latency", "--model", task.checkpoint),
             *("--batch-size", str(load.batch), "--input-len", str(load.prompt_len)),
             *("--output-len", str(gen_len), "--num-iters-warmup", "2"),
-            *("--max-model-len", str(load.prompt_len + load.gen_len + task.decode_steps)),
+            *("--max-model-len", str(longest)),
             *task.options,
         )
 
