@@ -82,9 +82,15 @@ class Native:
         return line.removeprefix(OURS) if ours else ""
 
     def record(self, task: Task, folder: Path, device: Device) -> RunRecord:
-        """run.json, as the child wrote it: it knows its device itself."""
+        """run.json, as the child wrote it: it knows its device itself, but in containers that hide
+        the kernel's module not the driver.
+        """
         try:
-            return RunRecord.model_validate(read_object(folder / RUN, "run"))
+            record = RunRecord.model_validate(read_object(folder / RUN, "run"))
         except ValidationError as error:
             what = f"{folder / RUN} is no run of this release ({first_fault(error)})"
             raise BadInput(what, "run it again") from error
+        if record.device.driver or record.device.kind == "cpu":
+            return record
+        known = record.device.model_copy(update={"driver": device.driver})
+        return record.model_copy(update={"device": known})

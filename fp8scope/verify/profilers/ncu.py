@@ -159,6 +159,13 @@ def _refuse_tool(tool: str, said: str) -> None:
     if "not supported on device" in said or "Profiling is not supported" in said:
         what = f"{tool} cannot profile this GPU, or this slice of one (MIG)"
         raise Missing(what, "take --profiler nsys, or a whole GPU")
+    if "lock file" in said:
+        what = f"{tool} cannot lock nsight-compute-lock, which is another user's"
+        raise Missing(what, "let TMPDIR name a folder of your own, or remove it from there")
+    failed = first_line_with(said, ("failed to initialize the profiler",))
+    if failed is not None:  # LibraryNotLoaded: a sandbox such as gVisor hides the driver's parts
+        what = f"{tool} cannot read counters on this machine ({failed})"
+        raise Missing(what, "take --profiler nsys or torch, or a machine without such a sandbox")
     illegal = first_line_with(said, ("unrecognised option", "failed to find metric"))
     if illegal is not None:
         raise Missing(f"{tool}: {illegal}", INSTALL)

@@ -60,6 +60,11 @@ class TestNative:
         )
         (tmp_path / RUN).write_text(record.model_dump_json())
         assert Native(self.ORDER).record(TASK, tmp_path, H200) == record
+        hidden = record.device.model_copy(update={"driver": ""})  # as in a container
+        (tmp_path / RUN).write_text(record.model_copy(update={"device": hidden}).model_dump_json())
+        known = H200.model_copy(update={"driver": "580.65.06"})
+        found = Native(self.ORDER).record(TASK, tmp_path, known).device
+        assert found.driver == "580.65.06"
         (tmp_path / RUN).write_text('{"format": "fp8scope-run", "version": 1}')
         with pytest.raises(BadInput, match=r"run.json is no run of this release \(engine: Field"):
             Native(self.ORDER).record(TASK, tmp_path, H200)

@@ -48,7 +48,9 @@ def test_prefill_and_decode(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "changes"), [("llama", {}), ("mistral", {"sliding_window": 64})], ids=lambda it: str(it)
+    ("name", "changes"),
+    [("llama", {}), ("mistral", {"sliding_window": 64})],
+    ids=str,
 )
 def test_compiled_without_a_break(
     name: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch

@@ -93,6 +93,8 @@ def test_no_driver(tmp_path: Path) -> None:
     [
         (recorded.NCU_NO_PERMISSION, Missing, "may not read the GPU's counters → run as root"),
         (recorded.NCU_TAKEN, Missing, "another tool, such as DCGM, holds them → stop it"),
+        (recorded.NCU_LOCKED, Missing, "cannot lock nsight-compute-lock, .*→ let TMPDIR"),
+        (recorded.NCU_SANDBOX, Missing, r"\(Failed to initialize the profiler: LibraryNotLoaded\)"),
         (recorded.NCU_NOTHING, BadInput, "ncu profiled no kernel → profile"),
         (recorded.NCU_OTHERS, BadInput, "no kernel of those wanted ran, but wmma_cxx_kernel, wmm"),
         (recorded.NCU_NO_CUDA, BadInput, "the command ended before it used CUDA"),
