@@ -48,7 +48,8 @@ def precision_gate(groups: Sequence[Group], outside: int = 0, *, on_cpu: bool) -
         words = "Nothing is to run in FP8: the checkpoint and its plan hold none."
         return Gate(name="precision", outcome="not_measured", value=None, limit=1.0, words=words)
     if wrong:
-        words = f"{count}; not {_named(wrong)}."
+        others = f"; of {len(unseen)} nothing is known" if unseen else ""
+        words = f"{count}; not {_named(wrong)}{others}."
     elif unseen:
         words = f"{count}; of {len(unseen)} nothing is known: {_named(unseen)}."
     else:

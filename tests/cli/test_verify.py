@@ -32,6 +32,7 @@ COMMAND = [sys.executable, "-W", "ignore", "-m", "fp8scope"]
 @pytest.fixture(autouse=True)
 def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "present", lambda: ())
+    monkeypatch.setattr(api, "unlisted", lambda: ())
 
 
 @pytest.fixture

@@ -74,6 +74,7 @@ class Shell:
     log: Path
     scripts: dict[str, str] = field(default_factory=dict)
     checked: list[tuple[Task, Collection[Watcher]]] = field(default_factory=list)
+    steps: dict[Watcher, int] = field(default_factory=dict)
 
     def version(self) -> str:
         return "1"
@@ -85,6 +86,7 @@ class Shell:
         return (self._launch(task, "none", folder),)
 
     def tagged(self, task: Task, watcher: Watcher, folder: Path) -> Launch:
+        self.steps[watcher] = task.decode_steps
         return self._launch(task, watcher, folder)
 
     def _launch(self, task: Task, watcher: Watcher, folder: Path) -> Launch:

@@ -44,6 +44,7 @@ def bf16() -> str:
 @pytest.fixture
 def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "present", lambda: ())
+    monkeypatch.setattr(api, "unlisted", lambda: ())
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,22 @@ def test_a_crash_under_the_second_profiler_is_a_note_too(task: Task, tmp_path: P
     run = session(engine, TORCH, ("ncu", ncu(tmp_path))).gather(task, tmp_path / "reports")
     assert run.record is not None
     assert "ncu gave nothing: the profiled run crashed (SIGSEGV)" in run.record.notes[-1]
+
+
+def test_a_baseline_is_timed_and_not_counted(task: Task, tmp_path: Path) -> None:
+    """Nothing is judged by its counters, which take minutes."""
+    engine = constructed.shell(tmp_path)
+    baseline = replace(task, baseline=True)
+    both = session(engine, TORCH, ("ncu", ncu(tmp_path)))
+    assert [trace.tool for trace in both.gather(baseline, tmp_path / "reports").traces] == ["torch"]
+    alone = session(engine, ("ncu", ncu(tmp_path)))
+    assert [trace.tool for trace in alone.gather(baseline, tmp_path / "more").traces] == ["ncu"]
+
+
+def test_counters_are_read_of_one_decode_step(task: Task, tmp_path: Path) -> None:
+    engine = constructed.shell(tmp_path)
+    session(engine, TORCH, ("ncu", ncu(tmp_path))).gather(task, tmp_path / "reports")
+    assert engine.steps == {"torch": 4, "ncu": 1}
 
 
 @pytest.mark.parametrize("first", ["torch", "ncu"])
