@@ -85,7 +85,7 @@ PATTERNS: tuple[Pattern, ...] = (
     ),
     # attention; libraries that name the format of Q, K and V
     Pattern(
-        r"(?:fmha|attention)\w*_?Qkv(?P<a>E4m3|Bfloat16|Fp16)", "attention",
+        r"(?:fmha|attention)\w{0,60}?Qkv(?P<a>E4m3|Bfloat16|Fp16)", "attention",
         "fmhaSm100fKernel_QkvE4m3OBfloat16HQk576HV512PagedKvDenseStaticTokenSparseP1VarSeqQ8Kv128"
         "PersistentSwapsAbForGen", _B200_SGLANG,
     ),
@@ -177,12 +177,12 @@ PATTERNS: tuple[Pattern, ...] = (
         "_warpspecialized_cooperative_epi_tma", _TABLES,
     ),
     Pattern(
-        r"(?:cutlass_\d\d|ampere|turing|volta|hopper)_\w*?(?P<a>bf16|fp16|f16|int8|s8|sgemm)",
+        r"(?:cutlass_\d\d|ampere|turing|volta|hopper)_\w{0,60}?(?P<a>bf16|fp16|f16|int8|s8|sgemm)",
         "gemm",
         "void cutlass::Kernel2<cutlass_80_tensorop_bf16_s16816gemm_relu_bf16_64x64_64x6_tn_align8>"
         "(cutlass_80_tensorop_bf16_s16816gemm_relu_bf16_64x64_64x6_tn_align8::Params)", _TABLES,
     ),
-    Pattern(r"(?:cutlass_\d\d|ampere)_\w*?(?:tensorop_s1688gemm|tf32)", "gemm",
+    Pattern(r"(?:cutlass_\d\d|ampere)_\w{0,60}?(?:tensorop_s1688gemm|tf32)", "gemm",
             "void cutlass::Kernel2<cutlass_80_tensorop_s1688gemm_256x128_16x3_nn_align4>"
             "(cutlass_80_tensorop_s1688gemm_256x128_16x3_nn_align4::Params)", _TABLES, "fp32"),
     Pattern(r"(?:ampere|turing|volta|hopper)_h\d*gemm", "gemm", "ampere_h16816gemm_128x128_ldg8_nn",
