@@ -72,6 +72,10 @@ PATTERNS: tuple[Pattern, ...] = (
         r"nccl|all_?reduce|all_?gather|reduce_?scatter|cross_device_reduce|deep_ep|nvshmem",
         "communication", "ncclDevKernel_AllReduce_Sum_bf16_RING_LL", _TABLES, "unknown",
     ),
+    # Inductor names a kernel after all operators around it, those that multiply among them
+    Pattern(r"triton_poi_fused", "elementwise", "triton_poi_fused_mul_sum_0", _TABLES, "unknown"),
+    Pattern(r"triton_(?:red|per)_fused", "reduction", "triton_per_fused_copy__m", _TABLES,
+            "unknown"),
     # around attention: none of these multiplies
     Pattern(
         r"reshape_and_cache|concat_and_cache|cache_kernel|gather_and_maybe_dequant",
@@ -249,12 +253,12 @@ PATTERNS: tuple[Pattern, ...] = (
         "copy", "Memcpy DtoD (Device -> Device)", _VLLM_332, "unknown",
     ),
     Pattern(
-        r"triton_(?:red|per)_fused|reduce_kernel|softmax|topk|arg_?max|moe_sum|Reduce", "reduction",
+        r"reduce_kernel|softmax|topk|arg_?max|moe_sum|Reduce", "reduction",
         "void at::native::reduce_kernel<128, 4, at::native::R...",
         "https://github.com/vllm-project/vllm-omni/pull/553", "unknown",
     ),
     Pattern(
-        r"elementwise|act_and_mul|silu|gelu|norm|triton_poi_fused|sigmoid|add_kernel|activation",
+        r"elementwise|act_and_mul|silu|gelu|norm|sigmoid|add_kernel|activation",
         "elementwise",
         "void at::native::vectorized_elementwise_kernel<4, at::native::FillFunctor<int>>",
         _VLLM_332, "unknown",
