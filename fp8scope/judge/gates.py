@@ -159,7 +159,11 @@ def speed_gate(whole: Compared | None, limit: float | None, *, on_cpu: bool) -> 
         return None
     value = whole.measured if whole is not None and not on_cpu else None
     if value is None:
-        why = "a CPU's times say nothing of a GPU" if on_cpu else "no baseline was timed"
+        why = (
+            "a CPU's times say nothing of a GPU"
+            if on_cpu
+            else "no baseline was timed under this load"
+        )
         words = f"{limit:g} times as fast as the baseline is asked, and {why}."
         remedy = "run it on a GPU" if on_cpu else "give the BF16 model with --baseline"
         outcome: Outcome = "not_measured"
