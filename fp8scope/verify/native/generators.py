@@ -6,9 +6,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
 
 from fp8scope.runtime.fp8.experts import Fp8Experts
+from fp8scope.verify.native.attention import without_mask
 from fp8scope.verify.native.engine import Engine
 
 _WARM_STEPS = 3  # before a graph is recorded: libraries make room for themselves
@@ -43,15 +44,21 @@ class Eager:
 class Compiled:
     """Both by torch.compile. `length`: prompt and answer together.
 
-    The prefill has a cache that grows, so that attention is the causal one without a mask, which
-    has the faster kernels; the step one that stays in place, so that it is compiled once. What the
-    first holds is copied to the second, within the time of the prefill.
+    The prefill has a cache that grows, so that attention is the causal one without a mask; the step
+    one that stays in place, so that it is compiled once. What the first holds is copied to the
+    second, within the time of the prefill.
+
+    Windows are wide enough for all tokens, see `stays_in_place`, so that every layer keeps them
+    all. transformers' layer for a window counts them by a number of Python's, for which each step
+    would be compiled anew, and which stands still in a CUDA graph.
     """
 
     def __init__(self, engine: Engine, length: int) -> None:
         self._engine = engine
         self._next = torch.compile(engine.next_token, dynamic=False)
-        self._static = engine.static_cache(max(length, _WARM_STEPS))
+        length = max(length, _WARM_STEPS)
+        self._static = engine.static_cache(length)
+        self._static.layers = [StaticLayer(max_cache_len=length) for _ in self._static.layers]
         self._graph: torch.cuda.CUDAGraph | None = None
 
     @property
@@ -62,7 +69,8 @@ class Compiled:
     def prefill(self, ids: Tensor) -> Tensor:
         """See `Generator`."""
         cache = self._engine.cache()
-        token = self._next(ids, cache)
+        with without_mask(self._engine.model):
+            token = self._next(ids, cache)
         self._static.reset()
         positions = torch.arange(ids.shape[1], device=ids.device)
         for layer, found in zip(self._static.layers, cache.layers, strict=True):
@@ -107,6 +115,8 @@ def _holds_all(layer: Any, length: int) -> bool:
     return type(layer) is DynamicLayer
 
 
-def can_be_recorded(engine: Engine) -> bool:
-    """Not where the routing of tokens to FP8 experts is decided on the CPU."""
-    return not any(isinstance(module, Fp8Experts) for module in engine.model.modules())
+def routes_on_cpu(engine: Engine) -> bool:
+    """Whether the tokens of FP8 experts are counted on the CPU: every count would be compiled anew,
+    up to the compiler's limit, and none can be in a CUDA graph.
+    """
+    return any(isinstance(module, Fp8Experts) for module in engine.model.modules())

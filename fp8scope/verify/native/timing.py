@@ -17,7 +17,7 @@ from fp8scope.verify.native.generators import (
     Compiled,
     Eager,
     Generator,
-    can_be_recorded,
+    routes_on_cpu,
     stays_in_place,
 )
 from fp8scope.verify.native.prompts import prompts
@@ -25,7 +25,7 @@ from fp8scope.verify.order import Order
 
 Tell = Callable[[str], None]
 _WINDOW = "its cache does not keep every token in place, so that it runs eagerly"
-_ROUTING = "FP8 experts are chosen on the CPU, so that decode is no CUDA graph"
+_ROUTING = "the tokens of FP8 experts are counted on the CPU, so that it runs eagerly"
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,9 @@ def _warm(engine: Engine, order: Order, ids: Tensor, tell: Tell, notes: list[str
     if wanted and not stays_in_place(engine, order.prompt_len + order.gen_len):
         wanted = False
         notes.append(_WINDOW)
+    if wanted and routes_on_cpu(engine):
+        wanted = False
+        notes.append(_ROUTING)
     if wanted:
         tell("compiling")
         compiled = _compiled(engine, order, ids, notes)
@@ -101,15 +104,12 @@ def _compiled(engine: Engine, order: Order, ids: Tensor, notes: list[str]) -> Co
         notes.append(f"torch.compile failed, so that it runs eagerly: {one_line(error)}")
         return None
     if engine.device.type == "cuda" and order.gen_len > 1:
-        _record(compiled, engine, order, notes)
+        _record(compiled, order, notes)
         _run(compiled, order, ids, engine.device)
     return compiled
 
 
-def _record(compiled: Compiled, engine: Engine, order: Order, notes: list[str]) -> None:
-    if not can_be_recorded(engine):
-        notes.append(_ROUTING)
-        return
+def _record(compiled: Compiled, order: Order, notes: list[str]) -> None:
     try:
         compiled.record(order.batch)
     except torch.OutOfMemoryError:

@@ -37,7 +37,7 @@ _FOLDERS = (
     "usr/local/NVIDIA-Nsight-Compute*/ncu",
     "usr/lib/nsight-compute/ncu",
 )
-_NEEDED = ("--nvtx-include", "--kernel-name-base", "--target-processes", "--log-file")
+_NEEDED = ("--profile-from-start", "--kernel-name-base", "--target-processes", "--log-file")
 _LOG = "ncu.log"
 FP8_OPERANDS = "fp8"
 """In the names of metrics that count operations of FP8 operands."""
@@ -56,17 +56,17 @@ class Ncu:
     name: str = field(default="ncu", init=False)
 
     def around(self, launch: Launch, kernels: str = KERNELS, count: int | None = None) -> Launch:
-        """The launch under ncu: `kernels` in ranges of the launch's domain, at most `count`.
+        """The launch under ncu: `kernels` where the launch marks them, at most `count`.
 
-        Clocks and caches are left alone, so that counters tell of what a run really does.
+        Clocks and caches are left alone, so that counters tell of what a run really does. Ranges
+        are recorded, and no filter: what is marked is all in them.
         """
         base = _base(launch.folder)
         marked = ("--profile-from-start", "off") if launch.marks else ()
-        ranges = ("--nvtx-include", f"{launch.domain}@regex:.*/") if launch.domain else ()
         limit = ("--launch-count", str(count)) if count is not None else ()
         words = (
             *(str(self.path), "--target-processes", "all", "--replay-mode", "kernel"),
-            *("--clock-control", "none", "--cache-control", "none", "--nvtx", *ranges, *marked),
+            *("--clock-control", "none", "--cache-control", "none", "--nvtx", *marked),
             *("--kernel-name-base", "demangled", "--kernel-name", kernels, *limit),
             *("--metrics", ",".join(self.metrics), "--log-file", str(launch.folder / _LOG)),
             *("--force-overwrite", "--export", str(base)),
@@ -159,6 +159,13 @@ def _refuse_tool(tool: str, said: str) -> None:
     if "not supported on device" in said or "Profiling is not supported" in said:
         what = f"{tool} cannot profile this GPU, or this slice of one (MIG)"
         raise Missing(what, "take --profiler nsys, or a whole GPU")
+    if "lock file" in said:
+        what = f"{tool} cannot lock nsight-compute-lock, which is another user's"
+        raise Missing(what, "let TMPDIR name a folder of your own, or remove it from there")
+    failed = first_line_with(said, ("failed to initialize the profiler",))
+    if failed is not None:  # LibraryNotLoaded: a sandbox such as gVisor hides the driver's parts
+        what = f"{tool} cannot read counters on this machine ({failed})"
+        raise Missing(what, "take --profiler nsys or torch, or a machine without such a sandbox")
     illegal = first_line_with(said, ("unrecognised option", "failed to find metric"))
     if illegal is not None:
         raise Missing(f"{tool}: {illegal}", INSTALL)

@@ -13,7 +13,6 @@ import pytest
 
 from fp8scope.errors import BadInput, Missing
 from fp8scope.traces.record import Device, Load
-from fp8scope.traces.trace import DOMAIN
 from fp8scope.verify.engines import engine, trtllm, vllm
 from fp8scope.verify.engines.command import Command
 from fp8scope.verify.engines.engine import Engine, Task
@@ -48,7 +47,7 @@ class TestNative:
         (timing,) = native.timing(TASK, tmp_path / "timing")
         tagged = native.tagged(TASK, "nsys", tmp_path / "tagged")
         assert timing.words[:3] == (sys.executable, "-m", "fp8scope.verify.child")
-        assert (timing.marks, tagged.marks, tagged.domain) == (False, True, DOMAIN)
+        assert (timing.marks, tagged.marks) == (False, True)
         order = Order.read(Path(tagged.words[-1]))
         assert (order.what, order.watcher, order.seed) == ("tagged", "nsys", 7)
         assert (order.checkpoint, order.batch) == ("/models/8b-fp8", 8)
@@ -61,6 +60,11 @@ class TestNative:
         )
         (tmp_path / RUN).write_text(record.model_dump_json())
         assert Native(self.ORDER).record(TASK, tmp_path, H200) == record
+        hidden = record.device.model_copy(update={"driver": ""})  # as in a container
+        (tmp_path / RUN).write_text(record.model_copy(update={"device": hidden}).model_dump_json())
+        known = H200.model_copy(update={"driver": "580.65.06"})
+        found = Native(self.ORDER).record(TASK, tmp_path, known).device
+        assert found.driver == "580.65.06"
         (tmp_path / RUN).write_text('{"format": "fp8scope-run", "version": 1}')
         with pytest.raises(BadInput, match=r"run.json is no run of this release \(engine: Field"):
             Native(self.ORDER).record(TASK, tmp_path, H200)
@@ -75,7 +79,7 @@ class TestCommand:
         assert command.timing(TASK, tmp_path) == ()
         launch = command.tagged(TASK, "nsys", tmp_path)
         assert launch.words == ("sh", "-c", "exit 0", "--tp", "1")
-        assert (launch.marks, launch.domain) == (False, None)
+        assert not launch.marks
         record = command.record(TASK, tmp_path, H200)
         assert record.speed.tokens_per_s is None
         assert "profiled from start to end" in record.notes[0]
@@ -121,7 +125,6 @@ class TestVllm:
         assert {"--enforce-eager", "--profile", "--enable-layerwise-nvtx-tracing"} < set(nsys.words)
         assert nsys.environment["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
         assert nsys.marks
-        assert nsys.domain is None
         torch = Vllm().tagged(TASK, "torch", tmp_path)
         config = json.loads(after(torch.words, "--profiler-config"))
         assert (config["profiler"], config["torch_profiler_dir"]) == ("torch", str(tmp_path))

@@ -47,8 +47,17 @@ def test_prefill_and_decode(name: str) -> None:
     assert torch.equal(generated(Eager(engine), ids), expected(engine, ids))
 
 
-def test_compiled_without_a_break(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole graphs, one of the prefill and one of all steps, which write where the first wrote."""
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("llama", {}), ("mistral", {"sliding_window": 64})],
+    ids=str,
+)
+def test_compiled_without_a_break(
+    name: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole graphs, one of the prefill and one of all steps, which write where the first wrote:
+    nothing of a step's position is a number of Python's. A wide window changes nothing of that.
+    """
     graphs: list[Any] = []
 
     def backend(module: Any, inputs: Any) -> Any:
@@ -58,7 +67,7 @@ def test_compiled_without_a_break(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.compiler.reset()
     whole = partial(torch.compile, backend=backend, fullgraph=True)
     monkeypatch.setattr(torch, "compile", whole)
-    order = engines.order(engines.checkpoint("llama"))
+    order = engines.order(engines.checkpoint(name, **changes))
     engine = open_engine(order)
     ids = prompts(engine, order)
     assert stays_in_place(engine, 9 + STEPS + 1)
@@ -67,9 +76,18 @@ def test_compiled_without_a_break(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2):
         assert torch.equal(generated(compiled, ids), want)
     assert len(graphs) == 2
+    first, step = (attentions(graph) for graph in graphs)
+    assert all(each["is_causal"] and each["attn_mask"] is None for each in first)
+    assert all(each["attn_mask"] is not None for each in step)
+    assert len(first) == len(step) == len(compiled._static.layers)
     held = compiled._static.layers[0]
     assert held.keys.dtype is torch.uint8
     assert held.keys.shape[2] == 9 + STEPS + 1
+
+
+def attentions(graph: Any) -> list[dict[str, Any]]:
+    """What each SDPA of a graph is called with."""
+    return [node.kwargs for node in graph.graph.nodes if "scaled_dot" in str(node.target)]
 
 
 @pytest.mark.slow

@@ -88,6 +88,16 @@ def test_a_window_that_moves_is_said() -> None:
     assert "does not keep every token" in found.notes[0]
 
 
+def test_experts_that_are_chosen_on_the_cpu_are_said() -> None:
+    """Each count of tokens would be compiled anew."""
+    order = engines.order(engines.checkpoint("mixtral"), compile=True)
+    found = timed(open_engine(order), order, lambda _: None)
+    assert (found.compiled, found.cuda_graphs) == (False, False)
+    assert found.notes == (
+        "the tokens of FP8 experts are counted on the CPU, so that it runs eagerly",
+    )
+
+
 def test_no_room_is_not_taken_for_a_compiler_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -103,7 +103,7 @@ General Options:
   --target-processes arg (=all)         Select the processes you want to profile:
   --kernel-name-base arg (=function)    Set the basis for --kernel-name, --kernel-id and kernel-name:
   -k [ --kernel-name ] arg              Filter the kernel in one of the following ways:
-  --nvtx-include arg                    Adds include statement to the NVTX filter, which allows
+  --profile-from-start arg (=1)         Set if application should be profiled from its start. Allowed values:
   --log-file arg                        Send all tool output to the specified file, or
 """
 NCU_METRICS = """Device NVIDIA H200 (GH100)
@@ -133,6 +133,15 @@ NCU_TAKEN = """==ERROR== An error was reported by the driver:
 ==PROF== Trying to shutdown target application
 ==WARNING== No kernels were profiled.
 """
+NCU_LOCKED = (
+    "==ERROR== Failed to open/create lock file /tmp/nsight-compute-lock. Please check that this "
+    "process has write permissions on this file.\n==WARNING== No kernels were profiled.\n"
+)
+NCU_SANDBOX = (
+    "==ERROR== Failed to initialize the profiler: LibraryNotLoaded\n"
+    "==WARNING== No kernels were profiled.\n"
+)
+"""The words are ncu's, seen under gVisor; the layout is CONSTRUCTED."""
 NCU_NOTHING = "==WARNING== No kernels were profiled.\n"
 NCU_OTHERS = """==PROF== Connected to process 664418 (/home/me/wmma_ptx)
 ==PROF== Disconnected from process 664418

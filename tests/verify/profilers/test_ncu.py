@@ -23,7 +23,7 @@ def found(folder: Path, wanted: tuple[str, ...] = (SM, FP8, WAVES), **texts: str
 
 
 def profiled(tool: Ncu, folder: Path, script: str = "exit 0") -> Path:
-    launch = tool.around(Launch(("sh", "-c", script), folder / "run", marks=True, domain="dom"))
+    launch = tool.around(Launch(("sh", "-c", script), folder / "run", marks=True))
     return tool.report(supervise.run(launch.words, launch.folder))
 
 
@@ -40,20 +40,19 @@ def test_a_run_leaves_a_report_and_its_raw_page(tmp_path: Path) -> None:
     assert kernel[header.index(FP8)] == "274877906944"
 
 
-def test_the_command_is_profiled_in_our_ranges_alone(tmp_path: Path) -> None:
+def test_the_command_is_profiled_where_it_is_marked_alone(tmp_path: Path) -> None:
     tool = found(tmp_path)
-    launch = Launch(("python", "-m", "x"), tmp_path, marks=True, domain="fp8scope")
+    launch = Launch(("python", "-m", "x"), tmp_path, marks=True)
     words = tool.around(launch, count=50).words
     assert words == (
         *(str(tmp_path / "bin/ncu"), "--target-processes", "all", "--replay-mode", "kernel"),
         *("--clock-control", "none", "--cache-control", "none", "--nvtx"),
-        *("--nvtx-include", "fp8scope@regex:.*/", "--profile-from-start", "off"),
+        *("--profile-from-start", "off"),
         *("--kernel-name-base", "demangled", "--kernel-name", KERNELS, "--launch-count", "50"),
         *("--metrics", f"{SM},{FP8},{WAVES}", "--log-file", str(tmp_path / "ncu.log")),
         *("--force-overwrite", "--export", str(tmp_path / "ncu"), "python", "-m", "x"),
     )
     other = tool.around(Launch(("python",), tmp_path)).words
-    assert "--nvtx-include" not in other
     assert "--profile-from-start" not in other
     assert "--launch-count" not in other
 
@@ -94,6 +93,8 @@ def test_no_driver(tmp_path: Path) -> None:
     [
         (recorded.NCU_NO_PERMISSION, Missing, "may not read the GPU's counters → run as root"),
         (recorded.NCU_TAKEN, Missing, "another tool, such as DCGM, holds them → stop it"),
+        (recorded.NCU_LOCKED, Missing, "cannot lock nsight-compute-lock, .*→ let TMPDIR"),
+        (recorded.NCU_SANDBOX, Missing, r"\(Failed to initialize the profiler: LibraryNotLoaded\)"),
         (recorded.NCU_NOTHING, BadInput, "ncu profiled no kernel → profile"),
         (recorded.NCU_OTHERS, BadInput, "no kernel of those wanted ran, but wmma_cxx_kernel, wmm"),
         (recorded.NCU_NO_CUDA, BadInput, "the command ended before it used CUDA"),
