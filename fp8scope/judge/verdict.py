@@ -104,5 +104,5 @@ def _gates(
     else:
         first = (launches_gate(sight.expected, gemm_totals(sight.longest.launches)),)
     loosely = readings(sight, "prefill").loosely
-    busy = sm_gate(hardware.get("prefill"), limits.sm_active, loosely=loosely)
+    busy = sm_gate(hardware.get("prefill"), limits.sm_active, groups, loosely=loosely)
     return (*first, busy)

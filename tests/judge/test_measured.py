@@ -121,6 +121,19 @@ def test_the_gate_of_sms(active: float, outcome: str) -> None:
     assert (gate.remedy is None) == (outcome == "passed")
 
 
+def test_the_gate_of_sms_says_of_how_many_groups_it_speaks() -> None:
+    """ncu's limit: two kernels are not the model."""
+    seen = {"prefill": [(DOWN, FP8, 1000.0)]}
+    ncu = runs.trace(seen, tool="ncu", timed=False, counters=BUSY)  # type: ignore[arg-type]
+    gate = judge(EXPECTED, Run((ncu,), runs.record())).gates[-1]
+    assert gate.words == (
+        "SMs have work in 90% of the cycles in the GEMMs of prefill of 1 of 9 fused groups; at "
+        "least 75% is asked."
+    )
+    whole = judge(EXPECTED, Run((full(EXPECTED, counters=BUSY),), runs.record())).gates[-1]
+    assert "in the GEMMs of prefill; at least" in whole.words
+
+
 def test_rates_are_weighted_by_time() -> None:
     """lm_head alone runs in BF16: 15.6 ms of which its SMs are idle, 39 ms of the others."""
     counters = {**BUSY, BF16: {"sm_active": 0.0}}
