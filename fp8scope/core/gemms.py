@@ -105,11 +105,13 @@ def routers(structure: Structure) -> set[str]:
 
 
 def experts_per_token(config: Mapping[str, Any]) -> int | None:
-    """Of a model's config.json, or its part for text; None where neither says."""
-    for part in (config, config.get("text_config") or {}):
+    """Of a model's config.json, or its part for text; None where neither says a number above 0."""
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, Mapping) else {}):
         for key in _EXPERTS_PER_TOKEN:
-            if part.get(key):
-                return int(part[key])
+            value = part.get(key)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return value
     return None
 
 

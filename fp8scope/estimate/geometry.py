@@ -16,6 +16,7 @@ QKV = frozenset(
 )
 """Names of the matmul that makes keys and values, other than under MLA."""
 LATENT = frozenset({"kv_a_proj_with_mqa"})
+MOST_LAYERS = 10_000
 _LAYER = re.compile(r"\.(\d+)\.(?:.*\.)?([^.]+)$")
 _PERIODS = {"gemma2": 2, "gemma3": 6, "gemma3_text": 6}
 """Every so many layers one looks at everything, where an old config leaves that to the code."""
@@ -59,6 +60,8 @@ def layers_of(
     if not (count and query and hidden):
         what = "config.json does not say how many layers and heads the model has, and how wide"
         raise BadModel(what, "give the folder of a language model")
+    if count > MOST_LAYERS:
+        raise BadModel(f"config.json says that there are {count:,} layers", "fetch it again")
     shape = _latent(text, query) or _plain(text, query, kv, hidden)
     caching = {number for number, last in _numbered(gemms) if last in QKV | LATENT}
     windows = _windows(text, count)

@@ -130,7 +130,9 @@ def launches_gate(expected: Expected, gemms: Mapping[str, Total]) -> Gate:
     )  # fmt: skip
 
 
-def sm_gate(prefill: Hardware | None, limit: float, *, loosely: bool) -> Gate:
+def sm_gate(
+    prefill: Hardware | None, limit: float, groups: Sequence[Group] = (), *, loosely: bool
+) -> Gate:
     """SMs have work in the GEMMs of prefill. That they do says nothing of FP8: a BF16 fallback
     keeps them as busy.
     """
@@ -142,7 +144,8 @@ def sm_gate(prefill: Hardware | None, limit: float, *, loosely: bool) -> Gate:
             name="sm_active", outcome="not_measured", value=None, limit=limit, words=words,
             remedy=remedy,
         )  # fmt: skip
-    where = "prefill, gaps and other kernels included" if loosely else "the GEMMs of prefill"
+    where = f"the GEMMs of prefill{_counted(groups)}"
+    where = "prefill, gaps and other kernels included" if loosely else where
     words = f"SMs have work in {value:.0%} of the cycles in {where}; at least {limit:.0%} is asked."
     if value >= limit:
         return Gate(name="sm_active", outcome="passed", value=value, limit=limit, words=words)
@@ -163,7 +166,11 @@ def speed_gate(whole: Compared | None, limit: float | None, *, on_cpu: bool) -> 
         return None
     value = whole.measured if whole is not None and not on_cpu else None
     if value is None:
-        why = "a CPU's times say nothing of a GPU" if on_cpu else "no baseline was timed"
+        why = (
+            "a CPU's times say nothing of a GPU"
+            if on_cpu
+            else "no baseline was timed under this load"
+        )
         words = f"{limit:g} times as fast as the baseline is asked, and {why}."
         remedy = "run it on a GPU" if on_cpu else "give the BF16 model with --baseline"
         outcome: Outcome = "not_measured"
@@ -175,6 +182,13 @@ def speed_gate(whole: Compared | None, limit: float | None, *, on_cpu: bool) -> 
         name="speedup", outcome=outcome, value=value, limit=limit, words=words,
         remedy=None if outcome == "passed" else remedy,
     )  # fmt: skip
+
+
+def _counted(groups: Sequence[Group]) -> str:
+    """Of how many groups SM activity in prefill is known, if not of all: ncu may have seen few."""
+    prefills = [group.phases.get("prefill") for group in groups]
+    known = sum(each is not None and each.hardware.sm_active is not None for each in prefills)
+    return f" of {known} of {len(groups)} fused groups" if known < len(groups) else ""
 
 
 def _busier(prefill: Hardware | None) -> str:

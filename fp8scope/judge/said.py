@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from fp8scope.artefacts.verdict import Compared, Gate, Group, Hardware, PhaseName, Ran
 from fp8scope.judge.placing import Placed
+from fp8scope.judge.sight import Sight
 from fp8scope.judge.speed import Part
 from fp8scope.traces.record import RunRecord
 
@@ -37,8 +38,7 @@ def summary(
 
 
 def unseen(
-    ran: Ran,
-    reports: Sequence[Placed],
+    sight: Sight,
     whole: Mapping[PhaseName, Hardware],
     groups: Sequence[Group],
     speedup: Mapping[Part, Compared],
@@ -47,10 +47,10 @@ def unseen(
 ) -> tuple[str, ...]:
     """What could not be measured, and why."""
     return (
-        *_devices(ran, reports, whole),
-        *_passes(reports, whole),
+        *_devices(sight.ran, sight.reports, whole),
+        *_passes(sight.reports, whole),
         *_groups(groups),
-        *_speeds(speedup, timed=timed),
+        *_speeds(speedup, sight.differs, timed=timed),
     )
 
 
@@ -104,10 +104,12 @@ def _groups(groups: Sequence[Group]) -> Iterator[str]:
         yield f"No kernel of {_few(missing)} is in a report."
 
 
-def _speeds(speedup: Mapping[Part, Compared], *, timed: bool) -> Iterator[str]:
+def _speeds(speedup: Mapping[Part, Compared], differs: str, *, timed: bool) -> Iterator[str]:
+    if differs:
+        yield f"The baseline ran {differs}: nothing is compared."
     if not timed:
         yield "No run without a profiler was timed: no time to the first token, and none per token."
-    elif not any(each.measured for each in speedup.values()):
+    elif not differs and not any(each.measured for each in speedup.values()):
         yield "No baseline was timed: how much faster FP8 is was not measured."
 
 

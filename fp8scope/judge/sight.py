@@ -44,8 +44,24 @@ class Sight:
 
     @cached_property
     def before(self) -> tuple[Placed, ...]:
-        """Those of the baseline, whose groups are the same."""
-        return place(self.expected, self.baseline.traces) if self.baseline else ()
+        """Those of the baseline, whose groups are the same; none of one that was run otherwise."""
+        if self.baseline is None or self.differs:
+            return ()
+        return place(self.expected, self.baseline.traces)
+
+    @cached_property
+    def differs(self) -> str:
+        """In what the baseline was run otherwise, so that times say nothing of FP8; else empty."""
+        own, other = self.run.record, self.baseline.record if self.baseline else None
+        if own is None or other is None:
+            return ""
+        if own.load != other.load:
+            load = other.load
+            tokens = f"{load.batch} × {load.prompt_len} tokens, {load.gen_len} each"
+            return f"under another load ({tokens})"
+        if (own.device.name, own.device.count) != (other.device.name, other.device.count):
+            return f"on {other.device.count}× {other.device.name}"
+        return ""
 
     @cached_property
     def longest(self) -> Placed | None:

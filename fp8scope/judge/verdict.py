@@ -45,7 +45,7 @@ def judge(
     hardware = {phase: whole(sight, phase, groups) for phase in sight.phases}
     before = baseline.record if baseline else None
     speed, slow = _speeds(sight, estimate)
-    speedup = compared(speed, slow, estimate)
+    speedup = compared(speed, None if sight.differs else slow, estimate)
     asked = limits or Limits()
     on_cpu = sight.kind == "cpu"
     speeds = speed_gate(speedup.get("whole"), asked.speedup, on_cpu=on_cpu)
@@ -73,7 +73,7 @@ def judge(
         groups=groups,
         kv_cache=tuple(judge_cache(sight, cache) for cache in expected.caches),
         others=others(sight),
-        unseen=unseen(sight.ran, sight.reports, hardware, groups, speedup, timed=timed),
+        unseen=unseen(sight, hardware, groups, speedup, timed=timed),
         notes=notes(sight.ran, run.record, sight.reports),
     )
 
@@ -104,5 +104,5 @@ def _gates(
     else:
         first = (launches_gate(sight.expected, gemm_totals(sight.longest.launches)),)
     loosely = readings(sight, "prefill").loosely
-    busy = sm_gate(hardware.get("prefill"), limits.sm_active, loosely=loosely)
+    busy = sm_gate(hardware.get("prefill"), limits.sm_active, groups, loosely=loosely)
     return (*first, busy)

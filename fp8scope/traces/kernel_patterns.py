@@ -72,6 +72,10 @@ PATTERNS: tuple[Pattern, ...] = (
         r"nccl|all_?reduce|all_?gather|reduce_?scatter|cross_device_reduce|deep_ep|nvshmem",
         "communication", "ncclDevKernel_AllReduce_Sum_bf16_RING_LL", _TABLES, "unknown",
     ),
+    # Inductor names a kernel after all operators around it, those that multiply among them
+    Pattern(r"triton_poi_fused", "elementwise", "triton_poi_fused_mul_sum_0", _TABLES, "unknown"),
+    Pattern(r"triton_(?:red|per)_fused", "reduction", "triton_per_fused_copy__m", _TABLES,
+            "unknown"),
     # around attention: none of these multiplies
     Pattern(
         r"reshape_and_cache|concat_and_cache|cache_kernel|gather_and_maybe_dequant",
@@ -85,7 +89,7 @@ PATTERNS: tuple[Pattern, ...] = (
     ),
     # attention; libraries that name the format of Q, K and V
     Pattern(
-        r"(?:fmha|attention)\w*_?Qkv(?P<a>E4m3|Bfloat16|Fp16)", "attention",
+        r"(?:fmha|attention)\w{0,60}?Qkv(?P<a>E4m3|Bfloat16|Fp16)", "attention",
         "fmhaSm100fKernel_QkvE4m3OBfloat16HQk576HV512PagedKvDenseStaticTokenSparseP1VarSeqQ8Kv128"
         "PersistentSwapsAbForGen", _B200_SGLANG,
     ),
@@ -177,12 +181,12 @@ PATTERNS: tuple[Pattern, ...] = (
         "_warpspecialized_cooperative_epi_tma", _TABLES,
     ),
     Pattern(
-        r"(?:cutlass_\d\d|ampere|turing|volta|hopper)_\w*?(?P<a>bf16|fp16|f16|int8|s8|sgemm)",
+        r"(?:cutlass_\d\d|ampere|turing|volta|hopper)_\w{0,60}?(?P<a>bf16|fp16|f16|int8|s8|sgemm)",
         "gemm",
         "void cutlass::Kernel2<cutlass_80_tensorop_bf16_s16816gemm_relu_bf16_64x64_64x6_tn_align8>"
         "(cutlass_80_tensorop_bf16_s16816gemm_relu_bf16_64x64_64x6_tn_align8::Params)", _TABLES,
     ),
-    Pattern(r"(?:cutlass_\d\d|ampere)_\w*?(?:tensorop_s1688gemm|tf32)", "gemm",
+    Pattern(r"(?:cutlass_\d\d|ampere)_\w{0,60}?(?:tensorop_s1688gemm|tf32)", "gemm",
             "void cutlass::Kernel2<cutlass_80_tensorop_s1688gemm_256x128_16x3_nn_align4>"
             "(cutlass_80_tensorop_s1688gemm_256x128_16x3_nn_align4::Params)", _TABLES, "fp32"),
     Pattern(r"(?:ampere|turing|volta|hopper)_h\d*gemm", "gemm", "ampere_h16816gemm_128x128_ldg8_nn",
@@ -249,12 +253,12 @@ PATTERNS: tuple[Pattern, ...] = (
         "copy", "Memcpy DtoD (Device -> Device)", _VLLM_332, "unknown",
     ),
     Pattern(
-        r"triton_(?:red|per)_fused|reduce_kernel|softmax|topk|arg_?max|moe_sum|Reduce", "reduction",
+        r"reduce_kernel|softmax|topk|arg_?max|moe_sum|Reduce", "reduction",
         "void at::native::reduce_kernel<128, 4, at::native::R...",
         "https://github.com/vllm-project/vllm-omni/pull/553", "unknown",
     ),
     Pattern(
-        r"elementwise|act_and_mul|silu|gelu|norm|triton_poi_fused|sigmoid|add_kernel|activation",
+        r"elementwise|act_and_mul|silu|gelu|norm|sigmoid|add_kernel|activation",
         "elementwise",
         "void at::native::vectorized_elementwise_kernel<4, at::native::FillFunctor<int>>",
         _VLLM_332, "unknown",

@@ -264,6 +264,22 @@ def test_a_config_without_heads_is_refused(tmp_path: Path) -> None:
     assert "how many layers and heads" in _refused(folder).what
 
 
+@pytest.mark.parametrize("said", ["x", [2], -1, True, None])
+def test_experts_per_token_that_are_no_number_are_not_said(serve: Serve, said: object) -> None:
+    config = models.MIXTRAL | SMALL | {"num_local_experts": 4, "num_experts_per_tok": said}
+    assert serve(config).experts_per_token == 8
+
+
+def test_a_part_for_text_that_is_none(serve: Serve) -> None:
+    assert serve(SMALL | {"text_config": "x"}).experts_per_token == 8
+
+
+def test_more_layers_than_any_model_has(tmp_path: Path) -> None:
+    tensors = dict(models.llama(SMALL))
+    folder = models.write(tmp_path / "model", SMALL | {"num_hidden_layers": 10**12}, tensors)
+    assert "1,000,000,000,000 layers" in _refused(folder).what
+
+
 def test_other_quantizations_are_refused(tmp_path: Path) -> None:
     packed = {
         name: ("U8" if "proj" in name else dtype, shape)

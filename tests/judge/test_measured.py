@@ -14,6 +14,7 @@ from fp8scope.demo.files import DEMO_MODEL
 from fp8scope.estimate.api import Estimate, estimate, read_served
 from fp8scope.judge.bound import Signs, bound
 from fp8scope.judge.verdict import Limits, Run, judge
+from fp8scope.traces.record import Load
 from fp8scope.traces.trace import Range, Sampled, SeenDevice, Trace
 from tests.judge import runs
 from tests.judge.runs import BF16, DOWN, FP8, QUANT, by_name, expected, full, gates
@@ -118,6 +119,19 @@ def test_the_gate_of_sms(active: float, outcome: str) -> None:
     assert verdict.hardware["prefill"].sm_active == pytest.approx(active)
     gate = verdict.gates[-1]
     assert (gate.remedy is None) == (outcome == "passed")
+
+
+def test_the_gate_of_sms_says_of_how_many_groups_it_speaks() -> None:
+    """ncu's limit: two kernels are not the model."""
+    seen = {"prefill": [(DOWN, FP8, 1000.0)]}
+    ncu = runs.trace(seen, tool="ncu", timed=False, counters=BUSY)  # type: ignore[arg-type]
+    gate = judge(EXPECTED, Run((ncu,), runs.record())).gates[-1]
+    assert gate.words == (
+        "SMs have work in 90% of the cycles in the GEMMs of prefill of 1 of 9 fused groups; at "
+        "least 75% is asked."
+    )
+    whole = judge(EXPECTED, Run((full(EXPECTED, counters=BUSY),), runs.record())).gates[-1]
+    assert "in the GEMMs of prefill; at least" in whole.words
 
 
 def test_rates_are_weighted_by_time() -> None:
@@ -254,6 +268,25 @@ def test_speed_beside_the_baseline_and_the_roofline(estimated: Estimate) -> None
     assert verdict.speed.mbu == pytest.approx(read / 5e-3 / 4800e9)
     assert verdict.baseline_speed is not None
     assert "prefill 1.50 times as fast as BF16 (at most" in verdict.summary
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"load": Load(batch=1, prompt_len=64, gen_len=8)}, "under another load (1 × 64 tokens, 8"),
+        ({"device": runs.H200.model_copy(update={"name": "NVIDIA H100 PCIe"})}, "on 1× NVIDIA H1"),
+    ],
+)
+def test_a_baseline_that_was_run_otherwise_is_not_compared(
+    other: dict[str, object], said: str
+) -> None:
+    run = Run((full(EXPECTED),), runs.record(20, 5))
+    before = Run((full(EXPECTED),), runs.record(30, 6, **other))  # type: ignore[arg-type]
+    verdict = judge(EXPECTED, run, before, limits=Limits(speedup=1.3))
+    assert all(each.measured is None for each in verdict.speedup.values())
+    assert by_name(verdict)[DOWN].phases["prefill"].baseline_time_us is None
+    assert gates(verdict)["speedup"] == "not_measured"
+    assert any(f"The baseline ran {said}" in sentence for sentence in verdict.unseen)
 
 
 def test_a_speed_that_nobody_measured_fails_nothing() -> None:

@@ -90,6 +90,12 @@ def test_vllms_numbers_of_types(number: int, precision: str) -> None:
     assert scalar_type(number) == precision
 
 
+def test_what_inductor_fuses_around_a_gemm_is_none() -> None:
+    assert kind_of("triton_poi_fused__scaled_mm_add_0").role == "elementwise"
+    assert kind_of("triton_red_fused__scaled_mm__to_copy_abs_amax_1").role == "reduction"
+    assert kind_of("triton_tem_fused__scaled_mm_2").role == "gemm"
+
+
 def test_nobody_knows_what_nobody_named() -> None:
     assert kind_of("some_kernel_nobody_has_seen") == kind_of("") == OTHER
     assert kind_of("nvjet_sm90_xyzzy_64x8") == KernelKind("gemm", "unknown")
