@@ -105,5 +105,7 @@ def _with_notes(line: str, error: Exception) -> str:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"fp8scope: {' '.join(message.split())}", file=sys.stderr)
+    from fp8scope.core.words import printable
+
+    print(f"fp8scope: {printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(code)

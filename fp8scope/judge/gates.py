@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from fp8scope.artefacts.verdict import Compared, Gate, Group, Hardware, Outcome, Total
 from fp8scope.judge.expected import Expected
 
+SM_ACTIVE = 0.75
+"""Least share of cycles in which an SM has a warp, in the GEMMs of prefill, unless asked otherwise.
+Published guides ask for it of "SM efficiency".
+"""
 NAMED = 3
 """Groups that a gate names at most."""
 SLACK = 0.9
@@ -22,7 +26,7 @@ class Limits:
     `speedup`: least times as fast as the baseline; None asks nothing.
     """
 
-    sm_active: float = 0.75
+    sm_active: float = SM_ACTIVE
     speedup: float | None = None
 
 
@@ -44,7 +48,8 @@ def precision_gate(groups: Sequence[Group], outside: int = 0, *, on_cpu: bool) -
         words = "Nothing is to run in FP8: the checkpoint and its plan hold none."
         return Gate(name="precision", outcome="not_measured", value=None, limit=1.0, words=words)
     if wrong:
-        words = f"{count}; not {_named(wrong)}."
+        others = f"; of {len(unseen)} nothing is known" if unseen else ""
+        words = f"{count}; not {_named(wrong)}{others}."
     elif unseen:
         words = f"{count}; of {len(unseen)} nothing is known: {_named(unseen)}."
     else:

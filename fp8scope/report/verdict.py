@@ -110,5 +110,7 @@ def _others(verdict: Verdict) -> Table:
     table.add_column("launches", justify="right")
     table.add_column("µs", justify="right")
     for use in verdict.others[:OTHERS]:
-        table.add_row(literal(use.name), use.role, f"{use.calls:,.4g}", f"{use.time_us:,.4g}")
+        table.add_row(
+            literal(use.name), literal(use.role), f"{use.calls:,.4g}", f"{use.time_us:,.4g}"
+        )
     return table

@@ -102,13 +102,13 @@ def _kernel(row: Row) -> Kernel:
 
 def _blocks(grid: str) -> int | None:
     """`(132, 1, 1)`, or the product."""
-    sizes = [int(size) for size in grid.strip("() ").split(",") if size.strip().isdigit()]
+    sizes = [int(size) for size in grid.strip("() ").split(",") if size.strip().isdecimal()]
     return math.prod(sizes) if sizes else None
 
 
 def _device_index(row: Row) -> int:
     text = row.texts.get("Device", "")
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isdecimal() else 0
 
 
 def _devices(rows: Iterable[Row]) -> tuple[SeenDevice, ...]:
@@ -129,7 +129,7 @@ def _device(index: int, row: Row) -> SeenDevice:
     major, minor = number("compute_capability_major"), number("compute_capability_minor")
     if major is None or minor is None:
         first, _, second = row.texts.get("CC", "").partition(".")
-        major, minor = (int(first), int(second)) if f"{first}{second}".isdigit() else (None, None)
+        major, minor = (int(first), int(second)) if f"{first}{second}".isdecimal() else (None, None)
     name = row.texts.get(_DEVICE + "display_name", "")
     return SeenDevice(
         index=index,

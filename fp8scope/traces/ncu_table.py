@@ -94,7 +94,7 @@ def rows_of(text: str, path: Path) -> list[Row]:
             header, units, tables = cells, [], tables + 1
         elif header and not cells[0] and len(cells) == len(header):
             units = cells
-        elif header and cells[0].isdigit():
+        elif header and cells[0].isdecimal():
             # the details page leaves out the last cells of a line, the raw page never does
             if len(cells) < (header.index(_VALUE) + 1 if _VALUE in header else len(header)):
                 raise BadInput(f"{path} is cut off, or not as ncu printed it", PRINT_AGAIN)

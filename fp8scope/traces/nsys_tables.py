@@ -31,6 +31,9 @@ METRICS: tuple[tuple[re.Pattern[str], Counter], ...] = (
 """Names of GPU metrics, in percent. Reads and writes of DRAM are two, and add up."""
 
 
+_COLUMNS = "SELECT name FROM pragma_table_info(?)"
+
+
 class Export:
     """The tables of one export, read-only."""
 
@@ -38,7 +41,7 @@ class Export:
         self.path = path
         self._connection = connection
         self.tables = {
-            name: frozenset(row[1] for row in connection.execute(f'PRAGMA table_info("{name}")'))
+            name: frozenset(column for (column,) in connection.execute(_COLUMNS, (name,)))
             for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         }
 
@@ -153,14 +156,14 @@ def devices(export: Export) -> tuple[SeenDevice, ...]:
         found.append(
             SeenDevice(
                 index=index,
-                name=name or "",
-                compute_capability=None if major is None else (major, minor or 0),
+                name=str(name or ""),
+                compute_capability=None if major is None else (int(major), int(minor or 0)),
                 sms=used_sms if part else sms or None,
-                memory_bytes=memory or None,
+                memory_bytes=int(memory) if memory else None,
                 mig=part
                 or " MIG " in f" {name} "
                 or used.startswith("MIG-")
-                or (uuid or "").startswith("MIG-"),
+                or str(uuid or "").startswith("MIG-"),
             )
         )
     return tuple(sorted(found, key=lambda device: device.index))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import math
 import re
 import shutil
-import subprocess
 import tempfile
 import zlib
 from dataclasses import replace
 from pathlib import Path
 
-from fp8scope.errors import BadInput, Missing
+from fp8scope.errors import BadInput, Missing, one_line
+from fp8scope.traces.nsys_export import export_nsys
 from fp8scope.traces.trace import Trace
 
 SQLITE, GZIP, NCU_REPORT = b"SQLite format 3\0", b"\x1f\x8b", b"NVR\0"
@@ -19,9 +21,9 @@ NSYS_REPORT, NSYS_STREAM = b"Profiler Report", b"Nsight Systems Stream"
 NCU_PRINTED = re.compile(
     rb'^((\xef\xbb\xbf)?"ID","Process ID"|==(PROF|WARNING|ERROR)==)', re.MULTILINE
 )
+_TRIPPED = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, csv.Error)
 HEAD_BYTES = 1 << 16
 """ncu prints lines of its own, and those of the program, before its CSV."""
-EXPORT_SECONDS = 1800
 
 
 def read_trace(path: Path) -> Trace:
@@ -30,6 +32,25 @@ def read_trace(path: Path) -> Trace:
     Raises BadInput where it is none of these or is damaged; Missing where the tool or the package
     that opens it is not on this machine.
     """
+    try:
+        trace = _read(path)
+    except _TRIPPED as error:  # values of kinds that no tool writes
+        raise _damaged(path, f"{type(error).__name__}: {one_line(error)}") from error
+    for kernel in trace.kernels:
+        if not all(map(_is_measured, (kernel.time_us, *kernel.counters.values()))):
+            raise _damaged(path, f"a measurement of {kernel.name[:60]} is negative, or no number")
+    return trace
+
+
+def _is_measured(value: float) -> bool:
+    return math.isfinite(value) and value >= 0
+
+
+def _damaged(path: Path, why: str) -> BadInput:
+    return BadInput(f"{path} is damaged ({why})", "export the report again, or record it anew")
+
+
+def _read(path: Path) -> Trace:
     head = _head(path)
     if head.startswith(SQLITE) or path.suffix == ".sqlite":
         from fp8scope.traces.nsys import read_nsys
@@ -84,7 +105,6 @@ def _unpacked(head: bytes) -> bytes:
 
 
 def _exported(path: Path) -> Trace:
-    """A report of nsys, through nsys itself: its own format is not documented."""
     from fp8scope.traces.nsys import read_nsys
 
     nsys = shutil.which("nsys")
@@ -95,23 +115,7 @@ def _exported(path: Path) -> Trace:
         )
     with tempfile.TemporaryDirectory() as folder:
         exported = Path(folder) / "report.sqlite"
-        command = [nsys, "export", "--type", "sqlite", "--force-overwrite", "true"]
-        try:
-            done = subprocess.run(  # noqa: S603
-                [*command, "--output", str(exported), str(path.absolute())],
-                capture_output=True,
-                check=False,
-                timeout=EXPORT_SECONDS,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise BadInput(f"nsys could not export {path}: {error}") from error
-        if done.returncode or not exported.exists():
-            said = (done.stderr + done.stdout).decode("utf-8", "replace").split("\n")
-            last = next((line.strip() for line in said if line.strip()), "it said nothing")
-            raise BadInput(
-                f"nsys could not export {path}: {last[:160]}",
-                "an older nsys cannot open a newer report: export it with the one that made it",
-            )
+        export_nsys(Path(nsys), path, exported)
         try:
             return replace(read_nsys(exported), path=str(path))
         except BadInput as error:  # the file that the user knows is the report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Any
 
 from fp8scope.errors import BadInput
 
+LARGEST = 1 << 31
+"""Bytes of JSON: as objects they take ten times as much."""
 EXPORT_AGAIN = "let the profiler end, and export the trace again"
 Thread = tuple[str, str]
 
@@ -40,8 +43,7 @@ def read_events(path: Path) -> tuple[list[Event], dict[str, Any]]:
     Raises BadInput of a file that is cut off, or not a Chrome trace.
     """
     try:
-        data = path.read_bytes()
-        trace = json.loads(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
+        trace = json.loads(_content(path))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise BadInput(f"{path} is cut off: its gzip data does not end", EXPORT_AGAIN) from error
     except OSError as error:
@@ -55,20 +57,33 @@ def read_events(path: Path) -> tuple[list[Event], dict[str, Any]]:
     return list(_complete(events)), head
 
 
+def _content(path: Path) -> bytes:
+    """Unpacked; of a file that was packed to fill the memory no more than `LARGEST`."""
+    with path.open("rb") as file:
+        is_packed = file.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if is_packed else path.open("rb") as file:
+        data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise BadInput(f"{path} holds more than {LARGEST >> 20} MiB", "profile fewer steps")
+    return data
+
+
 def _complete(events: Iterable[Any]) -> Iterator[Event]:
     for event in events:
         if not isinstance(event, dict) or event.get("ph") != "X":
             continue
         try:
             start, time = float(event["ts"]), float(event.get("dur", 0))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             continue  # nothing can be said of an event without a time
+        if not (math.isfinite(start) and math.isfinite(time)):
+            continue
         args = event.get("args")
         yield Event(
             name=str(event.get("name", "")),
             category=str(event.get("cat", "")).lower(),
             start_us=start,
-            time_us=time,
+            time_us=max(time, 0.0),  # clocks that were matched badly
             thread=(str(event.get("pid")), str(event.get("tid"))),
             args=args if isinstance(args, dict) else {},
         )

@@ -67,3 +67,10 @@ def test_a_file_name_that_is_no_utf8(fp8scope: Fp8scope, model: Path, tmp_path: 
     shown = fp8scope("analyze", path, "--json")
     assert shown.code == 0
     assert r"caf\\udce9" in shown.out  # as JSON spells it
+
+
+def test_a_refusal_holds_nothing_that_a_terminal_obeys(fp8scope: Fp8scope) -> None:
+    ran = fp8scope("estimate", "./\x1b[31m\x07nowhere")
+    assert ran.code == 2
+    assert "./·[31m·nowhere" in ran.err
+    assert "\x1b" not in ran.err

@@ -5,9 +5,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from shlex import quote
+from tempfile import TemporaryDirectory
+
+import pytest
 
 from fp8scope.demo.files import DEMO_HELD_OUT, DEMO_MODEL, DEMO_TEXT
+from tests.docs import server
 from tests.docs.pages import ROOT
+from tests.docs.shell import Shell
+from tests.shared import once
 
 PROFILES = ROOT / "profiles"
 
@@ -50,6 +57,17 @@ def _verdict(to: Path) -> None:
     model = open_profile(PROFILES / "demo.h5").model
     known = {key: str(model[key]) for key in ModelId.model_fields}
     write_verdict(verdict(model=ModelId(**known)), to)
+
+
+def _checkpoint(to: Path) -> None:
+    """The demo in FP8, built from that plan."""
+    with TemporaryDirectory() as outer:
+        folder = Path(outer) / "session"
+        folder.mkdir()
+        _plan(folder / "plan.json")
+        with Shell(folder) as shell:
+            ran = shell.run(f"fp8scope build plan.json -o {quote(str(to))}")
+        assert ran.code == 0, ran.output
 
 
 def _experts(to: Path) -> None:
@@ -96,13 +114,22 @@ THINGS: Mapping[str, Callable[[Path], None]] = {
     "other_tickets.jsonl": _beginning(DEMO_HELD_OUT / "support.jsonl", 8),
     "repo.txt": _beginning(DEMO_TEXT / "code.txt", 60),
     "Llama-3-70B": _llama_70b,
+    # what profilers and an engine left of it on a server, constructed
+    "server.sqlite": server.write_timeline,
+    "counters.csv": server.write_counters,
+    "run.json": server.write_record,
     # a random model of another kind
     "my-moe": _experts,
 }
+BUILT = ("demo-fp8", "Llama-3.1-8B-FP8", "L8B-FP8")
+"""The demo's checkpoint, by its names: built once for all pages."""
 
 
-def put(names: list[str], folder: Path) -> None:
+def put(names: list[str], folder: Path, factory: pytest.TempPathFactory) -> None:
     """Put these things into the folder of a session."""
     for name in names:
+        if name in BUILT:
+            shutil.copytree(once(factory, "docs-demo-fp8", _checkpoint), folder / name)
+            continue
         assert name in THINGS, f"nobody makes {name}: tests/docs/reader.py"
         THINGS[name](folder / name)

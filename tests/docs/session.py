@@ -17,11 +17,11 @@ from tests.docs.shell import Shell
 from tests.report.browser import WITHOUT, chromium
 
 
-def run(path: Path, tmp_path: Path) -> None:
+def run(path: Path, tmp_path: Path, factory: pytest.TempPathFactory) -> None:
     """Every fence of the page that is to be run, in order."""
     folder = tmp_path / "session"
     folder.mkdir()
-    reader.put(pages.given(path), folder)
+    reader.put(pages.given(path), folder, factory)
     names: dict[str, object] = {"__name__": "__main__"}
     printed: str | None = None
     left_out: list[Fence] = []

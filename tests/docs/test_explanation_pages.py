@@ -10,5 +10,7 @@ from tests.docs import pages, session
 
 
 @pytest.mark.parametrize("page", pages.markdown("explanation"), ids=pages.name)
-def test_it_is_as_shown(page: Path, tmp_path: Path) -> None:
-    session.run(page, tmp_path)
+def test_it_is_as_shown(
+    page: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    session.run(page, tmp_path, tmp_path_factory)

@@ -13,15 +13,19 @@ from fp8scope.analyze import compare, convergence, kvcache, saturation, scaling,
 from fp8scope.analyze.cause import Cause, Remedy
 from fp8scope.artefacts.plan import Precision
 from fp8scope.core import histogram
+from fp8scope.judge import bound, expected, gates, sight
 from fp8scope.observe import sensitivity
 from fp8scope.plan import certainty, problem
 from fp8scope.plan.objective import PRESETS
+from fp8scope.traces import precision
+from tests.docs.commands_page import command
 from tests.docs.pages import DOCS
 
 PAGE = (DOCS / "reference" / "findings.md").read_text()
 MODULES = (
     *(certainty, compare, convergence, histogram),
     *(problem, saturation, scaling, sensitivity),
+    *(bound, expected, gates, precision, sight),  # of verdicts
 )
 """Those that the page names beside `thresholds`."""
 ROUNDED = 5e-4
@@ -57,6 +61,11 @@ def test_no_threshold_is_missing() -> None:
     assert numbers == {name for name in SHOWN if "." not in name}
 
 
+def test_the_gate_of_the_command_is_that_of_the_code() -> None:
+    (option,) = [each for each in command("verify").params if each.name == "min_sm_active"]
+    assert option.default == gates.SM_ACTIVE == gates.Limits().sm_active
+
+
 def test_the_presets_are_those_of_the_code() -> None:
     shown = {
         name: tuple(map(float, fields)) for name, *fields in rows("| preset | times | least |")
@@ -73,6 +82,6 @@ def test_every_verdict_has_its_row(of: type[StrEnum]) -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("precision", get_args(Precision))
-def test_every_precision_is_named(precision: str) -> None:
-    assert f"`{precision}`" in PAGE
+@pytest.mark.parametrize("name", get_args(Precision))
+def test_every_precision_is_named(name: str) -> None:
+    assert f"`{name}`" in PAGE

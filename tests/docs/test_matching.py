@@ -102,8 +102,10 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_a_page_is_one_session(page: Path, tmp_path: Path) -> None:
-    run(page, tmp_path)
+def test_a_page_is_one_session(
+    page: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    run(page, tmp_path, tmp_path_factory)
 
 
 @pytest.mark.parametrize(
@@ -119,11 +121,18 @@ def test_a_page_is_one_session(page: Path, tmp_path: Path) -> None:
         ("$ echo out", "> echo out", "output before the first command"),
     ],
 )
-def test_what_is_not_so_is_found(old: str, new: str, says: str, page: Path, tmp_path: Path) -> None:
+def test_what_is_not_so_is_found(
+    old: str,
+    new: str,
+    says: str,
+    page: Path,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     assert PAGE.count(old) == 1
     page.write_text(PAGE.replace(old, new))
     with pytest.raises(AssertionError, match=says):
-        run(page, tmp_path)
+        run(page, tmp_path, tmp_path_factory)
 
 
 def test_a_shell_that_ends_is_no_success(tmp_path: Path) -> None:
@@ -135,11 +144,11 @@ def test_a_shell_that_ends_is_no_success(tmp_path: Path) -> None:
         shell.run("exit 0")
 
 
-def test_browse_gets_a_terminal(tmp_path: Path) -> None:
+def test_browse_gets_a_terminal(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     from tests.docs import reader
 
     (tmp_path / "in").mkdir()
-    reader.put(["profile.h5"], tmp_path / "in")
+    reader.put(["profile.h5"], tmp_path / "in", tmp_path_factory)
     with Shell(tmp_path / "in") as shell:
         assert shell.run("fp8scope browse profile.h5").code == 0
         refused = shell.run("fp8scope browse none.h5")

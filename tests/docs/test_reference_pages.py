@@ -13,5 +13,7 @@ PAGES = [page for page in pages.markdown("reference") if page.name != "commands.
 
 # The examples of commands.md want a folder for each verb: test_commands_page.py.
 @pytest.mark.parametrize("page", PAGES, ids=pages.name)
-def test_it_is_as_shown(page: Path, tmp_path: Path) -> None:
-    session.run(page, tmp_path)
+def test_it_is_as_shown(
+    page: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    session.run(page, tmp_path, tmp_path_factory)

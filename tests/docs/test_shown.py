@@ -36,7 +36,8 @@ def wrong(words: str) -> str | None:
     if verb not in VERBS:
         return f"there is no verb {verb}"
     known = {name for option in command(verb).params for name in option.opts}
-    named = {word.partition("=")[0] for word in arguments if word.startswith("-")}
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    named = {word.partition("=")[0] for word in own if word.startswith("-")}
     if unknown := named - known - {"-h", "--help"}:
         return f"{verb} has no {', '.join(sorted(unknown))}"
     stands_for = "[" in words or any(PLACEHOLDER.search(word) for word in arguments)
@@ -84,6 +85,9 @@ def test_commands_stand_in_fences_that_are_run(page: Path) -> None:
         ("fp8scope plan PROFILE --max-kl X", None),
         ("fp8scope browse PROFILE [--plan PLAN]", None),
         ("fp8scope analyze profile.h5 --json | jq .", None),
+        ("fp8scope verify DIR --engine vllm -- --dtype half", None),
+        ("fp8scope verify ./dir -- --dtype half", None),
+        ("fp8scope verify DIR --engine vllm --dtype half", "verify has no --dtype"),
         ("fp8scope guess plan.json", "there is no verb guess"),
         ("fp8scope plan profile.h5 --budget 3", "plan has no --budget"),
         ("fp8scope plan profile.h5 --max-kl much", "'much' is not a valid float"),

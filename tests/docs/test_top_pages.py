@@ -12,5 +12,7 @@ PAGES = [page for page in pages.markdown() if page.parent in {pages.ROOT, pages.
 
 
 @pytest.mark.parametrize("page", PAGES, ids=pages.name)
-def test_it_is_as_shown(page: Path, tmp_path: Path) -> None:
-    session.run(page, tmp_path)
+def test_it_is_as_shown(
+    page: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    session.run(page, tmp_path, tmp_path_factory)

@@ -133,6 +133,15 @@ def test_templates_of_two_phases_share_a_name_and_not_a_precision() -> None:
     assert decode in str(group.cause)
 
 
+def test_of_what_was_not_seen_a_failed_gate_says_nothing() -> None:
+    only = runs.trace({"prefill": [(DOWN, BF16, 9.0)]})
+    words = judge(EXPECTED, Run((only,), None)).gates[0].words
+    assert words == (
+        "0 of 8 fused groups that are to run in FP8 do, in prefill alone; not "
+        f"{DOWN} (weight-only, {BF16}); of 7 nothing is known."
+    )
+
+
 def test_a_decode_that_nothing_tells_keeps_prefill_from_speaking_for_it() -> None:
     """A kernel by a name of its own in decode, which may be anything."""
     rows = {

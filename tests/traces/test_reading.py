@@ -113,8 +113,8 @@ def test_a_report_of_nsys_is_exported_by_nsys(
 ) -> None:
     with Filled(tmp_path) as file:
         file.launch(FP8, file.spans("decode")[0], 10)
-    # export --type sqlite --force-overwrite true --output FILE REPORT
-    script = f'[ "$1 $2 $3" = "export --type sqlite" ] && test -f "$8" && cp {file.path} "$7"'
+    # export --type=sqlite --force-overwrite=true --output=FILE REPORT
+    script = f'[ "$1 $2" = "export --type=sqlite" ] && test -f "$5" && cp {file.path} "${{4#*=}}"'
     report = stand_in(tmp_path, script, monkeypatch)
     trace = read_trace(report)
     assert (trace.path, len(trace.kernels)) == (str(report), 1)
@@ -124,7 +124,7 @@ def test_a_report_of_nsys_is_exported_by_nsys(
 def test_a_report_of_nsys_without_kernels_is_named_as_the_user_knows_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = stand_in(tmp_path, f'cp {REAL / "tagged.sqlite"} "$7"', monkeypatch)
+    report = stand_in(tmp_path, f'cp {REAL / "tagged.sqlite"} "${{4#*=}}"', monkeypatch)
     with pytest.raises(BadInput) as caught:
         read_trace(report)
     assert str(caught.value).startswith(f"{report} holds no kernels")
@@ -134,6 +134,7 @@ def test_a_report_of_nsys_without_kernels_is_named_as_the_user_knows_it(
     ("script", "said"),
     [
         ("echo; echo Cannot open a newer report >&2; exit 1", "Cannot open a newer report"),
+        ("echo opening; echo Error: short; exit 1", "Error: short"),
         ("exit 0", "it said nothing"),
     ],
 )
@@ -143,12 +144,12 @@ def test_a_report_that_nsys_cannot_export(
     report = stand_in(tmp_path, script, monkeypatch)
     with pytest.raises(BadInput) as caught:
         read_trace(report)
-    assert f"nsys could not export {report}: {said}" in str(caught.value)
+    assert f"nsys cannot export {report} ({said})" in str(caught.value)
 
 
 @pytest.mark.skipif(shutil.which("nsys") is None, reason="nsys is not on PATH")
 def test_nsys_itself_refuses_what_is_no_report(tmp_path: Path) -> None:
     path = tmp_path / "run.nsys-rep"
     path.write_bytes(NSYS_REPORT + REAL.name.encode())
-    with pytest.raises(BadInput, match="nsys could not export"):
+    with pytest.raises(BadInput, match="nsys cannot export"):
         read_trace(path)

@@ -105,14 +105,18 @@ def _groups(ran: Verdict, names: Names) -> Table:
         columns += [
             Column(f"{phase}, µs", numeric=True, about="of one pass"),
             Column(f"{phase}, × BF16", numeric=True, about="times as fast as the baseline"),
-            Column("of peak", numeric=True, about="FLOP/s of its GEMMs over the GPU's dense rate"),
-            Column("bound by"),
+            Column(
+                f"{phase}, of peak",
+                numeric=True,
+                about="FLOP/s of its GEMMs over the GPU's dense rate",
+            ),
+            Column(f"{phase}, bound by"),
         ]
     rows = [
         Row(
             [
                 Cell((names.link(group.name),)),
-                Cell(group.planned),
+                Cell(printable(group.planned)),
                 Cell(_ran(group), tone=_JUDGED[group.judged]),
                 Cell(group.evidence),
                 *(cell for phase in phases for cell in _phase(_of(group, phase))),

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fp8scope.errors import BadInput, Missing
+from fp8scope.traces.nsys_export import export_nsys
 from fp8scope.verify import failures
 from fp8scope.verify.launch import Launch
 from fp8scope.verify.profilers.tool import (
     PERMISSION,
     ask,
     executables,
-    first_line_with,
     options_in,
     version_in,
 )
@@ -112,12 +112,7 @@ class Nsys:
     def export(self, report: Path) -> Path:
         """The report as SQLite, beside it. Raises BadInput where it cannot be read."""
         target = report.with_suffix(".sqlite")
-        words = ("--type=sqlite", "--force-overwrite=true", f"--output={target}")
-        said = ask([self.path, "export", *words, report], timeout_s=3600)
-        if not target.exists() or target.stat().st_size == 0:
-            error = first_line_with(said, ("error", "failed")) or "nothing was written"
-            what = f"nsys {self.version} cannot export {report} ({error})"
-            raise BadInput(what, "record it anew, or export it with the nsys that recorded it")
+        export_nsys(self.path, report, target)
         return target
 
 

@@ -60,3 +60,22 @@ def test_names_that_try_to_be_markup() -> None:
     assert "<img src=x" not in page
     assert printable(HOSTILE) in text(section(document, "What ran"))
     assert "\u202e" not in text(section(document, "What ran"))
+
+
+def test_a_verdict_of_unknown_origin() -> None:
+    """Whoever wrote the file: every text in it is shown, and none is obeyed."""
+
+    def hostile(value: object, key: str = "") -> object:
+        if isinstance(value, dict):
+            literal = {"planned"} if "attention" in value else set()
+            return {k: v if k in literal else hostile(v, k) for k, v in value.items()}
+        if isinstance(value, list):
+            return [hostile(each, key) for each in value]
+        texts = {"planned", "stored", "words", "cause", "remedy", "summary", "unseen", "notes",
+                 "gpu", "engine", "engine_version", "profilers", "role", "precision"}  # fmt: skip
+        return HOSTILE if key in texts and isinstance(value, str) else value
+
+    of = Verdict.model_validate(hostile(verdict().model_dump(mode="json")))
+    for page in (html(shown(of)), markdown(shown(of))):
+        assert "<img src=x" not in page
+        assert "\u202e" not in page
