@@ -132,7 +132,7 @@ def test_the_first_report_must_be_there(first: str, task: Task, tmp_path: Path) 
     engine = constructed.shell(tmp_path, torch="kill -SEGV $$", ncu="kill -SEGV $$")
     watchers = [TORCH, ("ncu", ncu(tmp_path, leaves=False))][first == "ncu" :]
     with pytest.raises(ChildFailed, match=r"the profiled run crashed \(SIGSEGV\)"):
-        session(engine, *watchers).gather(task, tmp_path / "reports")  # type: ignore[arg-type]
+        session(engine, *watchers).gather(task, tmp_path / "reports")
     assert (tmp_path / "reports/timing/run.json").exists()
     assert (tmp_path / f"reports/{first}/stderr.txt").exists()
     assert engine.passes == ["fp8 none", f"fp8 {first}"]
@@ -182,7 +182,7 @@ def sampled(uuid: str) -> Iterator[Samples]:
     yield samples
     times = tuple(each * 1e5 for each in range(31))  # 3 s: a second of work in the middle
     busy = tuple(0.9 if 10 <= each < 21 else 0.1 for each in range(31))
-    samples.sampled = tuple(Sampled(c, 0, times, busy) for c in ("sm_active", "warps_active"))  # type: ignore[arg-type]
+    samples.sampled = tuple(Sampled(c, 0, times, busy) for c in ("sm_active", "warps_active"))
 
 
 def test_a_gpu_is_sampled_while_it_is_timed(
