@@ -113,9 +113,18 @@ def _speeds(speedup: Mapping[Part, Compared], differs: str, *, timed: bool) -> I
         yield "No baseline was timed: how much faster FP8 is was not measured."
 
 
-def notes(ran: Ran, record: RunRecord | None, reports: Sequence[Placed]) -> tuple[str, ...]:
-    """What the engine and the reports say of themselves, and how devices were counted."""
+def notes(
+    ran: Ran, record: RunRecord | None, baseline: RunRecord | None, reports: Sequence[Placed]
+) -> tuple[str, ...]:
+    """What the engine and the reports say of themselves, how devices were counted, and whether the
+    baseline ran in the same way.
+    """
     said = list(record.notes) if record else []
+    if record and baseline and _way(record) != _way(baseline):
+        said.append(
+            f"The FP8 build ran {_way(record)}, the baseline {_way(baseline)}: the speed-up is not "
+            "that of FP8 alone."
+        )
     for report in reports:
         said += report.trace.notes
     if any(len(report.devices) > 1 for report in reports):
@@ -123,6 +132,11 @@ def notes(ran: Ran, record: RunRecord | None, reports: Sequence[Placed]) -> tupl
             f"Kernels ran on {ran.devices} GPUs: times are means over those that a group ran on."
         )
     return tuple(dict.fromkeys(said))
+
+
+def _way(record: RunRecord) -> str:
+    words = [("compiled", record.compiled), ("with CUDA graphs", record.cuda_graphs)]
+    return " ".join(word for word, is_so in words if is_so) or "eagerly"
 
 
 def _few(names: Sequence[str], shown: int = 3) -> str:

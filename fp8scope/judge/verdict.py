@@ -74,7 +74,7 @@ def judge(
         kv_cache=tuple(judge_cache(sight, cache) for cache in expected.caches),
         others=others(sight),
         unseen=unseen(sight, hardware, groups, speedup, timed=timed),
-        notes=notes(sight.ran, run.record, sight.reports),
+        notes=notes(sight.ran, run.record, before, sight.reports),
     )
 
 

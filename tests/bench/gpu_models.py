@@ -80,14 +80,14 @@ def write_bf16(shape: Shape, folder: Path, device: str = "cpu") -> Path:
     return folder
 
 
-def write_fp8(source: Path, folder: Path, left: Collection[str] = ()) -> Path:
-    """Its FP8 build. `left`: linears that stay in BF16, whatever the plan and the metadata say: a
-    build that went wrong.
+def write_fp8(source: Path, folder: Path, left: Collection[str] = (), device: str = "cpu") -> Path:
+    """Its FP8 build, rounded on `device`. `left`: linears that stay in BF16, whatever the plan and
+    the metadata say: a build that went wrong.
     """
     folder.mkdir()
     groups = [group for group in _structure(source).groups if group.name != "lm_head"]
     for number, file in enumerate(sorted(source.glob("*.safetensors"))):
-        tensors = load_file(file)
+        tensors = load_file(file, device)
         for group in groups:
             if f"{group.members[0]}.weight" in tensors:
                 tensors |= _codes(group, tensors, left)

@@ -38,6 +38,18 @@ def test_times_are_of_one_pass_and_count_what_quantizes() -> None:
     ]  # fmt: skip
 
 
+def test_a_baseline_that_ran_in_another_way_is_said() -> None:
+    fast = runs.record(20, 5, compiled=True, cuda_graphs=True)
+    slow = runs.record(40, 9, compiled=True)
+    ran, before = (Run((full(EXPECTED),), record) for record in (fast, slow))
+    assert judge(EXPECTED, ran, before).notes == (
+        "The FP8 build ran compiled with CUDA graphs, the baseline compiled: the speed-up is not "
+        "that of FP8 alone.",
+    )
+    assert judge(EXPECTED, ran, ran).notes == ()
+    assert judge(EXPECTED, ran).notes == ()
+
+
 def test_without_times_of_ranges_passes_are_told_by_launches() -> None:
     report = full(EXPECTED, passes={"prefill": 1, "decode": 4}, tool="ncu", timed=False)
     verdict = judge(EXPECTED, Run((report,), runs.record()))

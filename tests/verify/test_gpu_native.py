@@ -21,6 +21,7 @@ from fp8scope.verify.order import Order
 from tests import models
 from tests.bench.gpu_models import SMALL, write_bf16, write_fp8
 from tests.runtime.fp8.reference import normals
+from tests.verify.native import engines
 from tests.verify.native.test_generators import generated
 
 pytestmark = [
@@ -55,7 +56,16 @@ def test_compiled_and_recorded(fp8: Path, tmp_path: Path) -> None:
 
 
 def test_a_graph_makes_the_tokens_that_it_was_recorded_of(fp8: Path, tmp_path: Path) -> None:
-    order = ordered(fp8, tmp_path)
+    check_graph(ordered(fp8, tmp_path))
+
+
+def test_a_graph_of_a_wide_window_moves_on(tmp_path: Path) -> None:
+    """Its step is recorded once, at the third token of an empty cache."""
+    mistral = engines.checkpoint("mistral", sliding_window=512)
+    check_graph(ordered(mistral, tmp_path))
+
+
+def check_graph(order: Order) -> None:
     engine = open_engine(order)
     ids = prompts(engine, order)
     compiled = Compiled(engine, 256 + 16)
