@@ -62,13 +62,13 @@ def test_a_graph_makes_the_tokens_that_it_was_recorded_of(fp8: Path, tmp_path: P
 def test_a_graph_of_a_wide_window_moves_on(tmp_path: Path) -> None:
     """Its step is recorded once, at the third token of an empty cache."""
     mistral = engines.checkpoint("mistral", sliding_window=512)
-    check_graph(ordered(mistral, tmp_path))
+    check_graph(ordered(mistral, tmp_path, prompt_len=64))
 
 
 def check_graph(order: Order) -> None:
     engine = open_engine(order)
     ids = prompts(engine, order)
-    compiled = Compiled(engine, 256 + 16)
+    compiled = Compiled(engine, order.prompt_len + order.gen_len)
     want = generated(compiled, ids)
     with torch.no_grad():
         compiled.record(len(ids))
