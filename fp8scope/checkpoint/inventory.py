@@ -6,7 +6,7 @@ that would make a loader stop is refused. `listing` goes on instead, and says wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fp8scope.checkpoint.header import (
@@ -22,6 +22,10 @@ from fp8scope.errors import BadModel
 # a loader goes on, though not every loader with the same tensors
 _LOADED_ANYWAY: frozenset[ProblemKind] = frozenset(
     {"not-in-index", "duplicate", "two-weights", "stray", "layout"}
+)
+HEADERS_ARE_ENOUGH = (
+    "headers are enough, of every shard: as a download leaves them that was cut off; or give the "
+    "model's hub id (org/name), of which nothing else is fetched"
 )
 
 
@@ -56,6 +60,32 @@ def read_inventory(folder: Path) -> Inventory:
     if not listing.tensors:
         raise BadModel(f"{folder}: the safetensors files hold no tensors", FETCH_AGAIN)
     return Inventory(folder, listing.tensors)
+
+
+def read_shapes(folder: Path) -> Inventory:
+    """As `read_inventory`, for whom headers are enough: a file may be cut off anywhere behind its
+    own, or be longer than it says. Raises BadModel where a tensor's shape is not told.
+    """
+    listing = list_folder(folder)
+    for problem in listing.problems:
+        if problem.kind == "trailing" or (problem.kind == "truncated" and problem.tensors):
+            continue
+        _refuse(folder, _of_shapes(problem, is_empty=not listing.sizes))
+    if not listing.tensors:
+        raise BadModel(f"{folder}: the safetensors files hold no tensors", FETCH_AGAIN)
+    return Inventory(folder, listing.tensors)
+
+
+def _of_shapes(problem: Problem, *, is_empty: bool) -> Problem:
+    """The same, for somebody who needs no weights."""
+    if problem.kind == "no-weights" and is_empty:
+        what = "no safetensors, and config.json alone does not tell every layer's shape"
+        return replace(problem, what=what, remedy=HEADERS_ARE_ENOUGH)
+    if problem.kind == "pickles":
+        remedy = "convert them, or give a hub id (org/name) that has safetensors"
+        return replace(problem, remedy=remedy)
+    is_short = problem.kind in {"missing-shard", "truncated"}
+    return replace(problem, remedy=HEADERS_ARE_ENOUGH) if is_short else problem
 
 
 def read_header(path: Path) -> list[TensorEntry]:

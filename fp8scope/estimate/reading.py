@@ -15,7 +15,7 @@ from fp8scope.artefacts.plan_file import read_plan
 from fp8scope.checkpoint.declared import declare
 from fp8scope.checkpoint.header import TensorEntry
 from fp8scope.checkpoint.hub import read_remote
-from fp8scope.checkpoint.inventory import Inventory, read_inventory
+from fp8scope.checkpoint.inventory import Inventory, read_shapes
 from fp8scope.checkpoint.linears import FLOAT8, PLAIN, linears
 from fp8scope.core.gemms import USUAL_EXPERTS_PER_TOKEN, experts_per_token
 from fp8scope.core.modules import Module
@@ -70,7 +70,7 @@ def _files(reference: str) -> _Files:
             path.name or str(path.resolve().name),
             _object(path / "config.json"),
             _object(metadata) if metadata.is_file() else {},
-            read_inventory(path),
+            read_shapes(path),
         )
     if HUB_ID.fullmatch(reference) and not path.parent.is_dir():
         config, inventory = read_remote(reference)

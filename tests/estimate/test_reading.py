@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -250,12 +251,67 @@ def test_refusals(tmp_path: Path) -> None:
     empty.mkdir()
     assert "no config.json" in _refused(empty).what
     (empty / "config.json").write_text(json.dumps(SMALL))
-    assert isinstance(_refused(empty), BadModel)  # no weights
+    alone = _refused(empty)
+    assert isinstance(alone, BadModel)
+    assert "config.json alone does not tell every layer's shape" in alone.what
+    assert "headers are enough" in alone.remedy
     (empty / "config.json").write_text("[]")
     assert "not a JSON object" in _refused(empty).what
     model = models.write(tmp_path / "model", SMALL)
     assert "leave out --model" in _refused(model, "other/model").remedy
     assert "no plan" in _refused(model / "config.json").what
+
+
+@pytest.mark.parametrize("kept", [0, 1000])
+def test_a_file_that_is_cut_off_behind_its_header_is_enough(tmp_path: Path, kept: int) -> None:
+    folder = models.write(tmp_path / "model", SMALL)
+    whole = read_served(str(folder))
+    path = folder / "model.safetensors"
+    header = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+    os.truncate(path, header + kept)
+    assert read_served(str(folder)) == whole
+    with pytest.raises(BadModel, match="truncated"):
+        read_inventory(folder)  # for whom weights are to be read
+    os.truncate(path, header - 1)
+    refusal = _refused(folder)
+    assert "ends inside its header" in refusal.what
+    assert "headers are enough" in refusal.remedy
+
+
+def test_a_file_that_is_longer_than_its_header_says(tmp_path: Path) -> None:
+    folder = models.write(tmp_path / "model", SMALL)
+    whole = read_served(str(folder))
+    with (folder / "model.safetensors").open("ab") as file:
+        file.write(b"more")
+    assert read_served(str(folder)) == whole
+
+
+def test_a_missing_shard_is_refused(tmp_path: Path) -> None:
+    """Its layers are not known; a shard that is only its header is."""
+    folder = models.write(tmp_path / "model", SMALL)
+    whole = read_served(str(folder))
+    names = read_inventory(folder).shapes()
+    first, second = (f"model-0000{i}-of-00002.safetensors" for i in (1, 2))
+    (folder / "model.safetensors").rename(folder / first)
+    weight_map = dict.fromkeys(names, first) | {"model.extra.weight": second}
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    refusal = _refused(folder)
+    assert f"names the shard {second}, which is missing" in refusal.what
+    assert "headers are enough, of every shard" in refusal.remedy
+    assert "hub id (org/name)" in refusal.remedy
+    row = {"model.extra.weight": {"dtype": "BF16", "shape": [256], "data_offsets": [0, 512]}}
+    text = json.dumps(row).encode()
+    (folder / second).write_bytes(len(text).to_bytes(8, "little") + text)
+    assert read_served(str(folder)).others == whole.others + 256
+
+
+def test_pickles_are_refused(tmp_path: Path) -> None:
+    folder = models.write(tmp_path / "model", SMALL)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    refusal = _refused(folder)
+    assert "only pickles" in refusal.what
+    assert "--allow-pickle" not in refusal.remedy  # which this verb does not have
 
 
 def test_a_config_without_heads_is_refused(tmp_path: Path) -> None:
