@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fp8scope.errors import BadInput
 
@@ -18,7 +18,8 @@ class Gpu:
 
     memory_gb: 1e9 bytes. bandwidth_gb_s: of its memory, 1e9 bytes/s. tflops: dense rate of the
     Tensor Cores, 1e12 operations/s, by "bf16", "fp8" (absent without FP8 Tensor Cores) and
-    "int8". compute_capability: major and minor. devices: what CUDA and NVML call it. source: where
+    "int8". memory_shared_with: "CPU", or "OS" where that may take of it as of its own, else "".
+    compute_capability: major and minor. devices: what CUDA and NVML call it. source: where
     the figures are from, a URL or the title of a document.
     """
 
@@ -30,6 +31,7 @@ class Gpu:
     bandwidth_gb_s: float
     tflops: Mapping[str, float]
     source: str
+    memory_shared_with: Literal["CPU", "OS", ""] = ""
 
     @property
     def has_fp8(self) -> bool:
@@ -44,7 +46,7 @@ _ROWS: list[dict[str, Any]] = json.loads(
 
 def _gpu(row: Mapping[str, Any]) -> Gpu:
     major, minor = row["compute_capability"]
-    own = {field: row[field] for field in Gpu.__dataclass_fields__}
+    own = {field: row[field] for field in Gpu.__dataclass_fields__ if field in row}
     return Gpu(**own | {"compute_capability": (major, minor), "devices": tuple(row["devices"])})
 
 

@@ -12,23 +12,24 @@ from rich.table import Table
 from rich.text import Text
 
 from fp8scope.core.words import times
-from fp8scope.estimate.api import Bounds, Estimate
+from fp8scope.estimate.api import Estimate
 from fp8scope.report.estimate_gpus import comparison_page
 from fp8scope.report.estimate_words import (
     ONLY_BOUNDS,
+    TOO_SMALL,
+    Sentence,
     blank_table,
     in_bytes,
     in_time,
     left_out,
     load_words,
     model_words,
+    shared_memory,
     three_digits,
     too_small,
     way_words,
 )
 from fp8scope.report.words import literal
-
-_BY = {"compute": "arithmetic", "memory": "memory"}
 
 
 def estimate_page(found: Sequence[Estimate]) -> Renderables:
@@ -40,10 +41,10 @@ def _one(of: Estimate) -> Renderables:
     many = f"{of.tp}× " if of.tp > 1 else ""
     head = literal(f"{model_words(of)} on {many}{of.gpu.title}")
     head.stylize("bold")
-    parts: list[Text | Table] = [head]
-    parts += [literal(f"  {line}.") for line in (_units(of), load_words(of), *too_small(of))]
+    parts: list[Text | Table | Sentence] = [head]
+    parts += [Sentence(line) for line in (_units(of), load_words(of), *too_small(of))]
     parts += [Text(), _memory_table(of), Text(), _speed_table(of), Text()]
-    parts += [literal(f"  {line}.") for line in (*_reasons(of), ONLY_BOUNDS, *left_out(of))]
+    parts += [Sentence(line) for line in (*_reasons(of), ONLY_BOUNDS, *left_out(of))]
     return Renderables(*parts)
 
 
@@ -62,7 +63,8 @@ def _units(of: Estimate) -> str:
 
 def _memory_table(of: Estimate) -> Table:
     usable = of.bounds["bf16"].memory.usable
-    title = f"Memory on each GPU, of {in_bytes(usable)} (90% of {of.gpu.memory_gb:g} GB)"
+    sold = f"90% of {of.gpu.memory_gb:g} GB{shared_memory(of)}"
+    title = f"Memory on each GPU, of {in_bytes(usable)} ({sold})"
     columns = ("weights", "KV cache", "activations", "in all", "fits", "largest batch")
     table = blank_table(title, "", *columns)
     for name, bounds in of.bounds.items():
@@ -75,16 +77,18 @@ def _memory_table(of: Estimate) -> Table:
 
 def _speed_table(of: Estimate) -> Table:
     title = "The least that the prefill of all prompts and a decode step take, × BF16"
+    if not all(bounds.fits for bounds in of.bounds.values()):
+        title += f" ({TOO_SMALL} does not fit)"
     prefill, decode = ("prefill", "bound by", "×"), ("step", "bound by", "×")
     table = blank_table(title, "", *prefill, *decode, "tokens/s each", "in all")
     for name, bounds in of.bounds.items():
         table.add_row(
-            way_words(of, name),
+            way_words(of, name) + ("" if bounds.fits else TOO_SMALL),
             in_time(bounds.prefill_us),
-            _BY[bounds.prefill.bound],
+            bounds.prefill.bound,
             times(of.speedup(name, "prefill")),
             in_time(bounds.decode_us),
-            _BY[bounds.decode.bound],
+            bounds.decode.bound,
             times(of.speedup(name, "decode")),
             three_digits(bounds.sequence_tokens_per_s),
             three_digits(bounds.decode_tokens_per_s),
@@ -110,7 +114,7 @@ def _reasons(of: Estimate) -> Iterator[str]:
         f"A whole batch, prompts and answers: at most {three_digits(bf16.tokens_per_s)} tokens/s "
         f"in BF16, {three_digits(fp8.tokens_per_s)} in FP8 ({times(whole)}×)"
     )
-    yield _turn(fp8)
+    yield _turn(of)
     yield _cache(of)
     read_us = reads.all / of.gpu.bandwidth_gb_s / 1e3
     yield (
@@ -124,29 +128,39 @@ def _why_prefill(of: Estimate) -> str:
         return "for it is multiplied in BF16"
     if of.bounds["fp8"].prefill.bound == "memory":
         return "for moving the bytes takes longer than multiplying them"
-    return "twice less what stays in BF16: attention and lm_head"
+    return "2× minus what stays in BF16: attention and lm_head"
 
 
-def _turn(fp8: Bounds) -> str:
-    """From which batch arithmetic bounds a decode step."""
+def _turn(of: Estimate) -> str:
+    """From which batch compute bounds a decode step."""
+    fp8, bf16 = of.bounds["fp8"], of.bounds["bf16"]
     matmuls, whole = fp8.matmuls_turn_at, fp8.decode_turns_at
-    now = "arithmetic" if fp8.decode.bound == "compute" else "memory"
-    start = f"FP8's decode step is bound by {now}"
+    start = f"FP8's decode step is bound by {fp8.decode.bound}"
     if matmuls is None:
-        return f"{start}, and not even its matmuls turn at any batch"
-    turn = f"{start}. Its matmuls alone turn to arithmetic at batch {matmuls:,}"
+        return f"{start}, and not even its matmuls are bound by compute at any batch"
+    own = "never" if bf16.matmuls_turn_at is None else f"from {bf16.matmuls_turn_at:,}"
+    turn = (
+        f"{start}. Its matmuls alone are bound by compute from batch {matmuls:,} on (BF16's {own})"
+    )
     if whole is None:
-        return f"{turn}; with the KV cache a step never does, for that grows with the batch"
-    fits = f", and {fp8.largest_batch:,} fit" if whole > fp8.largest_batch else ""
-    return f"{turn}; with the KV cache a step does at {whole:,}{fits}"
+        return f"{turn}; with the KV cache a step never is, for that grows with the batch"
+    fits = f", and {fp8.largest_batch:,} fit" if 0 < fp8.largest_batch < whole else ""
+    return f"{turn}; with the KV cache a step is from {whole:,} on{fits}"
 
 
 def _cache(of: Estimate) -> str:
     ways = (of.bounds["fp8"], of.other_cache)
     bf16, fp8 = ways if of.other_cache.cache == "fp8" else ways[::-1]
+    faster = times(bf16.decode_us / fp8.decode_us)
     return (
         f"KV cache in FP8 beside FP8 weights: {fp8.kv_bytes_per_token:,} in place of "
-        f"{bf16.kv_bytes_per_token:,} bytes per token on each GPU, a step "
-        f"{times(bf16.decode_us / fp8.decode_us)}× as fast, batch {fp8.largest_batch:,} in place "
-        f"of {bf16.largest_batch:,} at most"
+        f"{bf16.kv_bytes_per_token:,} bytes per token on each GPU, a step {faster}× as fast"
+        f"{_batches(bf16.largest_batch, fp8.largest_batch)}"
     )
+
+
+def _batches(bf16: int, fp8: int) -> str:
+    """What the smaller cache does for the batch; nothing where nothing fits."""
+    if bf16:
+        return f", batch {fp8:,} in place of {bf16:,} at most"
+    return f", and batch {fp8:,} fits where none did" if fp8 else ""

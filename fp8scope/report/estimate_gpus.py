@@ -11,7 +11,9 @@ from fp8scope.core.words import times
 from fp8scope.estimate.api import Estimate
 from fp8scope.report.estimate_words import (
     ONLY_BOUNDS,
+    Sentence,
     blank_table,
+    in_bytes,
     left_out,
     load_words,
     model_words,
@@ -21,27 +23,31 @@ from fp8scope.report.estimate_words import (
 from fp8scope.report.words import literal
 
 _COLUMNS = (
-    "GPU", "FP8", "weights, GB", "fits", "largest batch", "first token, ms", "step, ms",
-    "tokens/s in all", "×",
+    "GPU", "FP8", "fits", "largest batch", "first token, ms", "step, ms", "tokens/s in all", "×",
 )  # fmt: skip
+_ARROW = "→"
+_TIMES = "×: tokens/s in FP8 over those in BF16, of a whole batch, its prefill included"
 
 
 def comparison_page(found: Sequence[Estimate]) -> Renderables:
-    """A row for each GPU: BF16 → FP8. Tokens/s are of a whole batch, its prefill included."""
+    """A row for each GPU, BF16→FP8; what is the same on all of them is said before. Cells have no
+    spaces, so that none is broken in 80 columns.
+    """
     first = found[0]
     each = f"{first.tp}× each of " if first.tp > 1 else ""
     head = literal(f"{model_words(first)} on {each}{len(found)} GPUs: BF16 → FP8")
     head.stylize("bold")
     table = blank_table("", *_COLUMNS)
+    table.padding = (0, 1, 0, 0)
     for one in found:
         table.add_row(*_row(one))
     return Renderables(
         head,
-        *(literal(f"  {line}.") for line in (load_words(first), *_warnings(found))),
+        *map(Sentence, (load_words(first), _weights(first), *_warnings(found))),
         Text(),
         table,
         Text(),
-        *(literal(f"  {line}.") for line in (ONLY_BOUNDS, *left_out(first))),
+        *map(Sentence, (_TIMES, ONLY_BOUNDS, *left_out(first))),
     )
 
 
@@ -49,9 +55,8 @@ def _row(of: Estimate) -> Iterator[str]:
     ways = of.bounds["bf16"], of.bounds["fp8"]
     yield of.gpu.name
     yield "yes" if of.gpu.has_fp8 else "no"
-    yield _both(each.weight_bytes / 1e9 for each in ways)
-    yield " → ".join("yes" if each.fits else "no" for each in ways)
-    yield " → ".join(f"{each.largest_batch:,}" for each in ways)
+    yield _ARROW.join("yes" if each.fits else "no" for each in ways)
+    yield _ARROW.join(f"{each.largest_batch:,}" for each in ways)
     yield _both(each.ttft_us / 1e3 for each in ways)
     yield _both(each.decode_us / 1e3 for each in ways)
     yield _both(each.tokens_per_s for each in ways)
@@ -59,12 +64,21 @@ def _row(of: Estimate) -> Iterator[str]:
 
 
 def _both(values: Iterable[float]) -> str:
-    return " → ".join(map(three_digits, values))
+    return _ARROW.join(map(three_digits, values))
+
+
+def _weights(of: Estimate) -> str:
+    """They are the same on every GPU."""
+    bf16, fp8 = (in_bytes(of.bounds[name].weight_bytes) for name in ("bf16", "fp8"))
+    return f"Weights on each GPU: {bf16} in BF16, {fp8} in FP8"
 
 
 def _warnings(found: Sequence[Estimate]) -> Iterator[str]:
     if without := [each.gpu.name for each in found if not each.gpu.has_fp8]:
         yield f"No FP8 Tensor Cores: {', '.join(without)}; FP8 is weight-only there"
+    for other in ("CPU", "OS"):
+        if names := [each.gpu.name for each in found if each.gpu.memory_shared_with == other]:
+            yield f"Memory shared with the {other}: {', '.join(names)}"
     for each in found:
         for sentence in too_small(each):
             yield f"{each.gpu.name}: {sentence[0].lower()}{sentence[1:]}"

@@ -31,6 +31,7 @@ def _gpu_json(of: Estimate) -> dict[str, Any]:
         "compute_capability": list(gpu.compute_capability),
         "has_fp8": gpu.has_fp8,
         "memory_gb": gpu.memory_gb,
+        "memory_shared_with": gpu.memory_shared_with or None,
         "bandwidth_gb_s": gpu.bandwidth_gb_s,
         "tflops": dict(gpu.tflops),
         "source": gpu.source,

@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Iterator
 
+from rich.console import Console, ConsoleOptions
 from rich.table import Table
+from rich.text import Text
 
 from fp8scope.estimate.api import Bounds, Estimate
+from fp8scope.report.words import literal
 
 ONLY_BOUNDS = (
-    "These are bounds from data sheets: no engine is faster, real ones are slower. Norms, "
-    "sampling, launches and what GPUs tell each other are left out"
+    "Times are bounds from data sheets: no engine is faster, real ones are slower. Norms, "
+    "sampling, launches and what GPUs tell each other are left out of them"
 )
+TOO_SMALL = "*"
+"""Marks a way that does not fit."""
+_UNIT = re.compile(r"(?<=\d) (?=(?:[GMk]B|TFLOP|s|ms|µs|bytes|tokens)\b)")
+_UNBROKEN = "\u00a0"
 _WAYS = {"bf16": "BF16", "fp8": "FP8", "int8_weight": "INT8 weights"}
 _SOURCES = {"model": "", "checkpoint": ", a checkpoint", "plan": ", a plan"}
+
+
+class Sentence:
+    """A sentence, indented, that ends no line between a number and its unit. Rich breaks lines at
+    spaces that must not be broken too, and textwrap does not.
+    """
+
+    def __init__(self, words: str) -> None:
+        self._words = _UNIT.sub(_UNBROKEN, f"  {words}.")
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[Text]:
+        wrapped = textwrap.wrap(
+            self._words, options.max_width, break_long_words=False, break_on_hyphens=False
+        )
+        yield from (literal(line.replace(_UNBROKEN, " ")) for line in wrapped)
 
 
 def model_words(of: Estimate) -> str:
@@ -38,6 +62,12 @@ def load_words(of: Estimate) -> str:
 def way_words(of: Estimate, name: str) -> str:
     """What a way to run it is called."""
     return _WAYS.get(name) or f"this {of.served.source}"
+
+
+def shared_memory(of: Estimate) -> str:
+    """`, shared with the CPU`; nothing where the GPU has its memory to itself."""
+    other = of.gpu.memory_shared_with
+    return f", shared with the {other}" if other else ""
 
 
 def too_small(of: Estimate) -> Iterator[str]:

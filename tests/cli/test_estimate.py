@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cli.conftest import Fp8scope, Ran
+from tests.docs.pages import ROOT
 from tests.estimate import models
 
 
@@ -29,16 +32,17 @@ def test_one_gpu_is_an_answer(fp8scope: Fp8scope, llama: Path) -> None:
         "FP8 Tensor Cores (compute capability 9.0): 1,979 TFLOP/s in FP8"
     )
     assert "FP8 18.2 GB 6.04 GB 644 MB 24.8 GB yes 281" in page
-    assert "Prefill: FP8 gives at most 1.96×, twice less what stays in BF16" in page
+    assert "Prefill: FP8 gives at most 1.96×, 2× minus what stays in BF16" in page
     assert "INT8 weights give 1.00×" in page
-    assert "FP8's decode step is bound by memory. Its matmuls alone turn to arithmetic at" in page
-    assert "with the KV cache a step never does" in page
+    assert "FP8's decode step is bound by memory. Its matmuls alone are bound by compute" in page
+    assert "from batch 338 on (BF16's from 322); with the KV cache a step never is" in page
+    assert "batch 562 in place of 281 at most" in page
     assert "40,960 in place of 81,920 bytes per token on each GPU" in page
     assert "MBU of a measured decode step (TPOT) in FP8: 6.97 ms / TPOT" in page
-    assert "no engine is faster" in page
+    assert "Times are bounds from data sheets: no engine is faster" in page
 
 
-def test_without_fp8_units_the_first_line_says_so(fp8scope: Fp8scope) -> None:
+def test_without_fp8_units_the_line_under_the_name_says_so(fp8scope: Fp8scope) -> None:
     page = fp8scope("estimate", "demo", "--gpu", "a100").out.splitlines()
     assert page[0] == "demo (0.9M parameters) on NVIDIA A100 SXM4 80 GB"
     assert page[1].startswith("  No FP8 Tensor Cores (compute capability 8.0; FP8 needs 8.9)")
@@ -53,6 +57,60 @@ def test_too_small_says_what_would_fit(fp8scope: Fp8scope, llama: Path) -> None:
     )
     one = _words(fp8scope("estimate", llama, "--gpu", "rtx-4090"))
     assert "the weights alone take 141 GB on each GPU, which gives 21.6 GB. --tp 8 would" in one
+
+
+def test_where_nothing_fits_nothing_is_said_of_batches(fp8scope: Fp8scope, llama: Path) -> None:
+    page = _words(fp8scope("estimate", llama, "--gpu", "l4"))
+    assert "a step never is" in page
+    assert "a step 1.14× as fast. MBU" in page
+    assert "batch 0" not in page
+    assert "and 0 fit" not in page
+    rows = ("BF16* 75.6 s compute", "FP8* 38.5 s compute", "(* does not fit)")
+    assert all(row in page for row in rows)
+    fits = _words(fp8scope("estimate", llama, "--gpu", "h100", "--tp", 4))
+    assert "*" not in fits
+
+
+def test_memory_that_is_not_the_gpus_alone_is_said(fp8scope: Fp8scope, llama: Path) -> None:
+    def page(names: str) -> str:
+        return _words(fp8scope("estimate", llama, "--gpu", names))
+
+    assert "of 115 GB (90% of 128 GB, shared with the CPU)" in page("gb10")
+    assert "(90% of 96 GB, shared with the OS)" in page("gh200-96gb")
+    assert "shared with" not in page("h200")
+    assert "Memory shared with the CPU: gb10. Too" not in page("h200,gb10,gb200")
+    assert "CPU: gb10. Memory shared with the OS: gb200." in page("h200,gb10,gb200")
+
+
+@pytest.mark.parametrize("width", [80, 97])
+def test_no_line_ends_between_a_number_and_its_unit(
+    fp8scope: Fp8scope, llama: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    for words in (["gb10"], ["h100,l4,gb10", "--tp", 2]):
+        lines = fp8scope("estimate", llama, "--gpu", *words).out.splitlines()
+        assert max(map(len, lines)) <= width
+        pairs = [f"{a.split()[-1]} {b.split()[0]}" for a, b in pairwise(lines) if a.split() and b]
+        broken = re.compile(r"[\d.,]+ ([GMk]B|TFLOP/s|ms|s|µs|tokens/s)\b")
+        assert [pair for pair in pairs if broken.match(pair)] == []
+
+
+def test_several_fit_80_columns(
+    fp8scope: Fp8scope, llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every cell whole, and every header."""
+    monkeypatch.setenv("COLUMNS", "80")
+    names = "h100,h200,b200,gb10,gh200-96gb,a100-pcie-80gb"
+    page = fp8scope("estimate", llama, "--gpu", names, "--tp", 2, "--batch", 16).out
+    rows = [line.split() for line in page.splitlines() if "→" in line][1:]
+    assert {len(row) for row in rows} == {8}
+    assert rows[0] == [
+        "h100-sxm", "yes", "no→yes", "2→92", "145→73.9", "22.5→12.3", "509→950", "1.87",
+    ]  # fmt: skip
+    assert "…" not in page
+    words = " ".join(page.split())
+    assert "Weights on each GPU: 70.6 GB in BF16, 36.3 GB in FP8." in words
+    assert "×: tokens/s in FP8 over those in BF16" in words
 
 
 def test_several_are_compared(fp8scope: Fp8scope, llama: Path) -> None:
@@ -87,6 +145,28 @@ def test_the_data_are_those_of_the_page(fp8scope: Fp8scope, llama: Path) -> None
     assert gb10["bounds"]["bf16"]["fits"] is False
     assert set(gb10["bounds"]) == {"bf16", "fp8", "int8_weight"}
     assert gb10["fp8_other_cache"]["kv_cache"] == "fp8"
+
+
+def test_the_page_of_the_data_names_every_key(fp8scope: Fp8scope) -> None:
+    page = (ROOT / "docs/explanation/estimate.md").read_text(encoding="utf-8")
+    section = page.partition("## The data\n")[2].partition("\n## ")[0]
+    of_all, of_bound = section.split("| key of a bound |")
+    ran = fp8scope("estimate", "demo", "--gpu", "h100,a100", "--json")
+    data: dict[str, Any] = json.loads(ran.out)
+    gpus = data["gpus"]
+    assert _keys(of_all) == {*data} | {f"gpus[].{key}" for gpu in gpus for key in gpu}
+    bounds = [*gpus[0]["bounds"].values(), gpus[1]["fp8_other_cache"]]
+    assert [_keys(of_bound)] * len(bounds) == [set(bound) for bound in bounds]
+    words = set(re.findall(r"`([^`]+)`", section))
+    named = {*data["load"], *gpus[0]["tflops"], *gpus[0]["bounds"], data["source"]}
+    assert named <= words
+    assert {bound["prefill_bound"] for bound in bounds} <= {"compute", "memory"}
+
+
+def _keys(table: str) -> set[str]:
+    """What is named in the first column."""
+    first = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    return set(re.findall(r"`([^`]+)`", "".join(first)))
 
 
 def test_the_kv_cache_as_asked(fp8scope: Fp8scope) -> None:
