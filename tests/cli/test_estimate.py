@@ -113,6 +113,32 @@ def test_several_fit_80_columns(
     assert "×: tokens/s in FP8 over those in BF16" in words
 
 
+@pytest.mark.parametrize(
+    ("words", "header"),
+    [
+        (["demo"], "step, µs"),
+        (["demo", "--context", 4096, "--batch", 4096], "step, ms"),
+        (["Llama", "--context", 131072], "first token, s"),
+    ],
+)
+def test_other_sizes_fit_80_columns_too(
+    fp8scope: Fp8scope,
+    llama: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[object],
+    header: str,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    subject, *others = words
+    of = llama if subject == "Llama" else subject
+    page = fp8scope("estimate", of, *others, "--gpu", "h100,gb10,a100-pcie-80gb,l4").out
+    rows = [line.split() for line in page.splitlines() if "→" in line][1:]
+    assert [len(row) for row in rows] == [8] * 4
+    assert "…" not in page
+    assert re.search(rf"\b{header.rpartition(', ')[2]}\s", page.partition("h100-sxm  ")[0])
+    assert all(re.fullmatch(r"[\d.,]+[kM]?→[\d.,]+[kM]?", row[3]) for row in rows)
+
+
 def test_several_are_compared(fp8scope: Fp8scope, llama: Path) -> None:
     ran = fp8scope("estimate", llama, "--gpu", "h100,h200, a100,h100-sxm", "--tp", 2)
     page = _words(ran)
