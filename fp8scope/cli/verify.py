@@ -179,8 +179,14 @@ def _check(asked: _Arguments, given: set[str]) -> None:
         raise BadInput("--report runs nothing", f"leave out {word}")
     if asked.baseline_report and not asked.report:
         raise BadInput("--baseline-report goes with --report", "give both")
+    if str(asked.checkpoint) == DEMO and not asked.checkpoint.exists():
+        what = "demo is a BF16 model, and verify runs an FP8 checkpoint"
+        raise BadInput(what, "build one: fp8scope plan profile.h5, fp8scope build plan.json -o DIR")
     if asked.require_gpu and asked.device == "cpu":
         raise BadInput("--require-gpu and --device cpu exclude each other", "leave out one")
+    if asked.min_speedup is not None and not (asked.baseline or asked.baseline_report):
+        what = "--min-speedup compares with a baseline, and none is given"
+        raise BadInput(what, "give the BF16 model with --baseline, or its --baseline-report")
     if asked.engine == "native" and asked.command:
         what = f"the native engine takes no words of its own ({asked.command[0]})"
         raise BadInput(what, "give --engine vllm, trtllm or command for what follows --")
@@ -221,7 +227,9 @@ def _run(asked: _Arguments, interrupts: Interrupts) -> Verdict:
     )
     ready = prepare(wanted, tell=say, cleanup=interrupts.cleanup)
     with new_folder(reports_folder(asked.output), force=asked.force) as folder:
-        interrupts.standing = lambda: f"what the profilers left is in {folder}"
+        interrupts.standing = lambda: (
+            f"what was left is in {folder} → run it again with --force, which empties that"
+        )
         return ready.run(folder)
 
 

@@ -141,6 +141,9 @@ def _expected(checkpoint: Path) -> Expected:
         what = f"{checkpoint}: no such folder, and a checkpoint is verified from one"
         name = checkpoint.name
         raise BadModel(what, f"fetch it: hf download {checkpoint} --local-dir {name}; give {name}")
+    if checkpoint.is_file():
+        what = f"{checkpoint} is a file, and a checkpoint is a folder"
+        raise BadModel(what, "give the folder that fp8scope build wrote")
     return read_expected(checkpoint)
 
 

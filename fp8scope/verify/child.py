@@ -17,7 +17,7 @@ from typing import Any
 
 from fp8scope.artefacts.atomic import temporary_path, write_atomically
 from fp8scope.errors import Fp8scopeError, Missing, one_line
-from fp8scope.verify.order import REFUSAL, RUN, TORCH_TRACE, Order, refusal
+from fp8scope.verify.order import ENDED, REFUSAL, RUN, TORCH_TRACE, Order, refusal
 
 INTERRUPTED = 130
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h, as the command's
@@ -45,6 +45,7 @@ def main(path: Path) -> int:
 
 def run(order: Order, tell: Callable[[str], None]) -> None:
     """Run the pass and write its record. Raises Fp8scopeError."""
+    tell("loading torch")
     import torch  # seconds, and an order can be refused before
 
     from fp8scope.verify.native.engine import open_engine
@@ -88,7 +89,7 @@ def _end_on_signals(folder: Path) -> None:
     def end(number: int, frame: FrameType | None) -> None:
         for name in (RUN, TORCH_TRACE, REFUSAL):
             temporary_path(folder / name).unlink(missing_ok=True)
-        os.write(2, b"fp8scope: interrupted\n")
+        os.write(2, f"{ENDED}\n".encode())
         os._exit(INTERRUPTED)
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 
 from fp8scope.errors import (
-    BadInput,
     ChildFailed,
-    Fp8scopeError,
-    GateFailed,
-    Interrupted,
-    Missing,
 )
+from fp8scope.verify.order import ENDED, read_refusal
 from fp8scope.verify.supervise import ERRORS, Ended
 
-ERROR = "error.json"
-"""Where a child of ours leaves its refusal: `{"what": …, "remedy": …, "exit_code": …}`."""
-
-_KINDS = {kind.exit_code: kind for kind in (GateFailed, BadInput, Missing, Interrupted)}
 # torch.OutOfMemoryError's words, those of older torch, cuBLAS's and the driver's
 _GPU_MEMORY = re.compile(
     r"out of memory. tried to allocate|cuda out of memory|cuda error: out of memory"
@@ -35,7 +25,7 @@ def check(ended: Ended, name: str) -> None:
     Raises the refusal that it left in its folder; else ChildFailed: it hung, ran out of memory,
     was ended by a signal, or failed with a last line of its own.
     """
-    left = left_error(ended.folder)
+    left = read_refusal(ended.folder)
     if left is not None:
         raise left
     if ended.timed_out:
@@ -56,20 +46,7 @@ def check(ended: Ended, name: str) -> None:
     raise ChildFailed(f"{name} failed with exit code {ended.exit_code}{_last(ended)}", log)
 
 
-def left_error(folder: Path) -> Fp8scopeError | None:
-    """The refusal in `folder`, of the class that its exit code says, and with that code; None where
-    there is none, or a child died while it wrote it.
-    """
-    try:
-        data = json.loads((folder / ERROR).read_bytes())
-        code = int(data["exit_code"])
-        error = _KINDS.get(code, ChildFailed)(str(data["what"]), str(data["remedy"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    error.exit_code = code
-    return error
-
-
 def _last(ended: Ended) -> str:
     words = [line.strip() for line in ended.stderr_tail if line.strip()]
+    words = [line for line in words if line != ENDED]
     return f": {words[-1][:160]}" if words else ""

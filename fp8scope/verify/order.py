@@ -7,7 +7,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from fp8scope.errors import BadInput, Fp8scopeError, GateFailed, Missing
+from fp8scope.errors import (
+    BadInput,
+    ChildFailed,
+    Fp8scopeError,
+    GateFailed,
+    Interrupted,
+    Missing,
+)
 
 Pass = Literal["timing", "tagged"]
 """timing: as fast as it goes, without tags (compiled, CUDA graphs). tagged: one prefill and a few
@@ -15,9 +22,11 @@ decode steps, eagerly, every module in a range of its own, between cudaProfilerS
 Watcher = Literal["none", "nsys", "ncu", "torch"]
 RUN, TORCH_TRACE, REFUSAL = "run.json", "trace.json", "error.json"
 """What a child leaves in its folder: run.json last, or where it refuses error.json alone."""
+ENDED = "fp8scope: interrupted"
+"""The last line of a child that is stopped; it does not say why it was."""
 
 _KINDS: dict[int, type[Fp8scopeError]] = {
-    kind.exit_code: kind for kind in (GateFailed, BadInput, Missing)
+    kind.exit_code: kind for kind in (GateFailed, BadInput, Missing, Interrupted)
 }
 
 
@@ -82,6 +91,6 @@ def read_refusal(folder: Path) -> Fp8scopeError | None:
         what, remedy, code = str(said["what"]), str(said["remedy"]), int(said["exit_code"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    error = _KINDS.get(code, Fp8scopeError)(what, remedy)
+    error = _KINDS.get(code, ChildFailed)(what, remedy)
     error.exit_code = code
     return error

@@ -84,6 +84,10 @@ def left(output: Path) -> list[str]:
         (("--report", "x", "--prompt-len", "9"), "--report runs nothing → leave out --prompt-len"),
         (("--report", "x", "--", "true"), "--report runs nothing → leave out what follows --"),
         (("--report", "x"), "x cannot be read: no such file"),
+        (
+            ("--min-speedup", "1.2"),
+            "--min-speedup compares with a baseline, and none is given → give",
+        ),
         (("--baseline", "no/such/model"), "no/such/model: no such folder"),
         (("--min-sm-active", "75"), "'--min-sm-active'"),
         (("--batch", "0"), "'--batch'"),
@@ -98,6 +102,12 @@ def test_what_does_not_go_together(
     assert ran.code == 2
     assert said in ran.refusal
     assert (ran.out, left(output)) == ("", [])
+
+
+def test_the_demo_is_no_checkpoint(fp8scope: Fp8scope, output: Path) -> None:
+    ran = fp8scope("verify", "demo", "-o", output)
+    assert ran.code == 2
+    assert "demo is a BF16 model, and verify runs an FP8 checkpoint → build one" in ran.refusal
 
 
 @pytest.mark.parametrize(
@@ -331,8 +341,9 @@ def test_ctrl_c_in_the_middle_of_a_child(
         rest = process.stderr.read()
         assert process.wait(30) == 130
     reports = output.with_name("verdict.reports")
-    said = f"fp8scope: interrupted, what the profilers left is in {reports}"
-    assert rest.splitlines()[-1] == said
+    kept, remedy = rest.splitlines()[-1].split(" → ")
+    assert kept == f"fp8scope: interrupted, what was left is in {reports}"
+    assert remedy == "run it again with --force, which empties that"
     assert "Traceback" not in rest
     assert not [child for child in children if child.is_running()]
     assert left(output) == ["verdict.reports"]

@@ -135,6 +135,7 @@ def test_no_checkpoint(fp8: Path, bf16: str, tmp_path: Path) -> None:
     for checkpoint, words in (
         (Path("org/name"), r"^org/name: no such folder, .* → fetch it: hf download org/name "),
         (tmp_path / "none", r"none: no such folder → give a folder"),
+        (Path(__file__), r"test_api.py is a file, and a checkpoint is a folder → give the folder"),
         (Path(bf16), r"bf16 is not quantized → give an FP8 checkpoint"),
         (changed(fp8, tmp_path / "gptq", by_gptq), r"gptq is quantized by gptq → modelopt, "),
         (changed(fp8, tmp_path / "unsaid", plain_fp8), r"unsaid is not quantized"),

@@ -85,6 +85,15 @@ def test_a_hang_ends_with_its_whole_tree(tmp_path: Path) -> None:
         failures.check(ended, "the run")
 
 
+def test_what_a_child_says_of_being_stopped_is_not_why(tmp_path: Path) -> None:
+    script = (
+        "trap 'echo fp8scope: interrupted >&2; exit 130' INT; echo prefill >&2; sleep 60 & wait"
+    )
+    ended = supervise.run(sh(script, tmp_path), tmp_path, timeout_s=1, grace_s=5)
+    with pytest.raises(ChildFailed, match=r"and was stopped: prefill →"):
+        failures.check(ended, "the run")
+
+
 def test_at_the_time_out_a_profiler_can_finish_its_report(tmp_path: Path) -> None:
     script = "trap 'sleep 0.2; echo whole > report; exit 0' INT; while :; do sleep 0.05; done"
     ended = supervise.run(sh(script, tmp_path), tmp_path, timeout_s=1, grace_s=5)

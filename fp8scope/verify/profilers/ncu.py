@@ -15,6 +15,7 @@ from fp8scope.artefacts.atomic import write_atomically
 from fp8scope.errors import BadInput, Missing
 from fp8scope.verify import failures
 from fp8scope.verify.launch import Launch
+from fp8scope.verify.order import read_refusal
 from fp8scope.verify.profilers.tool import (
     PERMISSION,
     ask,
@@ -82,7 +83,7 @@ class Ncu:
         said = _log(ended)
         report = _base(ended.folder).with_suffix(".ncu-rep")
         written = report.exists() and report.stat().st_size > 0
-        if not written and failures.left_error(ended.folder) is None:
+        if not written and read_refusal(ended.folder) is None:
             _refuse_tool(f"ncu {self.version}", said)
         failures.check(ended, "the profiled run")
         if not written or "No kernels were profiled" in said:

@@ -16,6 +16,7 @@ from fp8scope.errors import BadInput, Missing
 from fp8scope.traces.nsys_export import export_nsys
 from fp8scope.verify import failures
 from fp8scope.verify.launch import Launch
+from fp8scope.verify.order import read_refusal
 from fp8scope.verify.profilers.tool import (
     PERMISSION,
     ask,
@@ -87,7 +88,7 @@ class Nsys:
         report = _base(ended.folder).with_suffix(".nsys-rep")
         written = report.exists() and report.stat().st_size > 0
         said = ended.output()
-        if not written and failures.left_error(ended.folder) is None:
+        if not written and read_refusal(ended.folder) is None:
             self._refuse(ended, said)
         failures.check(ended, "the profiled run")
         if not written:

@@ -45,6 +45,7 @@ def test_the_tagged_pass(start: Start, tmp_path: Path) -> None:
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
     assert said(stderr) == [
+        "fp8scope: loading torch …",
         f"fp8scope: loading {engines.checkpoint('llama')} …",
         "fp8scope: tagged: a prefill of 2 × 9 tokens, 3 steps …",
     ]
