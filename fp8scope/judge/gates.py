@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from shlex import quote
 
 from fp8scope.artefacts.verdict import Compared, Gate, Group, Hardware, Outcome, Total
 from fp8scope.judge.expected import Expected
@@ -88,6 +89,30 @@ def kept_gate(groups: Sequence[Group]) -> Gate | None:
     return Gate(
         name="kept_in_bf16", outcome=outcome, value=value, limit=1.0, words=words, remedy=remedy
     )
+
+
+def metadata_gate(expected: Expected) -> Gate | None:
+    """No metadata says of a linear in FP8 that it is not quantized. None where none does: an engine
+    that goes by the tensors runs such a file, and others load its codes as numbers.
+    """
+    wrong = expected.denied
+    if not wrong:
+        return None
+    files = list(dict.fromkeys(each.file for each in wrong))
+    names = list(dict.fromkeys(each.name for each in wrong))
+    left = len(names) - NAMED
+    named = ", ".join(names[:NAMED]) + (f" and {left} more linears" if left > 0 else "")
+    one = len(files) == 1
+    says = f"list{'s' if one else ''} {named} as not quantized"
+    if not any(each.is_listed for each in wrong):
+        says = f"name{'s' if one else ''} {named} in no target"
+    its = "its" if len(names) == 1 else "their"
+    words = f"{' and '.join(files)} {says}, and {its} weights are FP8: engines load the codes as"
+    return Gate(
+        name="metadata", outcome="failed", value=float(len(names)), limit=0.0,
+        words=f"{words} numbers.",
+        remedy=f"fp8scope doctor {quote(expected.folder)}; then correct the metadata",
+    )  # fmt: skip
 
 
 def launches_gate(expected: Expected, gemms: Mapping[str, Total]) -> Gate:

@@ -12,6 +12,7 @@ from fp8scope.judge.gates import (
     Limits,
     kept_gate,
     launches_gate,
+    metadata_gate,
     precision_gate,
     sm_gate,
     speed_gate,
@@ -105,4 +106,5 @@ def _gates(
         first = (launches_gate(sight.expected, gemm_totals(sight.longest.launches)),)
     loosely = readings(sight, "prefill").loosely
     busy = sm_gate(hardware.get("prefill"), limits.sm_active, groups, loosely=loosely)
-    return (*first, busy)
+    said = metadata_gate(sight.expected)
+    return (*first, *([said] if said else []), busy)

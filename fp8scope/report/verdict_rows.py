@@ -21,6 +21,7 @@ GATES = {
     "precision": "FP8",
     "kept_in_bf16": "BF16",
     "gemm_precision": "GEMMs",
+    "metadata": "metadata",
     "sm_active": "SMs",
     "speedup": "speed",
 }

@@ -10,6 +10,7 @@ from fp8scope.artefacts.verdict import Verdict
 from fp8scope.core.modules import Module
 from fp8scope.core.roofline import GemmShape
 from fp8scope.judge.expected import Expected, ExpectedGroup
+from fp8scope.judge.metadata import Denied
 from fp8scope.judge.verdict import Run, judge
 from fp8scope.traces.trace import Kernel
 from tests.judge import runs
@@ -326,6 +327,16 @@ def test_what_stays_in_bf16_must() -> None:
     assert "the engine quantized it" in str(by_name(verdict)[DOWN].cause)
     stored = replace(kept, stored="fp8_tensor")
     assert "build it again" in str(by_name(ran((DOWN, FP8), of=expected(stored)))[DOWN].remedy)
+
+
+def test_metadata_fails_what_ran_as_planned() -> None:
+    verdict = ran(of=replace(EXPECTED, denied=(Denied(DOWN, "config.json", True),)))
+    assert gates(verdict) == {
+        "precision": "passed", "kept_in_bf16": "passed", "metadata": "failed",
+        "sm_active": "not_measured",
+    }  # fmt: skip
+    assert not verdict.passed
+    assert f"config.json lists {DOWN} as not quantized" in verdict.summary
 
 
 def test_no_ranges_of_modules() -> None:
