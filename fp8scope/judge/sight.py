@@ -23,10 +23,13 @@ FEW = 0.1
 
 @dataclass(frozen=True)
 class Run:
-    """One model as it ran: `record` of the run without a profiler, `traces` of those with one."""
+    """One model as it ran: `record` of the run without a profiler, `traces` of those with one.
+    `elsewhere`: reports that were given; of what model they are nobody here saw.
+    """
 
     traces: tuple[Trace, ...] = ()
     record: RunRecord | None = None
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,13 @@ class Sight:
 
     @cached_property
     def before(self) -> tuple[Placed, ...]:
-        """Those of the baseline, whose groups are the same; none of one that was run otherwise."""
-        if self.baseline is None or self.differs:
-            return ()
-        return place(self.expected, self.baseline.traces)
+        """Those of the baseline that times are taken from: none where it was run otherwise."""
+        return () if self.differs else self.baseline_reports
+
+    @cached_property
+    def baseline_reports(self) -> tuple[Placed, ...]:
+        """Those of the baseline, whose groups are the same."""
+        return place(self.expected, self.baseline.traces) if self.baseline else ()
 
     @cached_property
     def differs(self) -> str:

@@ -17,6 +17,7 @@ from fp8scope.judge.gates import (
     sm_gate,
     speed_gate,
 )
+from fp8scope.judge.given import check_given
 from fp8scope.judge.groups import judge_cache, judge_group
 from fp8scope.judge.said import notes, summary, unseen
 from fp8scope.judge.sight import Run, Sight
@@ -39,9 +40,11 @@ def judge(
 
     baseline: the BF16 model on the same GPU under the same load; its groups are the same. estimate:
     of what ran, on so many of those GPUs and under that load. What was not measured is None, and
-    said in `unseen`.
+    said in `unseen`. Raises BadInput for reports that are not of one run, and for a baseline that
+    multiplies FP8.
     """
     sight = Sight(expected, run, baseline)
+    check_given(sight)
     groups = tuple(judge_group(sight, group) for group in expected.groups)
     hardware = {phase: whole(sight, phase, groups) for phase in sight.phases}
     before = baseline.record if baseline else None
