@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from shlex import quote
 
 from fp8scope.artefacts.verdict import Compared, Gate, Group, Hardware, Outcome, Total
+from fp8scope.judge.causes import words as treatment_words
 from fp8scope.judge.expected import Expected
 
 SM_ACTIVE = 0.75
@@ -42,6 +43,7 @@ def precision_gate(groups: Sequence[Group], outside: int = 0, *, on_cpu: bool) -
     wrong = [group for group in judged if group.judged != "as_planned"]
     unseen = [group for group in expected if group.judged == "not_judged"]
     count = f"{len(right)} of {len(expected)} fused groups that are to run in FP8 do"
+    count += " as planned" if any(group.realized == "fp8" for group in wrong) else ""
     count += ", by the operands that a CPU was given" if on_cpu and right else ""
     count += _where(judged)
     value = len(right) / len(judged) if judged else None
@@ -252,7 +254,9 @@ def _named(groups: Sequence[Group]) -> str:
 
 
 def _ran(group: Group) -> str:
-    words = {"weight_only": "weight-only", "not_seen": "not seen"}.get(
+    if group.realized == "fp8" and group.judged == "not_as_planned" and group.expected:
+        return _otherwise(group)
+    said = {"weight_only": "weight-only", "not_seen": "not seen"}.get(
         group.realized, group.realized
     )
     kernels = [
@@ -263,6 +267,16 @@ def _ran(group: Group) -> str:
     ]
     wrong = [use for use in kernels if use.precision != "fp8"] or kernels
     if not wrong:
-        return words
+        return said
     longest = max(wrong, key=lambda use: use.time_us).name
-    return f"{words}, {longest if len(longest) <= 60 else longest[:58] + ' …'}"
+    return f"{said}, {longest if len(longest) <= 60 else longest[:58] + ' …'}"
+
+
+def _otherwise(group: Group) -> str:
+    """In FP8, and not in that which was planned."""
+    if not group.stored.startswith("fp8"):
+        return f"ran in FP8, and lies in {treatment_words(group.stored)}"
+    both = [treatment_words(each).removeprefix("FP8 ") for each in (group.stored, group.planned)]
+    brief = [each.partition(",")[0] for each in both]
+    stored, planned = brief if brief[0] != brief[1] else both
+    return f"ran in FP8 {stored}, planned {planned}"

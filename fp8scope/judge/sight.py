@@ -12,6 +12,7 @@ from fp8scope.core.gpus import Gpu, gpu_of_device
 from fp8scope.core.roofline import Workload
 from fp8scope.judge.expected import Expected
 from fp8scope.judge.placing import Launch, Placed, place
+from fp8scope.judge.realized import realized
 from fp8scope.judge.work import Bench
 from fp8scope.traces.record import RunRecord
 from fp8scope.traces.trace import SeenDevice, Trace
@@ -89,6 +90,19 @@ class Sight:
             for phase in self.phases
             for launch in report.by_owner.get((owner, phase), ())
         ]
+
+    @cached_property
+    def all_plain(self) -> bool:
+        """Whether every group that is to run in FP8 lies so in the files, and ran in 16 or 32 bits
+        by plain kernels: what the BF16 model's report looks like.
+        """
+        groups = [group for group in self.expected.groups if group.expected]
+        return bool(groups) and all(
+            realized(group, launches)[0] == "weight_only"
+            and not any(launch.weight_only for launch in launches)
+            for group in groups
+            for launches in [self.launches(group.name)]
+        )
 
     @cached_property
     def outside(self) -> int:

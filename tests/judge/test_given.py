@@ -60,9 +60,9 @@ def test_two_timelines() -> None:
 def test_counters_in_parts() -> None:
     """Of different metrics they add up; of the same, one would go unread."""
     rows = {"prefill": runs.rows(EXPECTED, "prefill")}
+    counted: list[dict[Counter, float]] = [{"sm_active": 0.9}, {"fp8_ops": 1e9}]
     active, ops = (
-        runs.trace(rows, tool="ncu", timed=False, counters={FP8: counted})
-        for counted in ({"sm_active": 0.9}, {"fp8_ops": 1e9})
+        runs.trace(rows, tool="ncu", timed=False, counters={FP8: each}) for each in counted
     )
     verdict = judge(EXPECTED, Run((active, ops)))
     assert verdict.hardware["prefill"].sm_active == pytest.approx(0.9)

@@ -17,6 +17,7 @@ from tests.judge import runs
 from tests.judge.runs import BF16, DOWN, FP8, MARLIN, QKV, TRITON, by_name, expected, full, gates
 
 EXPECTED = expected()
+NAMES = [group.name for group in EXPECTED.groups if group.expected]
 COUNTED = {FP8: {"sm_active": 0.95, "fp8_ops": 1e12, "bf16_ops": 0.0}}
 
 
@@ -65,6 +66,40 @@ def test_a_bf16_fallback_with_busy_sms_still_fails() -> None:
     assert verdict.fp8_share == 0
     assert not verdict.passed
     assert {group.evidence for group in verdict.groups} == {"counters"}
+
+
+def test_a_report_that_may_be_of_the_bf16_model() -> None:
+    """All groups in plain BF16: first that is asked, but of reports that nobody here made."""
+    plain = full(EXPECTED, {group.name: BF16 for group in EXPECTED.groups})
+    verdict = judge(EXPECTED, Run((plain,), elsewhere=True))
+    group = by_name(verdict)[DOWN]
+    assert group.realized == "weight_only"
+    assert str(group.cause).startswith("the report may be of another build, the BF16 model's: no")
+    assert verdict.gates[0].remedy == (
+        "see that it is of this checkpoint; if it is, look in the engine's log for why it fell back"
+    )
+    for others in (
+        judge(EXPECTED, Run((plain,), runs.record())),
+        judge(EXPECTED, Run((full(EXPECTED, {DOWN: BF16}),), elsewhere=True)),
+        judge(EXPECTED, Run((full(EXPECTED, dict.fromkeys(NAMES, MARLIN)),), elsewhere=True)),
+    ):
+        assert "another build" not in str(by_name(others)[DOWN].cause)
+
+
+@pytest.mark.parametrize(
+    ("stored", "said"),
+    [
+        ("fp8_tensor", "ran in FP8 per tensor, planned per token"),
+        ("mixed", "ran in FP8, and lies in several precisions"),
+    ],
+)
+def test_in_fp8_and_not_in_that_which_was_planned(stored: str, said: str) -> None:
+    down = replace(runs.group(DOWN, {DOWN: 4096}, 14336, "fp8_token"), stored=stored)
+    verdict = ran(of=expected(down))
+    assert verdict.gates[0].words == (
+        f"7 of 8 fused groups that are to run in FP8 do as planned; not {DOWN} ({said})."
+    )
+    assert by_name(verdict)[DOWN].realized == "fp8"
 
 
 def test_marlin_is_weight_only() -> None:
