@@ -168,7 +168,7 @@ class Gate(Part):
     was not measured.
     """
 
-    name: Literal["precision", "kept_in_bf16", "gemm_precision", "sm_active", "speedup"]
+    name: Literal["precision", "kept_in_bf16", "gemm_precision", "metadata", "sm_active", "speedup"]
     outcome: Outcome
     value: float | None
     limit: float | None

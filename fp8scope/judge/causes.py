@@ -25,7 +25,9 @@ Found = tuple[str, str] | None
 
 @dataclass(frozen=True)
 class Case:
-    """A group, what it ran in, and all that was seen of it."""
+    """A group, what it ran in, and all that was seen of it. `may_be_other`: the report was made
+    elsewhere, and looks like that of the BF16 model (`Sight.all_plain`).
+    """
 
     folder: str
     group: ExpectedGroup
@@ -34,6 +36,7 @@ class Case:
     reports: Sequence[Placed]
     ran: Ran
     gpu: Gpu | None
+    may_be_other: bool = False
 
     @property
     def kernel(self) -> str:
@@ -65,7 +68,17 @@ def why(case: Case) -> Found:
     elif case.realized == "unknown":
         rules = (_unknown,)
     elif case.group.expected:
-        rules = (_files, _too_old, _blocks, _odd, _listed, _marlin, _paths, _multiplied)
+        rules = (
+            _files,
+            _too_old,
+            _blocks,
+            _odd,
+            _other_build,
+            _listed,
+            _marlin,
+            _paths,
+            _multiplied,
+        )
     else:
         rules = (_quantized,)
     return next((found for rule in rules if (found := rule(case)) is not None), None)
@@ -113,6 +126,16 @@ def _blocks(case: Case) -> Found:
     cause = "its scales are per block, which the native engine does not multiply with"
     remedy = "verify it with --engine vllm, or plan with --candidates fp8_tensor,fp8_token"
     return cause, remedy
+
+
+def _other_build(case: Case) -> Found:
+    if not case.may_be_other:
+        return None
+    cause = (
+        "the report may be of another build, the BF16 model's: no group multiplies FP8, "
+        f"{case.shown} ran"
+    )
+    return cause, f"see that it is of this checkpoint; if it is, {_check(case)}"
 
 
 def _listed(case: Case) -> Found:

@@ -16,7 +16,6 @@ from fp8scope.artefacts.plan import Plan
 from fp8scope.artefacts.plan_file import read_plan
 from fp8scope.artefacts.verdict import ModelId
 from fp8scope.checkpoint.declaration import Declaration
-from fp8scope.checkpoint.declared import declare
 from fp8scope.checkpoint.doctor.scale_names import cache_scales
 from fp8scope.checkpoint.header import TensorEntry
 from fp8scope.checkpoint.identity import config_hash, weights_hash
@@ -26,10 +25,11 @@ from fp8scope.checkpoint.planned import planned_model
 from fp8scope.core.gemms import USUAL_EXPERTS_PER_TOKEN, experts_per_token
 from fp8scope.core.modules import Kind, Module
 from fp8scope.core.roofline import GemmShape
-from fp8scope.errors import BadModel, Stale
+from fp8scope.errors import Stale
 from fp8scope.estimate.geometry import size, text_config
+from fp8scope.judge.metadata import CONFIG, Denied, declarations, denied, not_quantized
 
-PLAN, CONFIG, METADATA = "plan.json", "config.json", "hf_quant_config.json"
+PLAN = "plan.json"
 SIDE = 16
 """FP8 GEMMs take sides that are multiples of it."""
 _CONTEXT = ("max_position_embeddings", "n_positions")
@@ -82,7 +82,8 @@ class ExpectedCache:
 @dataclass(frozen=True)
 class Expected:
     """`has_plan`: a plan.json lies in the folder; else what is stored is what was planned.
-    `context`: the most tokens that the model takes, None where its config does not say.
+    `context`: the most tokens that the model takes, None where its config does not say. `denied`:
+    linears in FP8 of which the metadata says otherwise.
     """
 
     folder: str
@@ -92,6 +93,7 @@ class Expected:
     caches: tuple[ExpectedCache, ...]
     experts_per_token: int = USUAL_EXPERTS_PER_TOKEN
     context: int | None = None
+    denied: tuple[Denied, ...] = ()
 
     @cached_property
     def group_of(self) -> Mapping[str, str]:
@@ -119,7 +121,9 @@ def read_expected(folder: Path) -> Expected:
     inventory = read_inventory(folder)
     config = _config(folder)
     stored = linears(inventory, config)
-    said = _declaration(folder, config)
+    every = declarations(folder, config)
+    said = every[0] if every else None
+    against = tuple(denied(stored, every))
     chosen = experts_per_token(config) or USUAL_EXPERTS_PER_TOKEN
     context = size(text_config(config), *_CONTEXT) or None
     tensors = {tensor.name: tensor for tensor in inventory.tensors}
@@ -134,6 +138,7 @@ def read_expected(folder: Path) -> Expected:
             tuple(ExpectedCache(c.name, c.attention, c.precision) for c in plan.kv_cache),
             chosen,
             context,
+            against,
         )
     return Expected(
         str(folder),
@@ -143,6 +148,7 @@ def read_expected(folder: Path) -> Expected:
         tuple(_stored_caches(stored, said, tensors)),
         chosen,
         context,
+        against,
     )
 
 
@@ -155,18 +161,6 @@ def _config(folder: Path) -> dict[str, Any]:
 def _own_id(folder: Path, inventory: Inventory) -> ModelId:
     name = folder.resolve().name
     return ModelId(name=name, config_hash=config_hash(folder), weights_hash=weights_hash(inventory))
-
-
-def _declaration(folder: Path, config: Mapping[str, Any]) -> Declaration | None:
-    """The first metadata whose lists are understood."""
-    found: list[tuple[str, Any]] = [(CONFIG, config.get("quantization_config"))]
-    if (folder / METADATA).is_file():
-        try:
-            found.append((METADATA, json.loads((folder / METADATA).read_bytes())))
-        except (OSError, ValueError) as error:
-            raise BadModel(f"{folder / METADATA}: not JSON", "fetch the file again") from error
-    read = (declare(data, name) for name, data in found if isinstance(data, dict))
-    return next((each for each in read if each.is_read), None)
 
 
 def _planned_groups(
@@ -200,7 +194,7 @@ def _planned_groups(
             _common(module.wanted or "bf16" for module in files),
             _gemms([(p.in_features, p.out_features, p.experts) for p in parts], group.members),
             tuple(files),
-            _listed(files, said),
+            not_quantized(files, said),
         )
 
 
@@ -224,7 +218,7 @@ def _stored_groups(
             treatment,
             _gemms(shapes, tuple(members)),
             tuple(modules),
-            _listed(modules, said),
+            not_quantized(modules, said),
         )
 
 
@@ -267,16 +261,6 @@ def _stored_caches(
     for attention in attentions:
         fp8 = everywhere or attention in scaled
         yield ExpectedCache(f"{attention}.kv_cache", attention, "fp8" if fp8 else "bf16")
-
-
-def _listed(modules: Iterable[Module], said: Declaration | None) -> tuple[str, ...] | None:
-    if said is None:
-        return None
-    return tuple(
-        module.name
-        for module in modules
-        if said.of((module.name, module.runtime)).weights == "bf16"
-    )
 
 
 def _common(treatments: Iterable[str]) -> str:

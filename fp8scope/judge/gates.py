@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from shlex import quote
 
 from fp8scope.artefacts.verdict import Compared, Gate, Group, Hardware, Outcome, Total
+from fp8scope.judge.causes import words as treatment_words
 from fp8scope.judge.expected import Expected
 
 SM_ACTIVE = 0.75
@@ -41,6 +43,7 @@ def precision_gate(groups: Sequence[Group], outside: int = 0, *, on_cpu: bool) -
     wrong = [group for group in judged if group.judged != "as_planned"]
     unseen = [group for group in expected if group.judged == "not_judged"]
     count = f"{len(right)} of {len(expected)} fused groups that are to run in FP8 do"
+    count += " as planned" if any(group.realized == "fp8" for group in wrong) else ""
     count += ", by the operands that a CPU was given" if on_cpu and right else ""
     count += _where(judged)
     value = len(right) / len(judged) if judged else None
@@ -88,6 +91,30 @@ def kept_gate(groups: Sequence[Group]) -> Gate | None:
     return Gate(
         name="kept_in_bf16", outcome=outcome, value=value, limit=1.0, words=words, remedy=remedy
     )
+
+
+def metadata_gate(expected: Expected) -> Gate | None:
+    """No metadata says of a linear in FP8 that it is not quantized. None where none does: an engine
+    that goes by the tensors runs such a file, and others load its codes as numbers.
+    """
+    wrong = expected.denied
+    if not wrong:
+        return None
+    files = list(dict.fromkeys(each.file for each in wrong))
+    names = list(dict.fromkeys(each.name for each in wrong))
+    left = len(names) - NAMED
+    named = ", ".join(names[:NAMED]) + (f" and {left} more linears" if left > 0 else "")
+    one = len(files) == 1
+    says = f"list{'s' if one else ''} {named} as not quantized"
+    if not any(each.is_listed for each in wrong):
+        says = f"name{'s' if one else ''} {named} in no target"
+    its = "its" if len(names) == 1 else "their"
+    words = f"{' and '.join(files)} {says}, and {its} weights are FP8: engines load the codes as"
+    return Gate(
+        name="metadata", outcome="failed", value=float(len(names)), limit=0.0,
+        words=f"{words} numbers.",
+        remedy=f"fp8scope doctor {quote(expected.folder)}; then correct the metadata",
+    )  # fmt: skip
 
 
 def launches_gate(expected: Expected, gemms: Mapping[str, Total]) -> Gate:
@@ -227,7 +254,9 @@ def _named(groups: Sequence[Group]) -> str:
 
 
 def _ran(group: Group) -> str:
-    words = {"weight_only": "weight-only", "not_seen": "not seen"}.get(
+    if group.realized == "fp8" and group.judged == "not_as_planned" and group.expected:
+        return _otherwise(group)
+    said = {"weight_only": "weight-only", "not_seen": "not seen"}.get(
         group.realized, group.realized
     )
     kernels = [
@@ -238,6 +267,16 @@ def _ran(group: Group) -> str:
     ]
     wrong = [use for use in kernels if use.precision != "fp8"] or kernels
     if not wrong:
-        return words
+        return said
     longest = max(wrong, key=lambda use: use.time_us).name
-    return f"{words}, {longest if len(longest) <= 60 else longest[:58] + ' …'}"
+    return f"{said}, {longest if len(longest) <= 60 else longest[:58] + ' …'}"
+
+
+def _otherwise(group: Group) -> str:
+    """In FP8, and not in that which was planned."""
+    if not group.stored.startswith("fp8"):
+        return f"ran in FP8, and lies in {treatment_words(group.stored)}"
+    both = [treatment_words(each).removeprefix("FP8 ") for each in (group.stored, group.planned)]
+    brief = [each.partition(",")[0] for each in both]
+    stored, planned = brief if brief[0] != brief[1] else both
+    return f"ran in FP8 {stored}, planned {planned}"

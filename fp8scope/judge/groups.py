@@ -23,7 +23,10 @@ def judge_group(sight: Sight, group: ExpectedGroup) -> Group:
     launches = sight.launches(group.name)
     found, evidence = realized(group, launches)
     outcome = judged(group, found)
-    case = Case(sight.expected.folder, group, found, launches, sight.reports, sight.ran, sight.gpu)
+    case = Case(
+        sight.expected.folder, group, found, launches, sight.reports, sight.ran, sight.gpu,
+        may_be_other=sight.run.elsewhere and sight.all_plain,
+    )  # fmt: skip
     reason = why(case) if outcome != "as_planned" else None
     phases = _phases(
         sight, group.name, {name: sight.bench.work(group, name, found) for name in sight.phases}

@@ -18,8 +18,9 @@ def summary(
     speedup: Mapping[Part, Compared],
     whole: Mapping[PhaseName, Hardware],
 ) -> str:
-    """The first gate's words, then speed, then what holds it up."""
-    parts = [gates[0].words.rstrip(".")]
+    """The first gate's words and those on the metadata, then speed, then what holds it up."""
+    first = (gates[0], *(gate for gate in gates if gate.name == "metadata"))
+    parts = [gate.words.rstrip(".") for gate in first]
     fast = [
         f"{_AS[part]} {each.measured:.2f} times as fast as BF16"
         + (f" (at most {each.estimated:.2f} by the roofline)" if each.estimated else "")

@@ -12,6 +12,7 @@ from fp8scope.core.gpus import Gpu, gpu_of_device
 from fp8scope.core.roofline import Workload
 from fp8scope.judge.expected import Expected
 from fp8scope.judge.placing import Launch, Placed, place
+from fp8scope.judge.realized import realized
 from fp8scope.judge.work import Bench
 from fp8scope.traces.record import RunRecord
 from fp8scope.traces.trace import SeenDevice, Trace
@@ -23,10 +24,13 @@ FEW = 0.1
 
 @dataclass(frozen=True)
 class Run:
-    """One model as it ran: `record` of the run without a profiler, `traces` of those with one."""
+    """One model as it ran: `record` of the run without a profiler, `traces` of those with one.
+    `elsewhere`: reports that were given; of what model they are nobody here saw.
+    """
 
     traces: tuple[Trace, ...] = ()
     record: RunRecord | None = None
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,13 @@ class Sight:
 
     @cached_property
     def before(self) -> tuple[Placed, ...]:
-        """Those of the baseline, whose groups are the same; none of one that was run otherwise."""
-        if self.baseline is None or self.differs:
-            return ()
-        return place(self.expected, self.baseline.traces)
+        """Those of the baseline that times are taken from: none where it was run otherwise."""
+        return () if self.differs else self.baseline_reports
+
+    @cached_property
+    def baseline_reports(self) -> tuple[Placed, ...]:
+        """Those of the baseline, whose groups are the same."""
+        return place(self.expected, self.baseline.traces) if self.baseline else ()
 
     @cached_property
     def differs(self) -> str:
@@ -83,6 +90,19 @@ class Sight:
             for phase in self.phases
             for launch in report.by_owner.get((owner, phase), ())
         ]
+
+    @cached_property
+    def all_plain(self) -> bool:
+        """Whether every group that is to run in FP8 lies so in the files, and ran in 16 or 32 bits
+        by plain kernels: what the BF16 model's report looks like.
+        """
+        groups = [group for group in self.expected.groups if group.expected]
+        return bool(groups) and all(
+            realized(group, launches)[0] == "weight_only"
+            and not any(launch.weight_only for launch in launches)
+            for group in groups
+            for launches in [self.launches(group.name)]
+        )
 
     @cached_property
     def outside(self) -> int:

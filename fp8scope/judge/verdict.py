@@ -12,10 +12,12 @@ from fp8scope.judge.gates import (
     Limits,
     kept_gate,
     launches_gate,
+    metadata_gate,
     precision_gate,
     sm_gate,
     speed_gate,
 )
+from fp8scope.judge.given import check_given
 from fp8scope.judge.groups import judge_cache, judge_group
 from fp8scope.judge.said import notes, summary, unseen
 from fp8scope.judge.sight import Run, Sight
@@ -38,9 +40,11 @@ def judge(
 
     baseline: the BF16 model on the same GPU under the same load; its groups are the same. estimate:
     of what ran, on so many of those GPUs and under that load. What was not measured is None, and
-    said in `unseen`.
+    said in `unseen`. Raises BadInput for reports that are not of one run, and for a baseline that
+    multiplies FP8.
     """
     sight = Sight(expected, run, baseline)
+    check_given(sight)
     groups = tuple(judge_group(sight, group) for group in expected.groups)
     hardware = {phase: whole(sight, phase, groups) for phase in sight.phases}
     before = baseline.record if baseline else None
@@ -105,4 +109,5 @@ def _gates(
         first = (launches_gate(sight.expected, gemm_totals(sight.longest.launches)),)
     loosely = readings(sight, "prefill").loosely
     busy = sm_gate(hardware.get("prefill"), limits.sm_active, groups, loosely=loosely)
-    return (*first, busy)
+    said = metadata_gate(sight.expected)
+    return (*first, *([said] if said else []), busy)

@@ -21,6 +21,7 @@ GATES = {
     "precision": "FP8",
     "kept_in_bf16": "BF16",
     "gemm_precision": "GEMMs",
+    "metadata": "metadata",
     "sm_active": "SMs",
     "speedup": "speed",
 }
@@ -50,6 +51,11 @@ def gate_name(gate: Gate) -> str:
     return GATES[gate.name]
 
 
+def compares(verdict: Verdict) -> bool:
+    """Whether times as fast as the baseline mean anything: a CPU's do not."""
+    return verdict.ran.device != "cpu"
+
+
 def faults(verdict: Verdict) -> list[Fault]:
     """What is wrong before what is not known, in model order."""
     wrong = [group for group in verdict.groups if group.judged == "not_as_planned"]
@@ -58,7 +64,7 @@ def faults(verdict: Verdict) -> list[Fault]:
         Fault(
             name=group.name,
             planned=group.planned,
-            ran=REALIZED.get(group.realized, group.realized),
+            ran=_ran(group),
             kernel=_kernel(group),
             cause=group.cause or "",
             remedy=group.remedy or "",
@@ -92,7 +98,12 @@ def layers_sheets(verdict: Verdict, *, whole: bool) -> list[Sheet]:
             PASSES[phase],
             header,
             [
-                [kind[0], f"{len(same)}×" if len(same) > 1 else "", *kind[1:], *_cells(same, phase)]
+                [
+                    kind[0],
+                    f"{len(same)}×" if len(same) > 1 else "",
+                    *kind[1:],
+                    *_cells(same, phase, compares=compares(verdict)),
+                ]
                 for kind, same in parts.items()
             ],
         )
@@ -121,7 +132,8 @@ def speed_sheet(verdict: Verdict) -> Sheet:
         shares = [percent(mbu) if mbu else "" for mbu in (run.mbu, before.mbu)]
         rows.append(["decode's MBU", shares[0], "", shares[1], "", ""])
     header = ["", "p50", "p95", "BF16's", "×", "at most ×"]
-    return _filled("Speed without a profiler; at most: by the roofline", header, rows)
+    about = "; at most: by the roofline" if any(row[5] for row in rows) else ""
+    return _filled(f"Speed without a profiler{about}", header, rows)
 
 
 def setting(verdict: Verdict) -> list[str]:
@@ -131,7 +143,7 @@ def setting(verdict: Verdict) -> list[str]:
     many = f"{ran.devices}× " if ran.devices > 1 else ""
     how = [("compiled", ran.compiled), ("CUDA graphs", ran.cuda_graphs)]
     words = ", ".join(word for word, said in how if said)
-    engine = f"{ran.engine} {ran.engine_version}".strip() or "an engine that is not known"
+    engine = f"{ran.engine} {ran.engine_version}".strip() or "engine not told (no run.json),"
     said = [f"{capital(engine)} on {many}{where}" + (f" ({words})" if words else "")]
     if ran.batch is not None:
         said.append(f"{ran.batch} prompts of {ran.prompt_len} tokens, {ran.gen_len} tokens each")
@@ -156,6 +168,13 @@ def cache_sentence(verdict: Verdict) -> str:
     )
 
 
+def _ran(group: Group) -> str:
+    """With its scales where only these are not as planned."""
+    if group.realized == "fp8" and group.expected and group.stored.startswith("fp8"):
+        return group.stored
+    return REALIZED.get(group.realized, group.realized)
+
+
 def _kernel(group: Group) -> str:
     uses = [use for phase in group.phases.values() for use in phase.kernels]
     gemms = [use for use in uses if use.role == "gemm"] or uses
@@ -163,14 +182,15 @@ def _kernel(group: Group) -> str:
     return max(wrong, key=lambda use: use.time_us).name if wrong else ""
 
 
-def _cells(groups: Sequence[Group], phase: PhaseName) -> list[str]:
+def _cells(groups: Sequence[Group], phase: PhaseName, *, compares: bool) -> list[str]:
     found = [one for group in groups for name, one in group.phases.items() if name == phase]
     if not found:
         return ["", "", "", ""]
     time_us = sum(one.time_us for one in found)
     before = [one.baseline_time_us for one in found]
     known = [us for us in before if us is not None]
-    ratio = times(sum(known) / time_us) if time_us and len(known) == len(found) else ""
+    is_known = compares and time_us and len(known) == len(found)
+    ratio = times(sum(known) / time_us) if is_known else ""
     weights = [(one.time_us, one.hardware.of_peak) for one in found]
     bounds = {one.hardware.bound for one in found} - {"unknown"}
     bound = bounds.pop() if len(bounds) == 1 else "several" if bounds else ""
@@ -195,7 +215,8 @@ def _spread(of: Percentiles | None) -> list[str]:
 
 def _ratios(verdict: Verdict, part: Part | None) -> list[str]:
     """Times as fast as the baseline, and as the roofline allows."""
-    found = verdict.speedup.get(part) if part is not None else None
+    known = verdict.speedup if compares(verdict) else {}
+    found = known.get(part) if part is not None else None
     values = (found.measured, found.estimated) if found is not None else (None, None)
     return [times(value) if value else "" for value in values]
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +125,11 @@ def judge_reports(
     """Judge what was recorded elsewhere: reports of profilers, and the run.json of an engine.
 
     Of the checkpoint only headers, config.json and plan.json are read. Raises BadInput and Missing
-    for reports that cannot be read here.
+    for reports that cannot be read here, BadInput for a file that is given twice, for two timelines
+    of one tool, and for a baseline that multiplies FP8.
     """
     expected = _expected(checkpoint)
+    _check_once((*reports, *baseline_reports))
     run = _run_of(reports)
     if not run.traces:
         raise BadInput(
@@ -198,8 +201,19 @@ def _run_of(reports: Sequence[Path]) -> Run:
     if len(records) > 1:
         first, second = list(records)[:2]
         raise BadInput(f"{first} and {second} are two runs", "give the run.json of one")
-    traces = tuple(read_trace(path) for path in dict.fromkeys(reports) if path not in records)
-    return Run(traces, next(iter(records.values()), None))
+    traces = tuple(read_trace(path) for path in reports if path not in records)
+    return Run(traces, next(iter(records.values()), None), elsewhere=True)
+
+
+def _check_once(paths: Sequence[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for path in paths:
+        place = realpath(path)
+        if place in seen:
+            first = seen[place]
+            what = f"{path} is given twice" + (f", first as {first}" if first != path else "")
+            raise BadInput(what, "leave one out")
+        seen[place] = path
 
 
 def _record(path: Path) -> RunRecord | None:

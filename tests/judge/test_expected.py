@@ -14,6 +14,8 @@ from fp8scope.core.roofline import GemmShape
 from fp8scope.demo.files import DEMO_MODEL
 from fp8scope.errors import BadModel, Stale
 from fp8scope.judge.expected import Expected, ExpectedGroup, read_expected
+from fp8scope.judge.gates import metadata_gate
+from fp8scope.judge.metadata import Denied
 from fp8scope.plan.make import make_plan
 from fp8scope.profile.reader import read_profile
 from tests.export.checkpoints import WIDTH, write
@@ -77,6 +79,34 @@ def test_without_a_plan_what_is_stored_is_expected(tmp_path: Path) -> None:
     assert expected.group_of[f"{mlp}.up_proj"] == f"{mlp}.gate_up"
     assert [(c.name, c.planned) for c in expected.caches] == [(f"{attention}.kv_cache", "fp8")]
     assert expected.cache_of == {attention: f"{attention}.kv_cache"}
+
+
+def test_metadata_that_denies_what_lies_in_fp8(tmp_path: Path) -> None:
+    """By its list, or as a target of none; each file for itself."""
+    down, up = f"{LAYER}.mlp.down_proj", f"{LAYER}.mlp.up_proj"
+    stored = {down: "fp8_tensor", up: "fp8_tensor", "lm_head": "bf16"}
+    said = {"quant_method": "fp8", "modules_to_not_convert": ["lm_head"]}
+    folder = write(tmp_path / "fp8", LLAMA, stored, said)  # type: ignore[arg-type]
+    assert read_expected(folder).denied == ()
+    assert metadata_gate(read_expected(folder)) is None
+    mixed = {"quant_algo": "MIXED_PRECISION", "quantized_layers": {up: {"quant_algo": "FP8"}}}
+    (folder / "hf_quant_config.json").write_text(json.dumps({"quantization": mixed}))
+    assert read_expected(folder).denied == (Denied(down, "hf_quant_config.json", False),)
+    gate = metadata_gate(read_expected(folder))
+    assert gate is not None
+    assert gate.words.startswith(f"hf_quant_config.json names {down} in no target, and its")
+    (folder / "hf_quant_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"]["modules_to_not_convert"] = ["lm_head", down]
+    (folder / "config.json").write_text(json.dumps(config))
+    gate = metadata_gate(read_expected(folder))
+    assert gate is not None
+    assert (gate.outcome, gate.value) == ("failed", 1)
+    assert gate.words == (
+        f"config.json lists {down} as not quantized, and its weights are FP8: engines load the "
+        "codes as numbers."
+    )
+    assert gate.remedy == f"fp8scope doctor {folder}; then correct the metadata"
 
 
 def test_experts_are_one_group_with_a_gemm_per_stack(tmp_path: Path) -> None:

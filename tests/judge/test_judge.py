@@ -10,12 +10,14 @@ from fp8scope.artefacts.verdict import Verdict
 from fp8scope.core.modules import Module
 from fp8scope.core.roofline import GemmShape
 from fp8scope.judge.expected import Expected, ExpectedGroup
+from fp8scope.judge.metadata import Denied
 from fp8scope.judge.verdict import Run, judge
 from fp8scope.traces.trace import Kernel
 from tests.judge import runs
 from tests.judge.runs import BF16, DOWN, FP8, MARLIN, QKV, TRITON, by_name, expected, full, gates
 
 EXPECTED = expected()
+NAMES = [group.name for group in EXPECTED.groups if group.expected]
 COUNTED = {FP8: {"sm_active": 0.95, "fp8_ops": 1e12, "bf16_ops": 0.0}}
 
 
@@ -64,6 +66,40 @@ def test_a_bf16_fallback_with_busy_sms_still_fails() -> None:
     assert verdict.fp8_share == 0
     assert not verdict.passed
     assert {group.evidence for group in verdict.groups} == {"counters"}
+
+
+def test_a_report_that_may_be_of_the_bf16_model() -> None:
+    """All groups in plain BF16: first that is asked, but of reports that nobody here made."""
+    plain = full(EXPECTED, {group.name: BF16 for group in EXPECTED.groups})
+    verdict = judge(EXPECTED, Run((plain,), elsewhere=True))
+    group = by_name(verdict)[DOWN]
+    assert group.realized == "weight_only"
+    assert str(group.cause).startswith("the report may be of another build, the BF16 model's: no")
+    assert verdict.gates[0].remedy == (
+        "see that it is of this checkpoint; if it is, look in the engine's log for why it fell back"
+    )
+    for others in (
+        judge(EXPECTED, Run((plain,), runs.record())),
+        judge(EXPECTED, Run((full(EXPECTED, {DOWN: BF16}),), elsewhere=True)),
+        judge(EXPECTED, Run((full(EXPECTED, dict.fromkeys(NAMES, MARLIN)),), elsewhere=True)),
+    ):
+        assert "another build" not in str(by_name(others)[DOWN].cause)
+
+
+@pytest.mark.parametrize(
+    ("stored", "said"),
+    [
+        ("fp8_tensor", "ran in FP8 per tensor, planned per token"),
+        ("mixed", "ran in FP8, and lies in several precisions"),
+    ],
+)
+def test_in_fp8_and_not_in_that_which_was_planned(stored: str, said: str) -> None:
+    down = replace(runs.group(DOWN, {DOWN: 4096}, 14336, "fp8_token"), stored=stored)
+    verdict = ran(of=expected(down))
+    assert verdict.gates[0].words == (
+        f"7 of 8 fused groups that are to run in FP8 do as planned; not {DOWN} ({said})."
+    )
+    assert by_name(verdict)[DOWN].realized == "fp8"
 
 
 def test_marlin_is_weight_only() -> None:
@@ -326,6 +362,16 @@ def test_what_stays_in_bf16_must() -> None:
     assert "the engine quantized it" in str(by_name(verdict)[DOWN].cause)
     stored = replace(kept, stored="fp8_tensor")
     assert "build it again" in str(by_name(ran((DOWN, FP8), of=expected(stored)))[DOWN].remedy)
+
+
+def test_metadata_fails_what_ran_as_planned() -> None:
+    verdict = ran(of=replace(EXPECTED, denied=(Denied(DOWN, "config.json", True),)))
+    assert gates(verdict) == {
+        "precision": "passed", "kept_in_bf16": "passed", "metadata": "failed",
+        "sm_active": "not_measured",
+    }  # fmt: skip
+    assert not verdict.passed
+    assert f"config.json lists {DOWN} as not quantized" in verdict.summary
 
 
 def test_no_ranges_of_modules() -> None:

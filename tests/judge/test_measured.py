@@ -20,6 +20,8 @@ from tests.judge import runs
 from tests.judge.runs import BF16, DOWN, FP8, QUANT, by_name, expected, full, gates
 
 EXPECTED = expected()
+PLAIN = {group.name: BF16 for group in EXPECTED.groups}
+"""Kernels of the baseline."""
 DOWN_US = 1050.0
 """Of its launches in prefill: FP8 in 1000 µs, and what quantizes before it."""
 BUSY = {
@@ -41,12 +43,13 @@ def test_times_are_of_one_pass_and_count_what_quantizes() -> None:
 def test_a_baseline_that_ran_in_another_way_is_said() -> None:
     fast = runs.record(20, 5, compiled=True, cuda_graphs=True)
     slow = runs.record(40, 9, compiled=True)
-    ran, before = (Run((full(EXPECTED),), record) for record in (fast, slow))
+    ran, before = Run((full(EXPECTED),), fast), Run((full(EXPECTED, PLAIN),), slow)
+    alike = Run((full(EXPECTED, PLAIN),), fast)
     assert judge(EXPECTED, ran, before).notes == (
         "The FP8 build ran compiled with CUDA graphs, the baseline compiled: the speed-up is not "
         "that of FP8 alone.",
     )
-    assert judge(EXPECTED, ran, ran).notes == ()
+    assert judge(EXPECTED, ran, alike).notes == ()
     assert judge(EXPECTED, ran).notes == ()
 
 
@@ -70,7 +73,12 @@ def test_kernels_that_ran_one_by_one_are_nobodys_cost() -> None:
     record = runs.record()
     assert judge(EXPECTED, Run((ncu,), record)).times_us() == {}
     assert judge(EXPECTED, Run((prefill, ncu), record)).times_us() == {}
-    before = judge(EXPECTED, Run((whole,), record), Run((ncu,), record)).times_us()
+    plain = {
+        phase: [*runs.rows(EXPECTED, phase, PLAIN), (attention, runs.ATTENTION, 5.0)]
+        for phase in rows
+    }
+    alone = runs.trace(plain, tool="ncu", timed=False)
+    before = judge(EXPECTED, Run((whole,), record), Run((alone,), record)).times_us()
     assert set(before[DOWN]) == {"fp8_tensor"}
     assert before[f"{attention}.kv_cache"] == {"bf16": 5.0}
 
@@ -293,7 +301,7 @@ def test_a_baseline_that_was_run_otherwise_is_not_compared(
     other: dict[str, object], said: str
 ) -> None:
     run = Run((full(EXPECTED),), runs.record(20, 5))
-    before = Run((full(EXPECTED),), runs.record(30, 6, **other))  # type: ignore[arg-type]
+    before = Run((full(EXPECTED, PLAIN),), runs.record(30, 6, **other))  # type: ignore[arg-type]
     verdict = judge(EXPECTED, run, before, limits=Limits(speedup=1.3))
     assert all(each.measured is None for each in verdict.speedup.values())
     assert by_name(verdict)[DOWN].phases["prefill"].baseline_time_us is None

@@ -10,7 +10,7 @@ from rich.console import Console
 from fp8scope.artefacts.verdict import Verdict
 from fp8scope.judge.verdict import Limits, Run, judge
 from fp8scope.report.verdict import verdict_json, verdict_page, verdict_sentence
-from fp8scope.report.verdict_rows import faults, layers_sheets, same_faults, speed_sheet
+from fp8scope.report.verdict_rows import faults, layers_sheets, same_faults, setting, speed_sheet
 from tests.judge import runs
 from tests.judge.runs import BF16, DOWN, FP8, MARLIN, expected, full
 
@@ -99,6 +99,26 @@ def test_speed_beside_the_baseline() -> None:
     sheet = speed_sheet(verdict())
     assert sheet.rows[0] == ("first token, ms", "20", "20", "30", "1.50")
     assert sheet.header == ("", "p50", "p95", "BF16's", "×")
+
+
+def test_a_cpu_is_compared_with_nothing() -> None:
+    """Neither by layers nor in whole: a CPU's times say nothing of a GPU."""
+    before = Run((full(OF, {group.name: BF16 for group in OF.groups}),), runs.record(30, 6))
+    cpu = Run((full(OF),), runs.record(20, 5, runs.CPU))
+    of = judge(OF, cpu, Run(before.traces, runs.record(30, 6, runs.CPU)))
+    assert any(phase.baseline_time_us for group in of.groups for phase in group.phases.values())
+    assert speed_sheet(of).header == ("", "p50", "p95", "BF16's")
+    for whole in (False, True):
+        assert all("× BF16" not in sheet.header for sheet in layers_sheets(of, whole=whole))
+    gpu = judge(OF, Run((full(OF),), runs.record(20, 5)), before)
+    assert all("× BF16" in sheet.header for sheet in layers_sheets(gpu, whole=False))
+
+
+def test_an_engine_that_was_not_told_and_fp8_of_other_scales() -> None:
+    down = replace(runs.group(DOWN, {DOWN: 4096}, 14336, "fp8_token"), stored="fp8_tensor")
+    of = judge(expected(down), Run((full(OF),), None))
+    assert setting(of)[0] == "Engine not told (no run.json), on NVIDIA H200"
+    assert [(each.planned, each.ran) for each in faults(of)] == [("fp8_token", "fp8_tensor")]
 
 
 def test_what_was_not_seen_is_said() -> None:

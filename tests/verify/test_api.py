@@ -307,7 +307,7 @@ def test_one_layer_fell_back(kernel: str, cause: str, fp8: Path, tmp_path: Path)
 
 def test_without_a_record_the_report_names_the_gpu(fp8: Path, tmp_path: Path) -> None:
     report = constructed.trace(tmp_path / TORCH_TRACE)
-    verdict = judge_reports(fp8, [report, report])  # one file, given twice
+    verdict = judge_reports(fp8, [report])
     assert verdict.ran.reports == (str(report),)
     assert verdict.ran.gpu_known_as == "h200-sxm"
     assert verdict.speedup == {}
@@ -353,6 +353,31 @@ def test_a_baseline_may_be_a_record_alone(fp8: Path, tmp_path: Path) -> None:
     )
     assert verdict.speedup["prefill"].measured == pytest.approx(1.5)
     assert gates(verdict)["speedup"] == "failed"
+
+
+def test_reports_that_do_not_go_together(fp8: Path, tmp_path: Path) -> None:
+    """The same file twice, two timelines by one tool, and FP8 as the BF16 model's."""
+    report, other = (constructed.trace(tmp_path / name) for name in ("a.json", "b.json"))
+    plain = constructed.trace(tmp_path / "plain.json", fp8=BF16)
+    again = tmp_path / "again.json"
+    again.symlink_to(report)
+    cases: tuple[tuple[list[Path], list[Path], str], ...] = (
+        ([report, report], [], r"a\.json is given twice → leave one out"),
+        ([report, again], [], r"again\.json is given twice, first as \S+a\.json"),
+        ([report], [report], r"a\.json is given twice"),
+        ([report, other], [], r"a\.json and \S+b\.json are two reports by torch, and times are"),
+        ([report], [plain, other], "are two reports by torch"),
+        (
+            [report],
+            [other],
+            r"b\.json multiplies FP8 in model\.layers\.0\.self_attn\.qkv: it is not of the BF16 "
+            "model → give the BF16 model, or its report",
+        ),
+    )
+    for reports, before, words in cases:
+        with pytest.raises(BadInput, match=words):
+            judge_reports(fp8, reports, baseline_reports=before)
+    assert judge_reports(fp8, [report], baseline_reports=[plain]).passed
 
 
 def test_files_that_are_no_reports(fp8: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from fp8scope.report.verdict_rows import (
     REALIZED,
     Fault,
     cache_sentence,
+    compares,
     faults,
     gate_name,
     setting,
@@ -95,6 +96,7 @@ def _faults(found: list[Fault], names: Names) -> Table:
 def _groups(ran: Verdict, names: Names) -> Table:
     """In model order; times are those of one pass."""
     phases = [name for name in ("prefill", "decode", "all") if name in ran.hardware]
+    with_ratio = compares(ran)
     columns = [
         Column("fused group"),
         Column("planned"),
@@ -102,9 +104,11 @@ def _groups(ran: Verdict, names: Names) -> Table:
         Column("by", about="what tells what it ran in"),
     ]
     for phase in phases:
+        columns.append(Column(f"{phase}, µs", numeric=True, about="of one pass"))
+        if with_ratio:
+            about = "times as fast as the baseline"
+            columns.append(Column(f"{phase}, × BF16", numeric=True, about=about))
         columns += [
-            Column(f"{phase}, µs", numeric=True, about="of one pass"),
-            Column(f"{phase}, × BF16", numeric=True, about="times as fast as the baseline"),
             Column(
                 f"{phase}, of peak",
                 numeric=True,
@@ -119,7 +123,7 @@ def _groups(ran: Verdict, names: Names) -> Table:
                 Cell(printable(group.planned)),
                 Cell(_ran(group), tone=_JUDGED[group.judged]),
                 Cell(group.evidence),
-                *(cell for phase in phases for cell in _phase(_of(group, phase))),
+                *(cell for phase in phases for cell in _phase(_of(group, phase), with_ratio)),
             ]
         )
         for group in ran.groups
@@ -135,14 +139,14 @@ def _of(group: Group, phase: str) -> Phase | None:
     return next((one for name, one in group.phases.items() if name == phase), None)
 
 
-def _phase(of: Phase | None) -> list[Cell]:
+def _phase(of: Phase | None, with_ratio: bool) -> list[Cell]:
     if of is None:
-        return [Cell(""), Cell(""), Cell(""), Cell("")]
+        return [Cell("")] * (4 if with_ratio else 3)
     before, peak = of.baseline_time_us, of.hardware.of_peak
     ratio = before / of.time_us if before and of.time_us else None
     return [
         number_cell(number(of.time_us), of.time_us),
-        number_cell(times(ratio) if ratio else "", ratio),
+        *([number_cell(times(ratio) if ratio else "", ratio)] if with_ratio else []),
         number_cell(percent(peak) if peak is not None else "", peak),
         Cell("" if of.hardware.bound == "unknown" else of.hardware.bound),
     ]
