@@ -53,6 +53,16 @@ def test_every_gate_and_group_is_there() -> None:
     assert "## What ran" in markdown(shown(of))
 
 
+def test_a_cpu_is_compared_with_nothing() -> None:
+    of = verdict()
+    cpu = of.model_copy(update={"ran": of.ran.model_copy(update={"device": "cpu"})})
+    assert "prefill, × BF16" in text(section(shown(of), "What ran"))
+    found = section(shown(cpu), "What ran")
+    assert "× BF16" not in text(found)
+    every = next(x for x in parts(found) if isinstance(x, Table) and "Every" in str(x.caption))
+    assert {len(row.cells) for row in every.rows} == {len(every.columns)}
+
+
 def test_names_that_try_to_be_markup() -> None:
     of = verdict(HOSTILE)
     document = shown(of)
