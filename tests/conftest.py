@@ -23,6 +23,7 @@ LONG = {
     "analyze/test_cause_planted.py",
     "build/test_demo.py",
     "build/test_round_trip.py",
+    "cli/test_interrupts.py",
     "cli/test_killed.py",
     "cli/test_verify_end_to_end.py",
     "demo/test_demo.py",
@@ -32,6 +33,7 @@ LONG = {
     "docs/test_top_pages.py",
     "plan/test_demo_plan.py",
     "report/pages/test_size.py",
+    "verify/test_gpu_models.py",
 }
 """Files that take half a minute and more; a file is one process's."""
 
