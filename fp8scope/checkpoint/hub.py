@@ -6,6 +6,7 @@ No such name and closed doors are bad input, silence is not.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,13 @@ from typing import Any
 from fp8scope.checkpoint.header import TensorEntry
 from fp8scope.checkpoint.inventory import Inventory
 from fp8scope.errors import BadInput, BadModel, Missing, one_line
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def is_hub_id(reference: str) -> bool:
+    """Whether it can be one, `org/name`; a folder may be called so too."""
+    return _HUB_ID.fullmatch(reference) is not None
 
 
 @contextmanager

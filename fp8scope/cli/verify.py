@@ -240,14 +240,13 @@ def _model(reference: str | None) -> str | None:
 
 
 def _show(verdict: Verdict, asked: _Arguments) -> None:
-    from fp8scope.report.verdict import verdict_page
+    from fp8scope.report.verdict import verdict_json, verdict_page, verdict_sentence
 
     if asked.as_json:
-        print_json(verdict.model_dump(mode="json"))
+        print_json(verdict_json(verdict))
     else:
         console().print(verdict_page(verdict, whole=asked.whole))
     say(wrote(asked.output))
-    failed = [gate for gate in verdict.gates if gate.outcome == "failed"]
-    if failed:
-        words = "; ".join(gate.words.rstrip(".") for gate in failed)
+    if not verdict.passed:
+        words = verdict_sentence(verdict)
         raise GateFailed(f"{asked.checkpoint}: {words}", f"see {asked.output}")

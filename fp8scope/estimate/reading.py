@@ -14,7 +14,7 @@ from fp8scope.artefacts.plan import Plan
 from fp8scope.artefacts.plan_file import read_plan
 from fp8scope.checkpoint.declared import declare
 from fp8scope.checkpoint.header import TensorEntry
-from fp8scope.checkpoint.hub import read_remote
+from fp8scope.checkpoint.hub import is_hub_id, read_remote
 from fp8scope.checkpoint.inventory import Inventory, read_shapes
 from fp8scope.checkpoint.linears import FLOAT8, PLAIN, linears
 from fp8scope.core.gemms import USUAL_EXPERTS_PER_TOKEN, experts_per_token
@@ -24,7 +24,6 @@ from fp8scope.estimate.gemms import gemms_of, gemms_of_plan, planned
 from fp8scope.estimate.geometry import heads, layers_of, layers_of_plan, size, text_config
 from fp8scope.estimate.served import Attention, CachePrecision, Gemm, Served
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _TOWER = re.compile(r"(^|\.)(vision\w*|visual|audio\w*|multi_modal_projector|mm_projector)\.")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 _SCALES = ("scale", "scale_inv", "scales", "_amax", "zero_point")
@@ -72,7 +71,7 @@ def _files(reference: str) -> _Files:
             _object(metadata) if metadata.is_file() else {},
             read_shapes(path),
         )
-    if HUB_ID.fullmatch(reference) and not path.parent.is_dir():
+    if is_hub_id(reference) and not path.parent.is_dir():
         config, inventory = read_remote(reference)
         return _Files(reference, config, {}, inventory)
     remedy = "give a folder with a model or a checkpoint, a plan.json, or a hub id (org/name)"

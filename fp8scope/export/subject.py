@@ -6,7 +6,6 @@ Only config files and the headers of safetensors are read.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import yaml
 
 from fp8scope.artefacts.plan import FORMAT
 from fp8scope.artefacts.plan_file import read_plan
-from fp8scope.checkpoint.hub import read_remote
+from fp8scope.checkpoint.hub import is_hub_id, read_remote
 from fp8scope.checkpoint.inventory import Inventory, read_inventory
 from fp8scope.checkpoint.linears import linears
 from fp8scope.checkpoint.listing import INDEX, SINGLE
@@ -29,7 +28,6 @@ CONFIG = "config.json"
 METADATA = "hf_quant_config.json"
 PLAN = "plan.json"
 MOST_VALUES = 2_000_000
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -174,7 +172,7 @@ def _modules(home: str, *, trust_tensors: bool) -> tuple[Model, str]:
         return planned_model(read_plan(path / PLAN)), f"{path / PLAN} says"
     if path.is_dir():
         config, inventory = _object(path / CONFIG), read_inventory(path)
-    elif _HUB_ID.fullmatch(home) and not path.parent.is_dir():
+    elif is_hub_id(home) and not path.parent.is_dir():
         config, inventory = read_remote(home)
     else:
         raise BadInput(f"there is no {home}", "give a folder, a plan or a hub id with --model")

@@ -66,7 +66,7 @@ def verdict_json(verdict: Verdict) -> dict[str, Any]:
 def verdict_sentence(verdict: Verdict) -> str:
     """The gates that failed, in one line for whoever reads the exit code; else the summary."""
     failed = [gate for gate in verdict.gates if gate.outcome == "failed"]
-    return " ".join(gate.words for gate in failed) or verdict.summary
+    return "; ".join(gate.words.rstrip(".") for gate in failed) or verdict.summary
 
 
 def _gates(verdict: Verdict) -> Table:

@@ -14,11 +14,11 @@ from pydantic import ValidationError
 
 from fp8scope.artefacts.json_file import first_fault
 from fp8scope.artefacts.verdict import Verdict
+from fp8scope.checkpoint.hub import is_hub_id
 from fp8scope.core.gpus import gpu_of_device
 from fp8scope.core.roofline import Workload
 from fp8scope.errors import BadInput, BadModel, Missing
 from fp8scope.estimate.api import Estimate, estimate, read_served
-from fp8scope.estimate.reading import HUB_ID
 from fp8scope.judge.expected import Expected, read_expected
 from fp8scope.judge.verdict import Limits, Run, judge
 from fp8scope.traces.reading import read_trace
@@ -140,7 +140,7 @@ def judge_reports(
 
 
 def _expected(checkpoint: Path) -> Expected:
-    if not checkpoint.is_dir() and HUB_ID.fullmatch(str(checkpoint)):
+    if not checkpoint.is_dir() and is_hub_id(str(checkpoint)):
         what = f"{checkpoint}: no such folder, and a checkpoint is verified from one"
         name = checkpoint.name
         raise BadModel(what, f"fetch it: hf download {checkpoint} --local-dir {name}; give {name}")
@@ -152,7 +152,7 @@ def _expected(checkpoint: Path) -> Expected:
 
 def _check_baseline(model: str, expected: Expected) -> None:
     """Of one that lies here: it would be loaded last, when the checkpoint has run."""
-    if not Path(model).is_dir() and HUB_ID.fullmatch(model):
+    if not Path(model).is_dir() and is_hub_id(model):
         return
     other = read_expected(Path(model))
     if any(group.stored != "bf16" for group in other.groups):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fp8scope.artefacts.atomic import write_atomically
 from fp8scope.errors import BadInput, Missing
+from fp8scope.traces.ncu_metrics import available, metrics_for
 from fp8scope.verify import failures
 from fp8scope.verify.launch import Launch
 from fp8scope.verify.order import read_refusal
@@ -124,8 +125,6 @@ def find_ncu(
         what = f"ncu {version or '(without a version)'} at {path} is too old: no {lacking[0]}"
         raise Missing(what, INSTALL)
     if wanted is None:
-        from fp8scope.traces.ncu_metrics import metrics_for
-
         wanted = metrics_for(compute_capability)
     known = _known(path, version, tuple(wanted))
     counts = any(FP8_OPERANDS in name for name in known)
@@ -137,10 +136,8 @@ def _known(path: Path, version: str, wanted: tuple[str, ...]) -> tuple[str, ...]
     """Those of `wanted` that this ncu knows on the GPUs here; some are other chips' spellings."""
     said = ask([path, "--query-metrics"])
     _refuse_tool(f"ncu {version}", said)
-    listed = {line.split(maxsplit=1)[0] for line in said.splitlines() if "__" in line[:80]}
-    known = tuple(
-        name for name in wanted if name.startswith(_NOT_COUNTED) or name.split(".")[0] in listed
-    )
+    listed = available(said, wanted)
+    known = tuple(name for name in wanted if name.startswith(_NOT_COUNTED) or name in listed)
     if not known:
         raise Missing(f"ncu {version} at {path} knows none of the metrics on this GPU", INSTALL)
     return known
