@@ -13,7 +13,6 @@ from fp8scope.cli.examining import examining
 from fp8scope.cli.interrupts import Interrupts
 from fp8scope.cli.options import DTYPES, Number
 from fp8scope.cli.show import console, print_json, say
-from fp8scope.cli.subject import quiet_transformers
 from fp8scope.errors import GateFailed
 
 if TYPE_CHECKING:
@@ -93,6 +92,8 @@ def command(interrupts: Interrupts, /, **options: object) -> None:
         f"{asked.output} is complete" if folder.published else "nothing is left of it"
     )
     say("loading torch and ModelOpt …")
+    from fp8scope.runtime.quiet import quiet_transformers
+
     quiet_transformers()
     from fp8scope.build.api import build_into
     from fp8scope.build.order import Order

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from fp8scope.cli.interrupts import Interrupts, tell
 from fp8scope.cli.plan_options import PlanArguments
 from fp8scope.cli.show import console, go_on, say
-from fp8scope.cli.subject import DEMO, quiet_transformers
+from fp8scope.cli.subject import DEMO
 from fp8scope.errors import BadInput, Interrupted
 from fp8scope.measure.api import measured_plan, unmet
 from fp8scope.measure.budget import Spending
@@ -90,6 +90,8 @@ def _replan(maker: PlanMaker, limit: float) -> Choice | None:
 
 
 def _subject(arguments: PlanArguments, profile: Profile) -> Subject:
+    from fp8scope.runtime.quiet import quiet_transformers
+
     quiet_transformers()
     reference = arguments.measure or ""
     sources = [parse_source(text, "--held-out") for text in arguments.held_out]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fp8scope.cli.options import Arguments
 from fp8scope.errors import BadText
@@ -42,6 +42,8 @@ def _read_once(location: str) -> bool:
 
 def load_subject(arguments: Arguments, sources: list[Source]) -> Subject:
     """Load torch, the model and the text. Raises as `load` and `build_calibration`."""
+    from fp8scope.runtime.quiet import quiet_transformers
+
     quiet_transformers()
     from fp8scope.observe.scan import Subject
     from fp8scope.runtime.loading import LoadOptions, context_length, load, vocabulary_size
@@ -77,12 +79,3 @@ def load_subject(arguments: Arguments, sources: list[Source]) -> Subject:
         discover(loaded.model, loaded.tensor_shapes),
         calibration,
     )
-
-
-def quiet_transformers() -> None:
-    """Its bars and advice are about loading; our own refusals say what matters."""
-    from transformers.utils import logging as untyped
-
-    logging: Any = untyped
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()

@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from fp8scope.artefacts.atomic import temporary_path, write_atomically
 from fp8scope.errors import Fp8scopeError, Missing, one_line
@@ -48,12 +47,13 @@ def run(order: Order, tell: Callable[[str], None]) -> None:
     tell("loading torch")
     import torch  # seconds, and an order can be refused before
 
+    from fp8scope.runtime.quiet import quiet_transformers
     from fp8scope.verify.native.engine import open_engine
     from fp8scope.verify.native.record import record_of
     from fp8scope.verify.native.tagged import run_tagged
     from fp8scope.verify.native.timing import timed
 
-    _quiet_transformers()
+    quiet_transformers()
     tell(f"loading {order.checkpoint}")
     engine = open_engine(order)
     load = f"{order.batch} × {order.prompt_len} tokens"
@@ -95,14 +95,6 @@ def _end_on_signals(folder: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, end)
-
-
-def _quiet_transformers() -> None:
-    from transformers.utils import logging as untyped
-
-    logging: Any = untyped
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
 
 
 if __name__ == "__main__":

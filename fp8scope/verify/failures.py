@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 
-from fp8scope.errors import (
-    ChildFailed,
-)
+from fp8scope.errors import ChildFailed
 from fp8scope.verify.order import ENDED, read_refusal
 from fp8scope.verify.supervise import ERRORS, Ended
 

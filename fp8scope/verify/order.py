@@ -20,6 +20,8 @@ Pass = Literal["timing", "tagged"]
 """timing: as fast as it goes, without tags (compiled, CUDA graphs). tagged: one prefill and a few
 decode steps, eagerly, every module in a range of its own, between cudaProfilerStart and Stop."""
 Watcher = Literal["none", "nsys", "ncu", "torch"]
+DECODE_STEPS = 4
+"""Of the tagged pass."""
 RUN, TORCH_TRACE, REFUSAL = "run.json", "trace.json", "error.json"
 """What a child leaves in its folder: run.json last, or where it refuses error.json alone."""
 ENDED = "fp8scope: interrupted"
@@ -53,7 +55,7 @@ class Order:
     dtype: str | None = None
     compile: bool | None = None
     repeats: int = 5
-    decode_steps: int = 4
+    decode_steps: int = DECODE_STEPS
     seed: int = 0
     weight_only: tuple[str, ...] = ()
 

@@ -12,10 +12,7 @@ import numpy as np
 from fp8scope.artefacts.verdict import Percentiles
 from fp8scope.traces.record import Device, Load, RunRecord
 from fp8scope.verify.launch import Launch
-from fp8scope.verify.order import Watcher
-
-DECODE_STEPS = 4
-"""Of the pass that a profiler watches."""
+from fp8scope.verify.order import DECODE_STEPS, Watcher
 
 
 def longest_answer(gen_len: int, decode_steps: int = DECODE_STEPS) -> int:
